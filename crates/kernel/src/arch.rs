@@ -1,0 +1,37 @@
+//! What the machine below must provide. A Linux host gives the real thing (`crates/host`), the simulator a virtual one.
+//!
+//! Interface: [`Arch`].
+//! Linux counterpart: `arch/`: entry, IPI, clock events, `get_random_bytes`.
+//! Locks and context: every method may be called with spinlocks held, except [`Arch::schedule`].
+
+use crate::task::Task;
+use std::sync::Arc;
+
+/// Threads, time, entropy and interrupts. Asked on slow paths only: sleep, wake, contended lock, timer programming.
+pub trait Arch: Send + Sync + 'static {
+    /// Monotonic time in nanoseconds since some fixed point (`ktime_get`).
+    fn ktime_get(&self) -> u64;
+
+    /// Wall-clock time in nanoseconds since 1970 (`ktime_get_real`).
+    fn ktime_get_real(&self) -> u64;
+
+    /// Fills `buf` with random bytes fit for keys (`get_random_bytes`).
+    fn get_random_bytes(&self, buf: &mut [u8]);
+
+    /// Called in a loop by whoever waits for a contended lock; `spins` counts the rounds.
+    fn cpu_relax(&self, spins: u32);
+
+    /// The calling task (`current`).
+    fn current(&self) -> Arc<Task>;
+
+    /// Gives up the CPU until the calling task is made [`TASK_RUNNING`](crate::task::TASK_RUNNING), or until `deadline`
+    /// (in the time of [`ktime_get`](Arch::ktime_get)). Must not be called in atomic context.
+    fn schedule(&self, task: &Task, deadline: Option<u64>);
+
+    /// Asks that [`Kernel::run_ksoftirqd`](crate::Kernel::run_ksoftirqd) be called for `cpu`, soon, from a worker.
+    fn wakeup_softirqd(&self, cpu: usize);
+
+    /// Asks that [`Kernel::run_timers`](crate::Kernel::run_timers) be called for timer base `base` at `expires`
+    /// nanoseconds, or sooner. A later request replaces an earlier one only if it expires sooner.
+    fn program_timer(&self, base: usize, expires: u64);
+}

@@ -1,0 +1,241 @@
+//! The calling thread as a CPU: which one it is, what it has disabled, which softirqs it has raised.
+//!
+//! Interface: [`local_bh_disable`], [`in_softirq`], [`preempt_disable`], [`smp_processor_id`]; [`CpuSlot`] and the crate's
+//! own entry points for [`Kernel`](crate::Kernel).
+//! Linux counterpart: `include/linux/preempt.h`, `kernel/softirq.c` (the counting half), `thread_info`.
+//! Locks and context: thread-local, lock-free. On a host nothing interrupts a thread, so `irq` counts only matter to the
+//! simulator and to the checks.
+
+use crate::arch::Arch;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+/// Threads that can be inside one kernel at the same time. One more waits for a place at the door.
+pub const NR_CPUS: usize = 64;
+
+/// A CPU of a kernel: claimed by the thread that is inside.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct CpuSlot {
+    pub(crate) busy: AtomicBool,
+    /// Bit set of raised softirqs (`__softirq_pending`).
+    pub(crate) pending: AtomicU32,
+}
+
+/// What a thread carries as a CPU. `slot` is null outside every kernel.
+struct Context {
+    slot: Cell<*const CpuSlot>,
+    id: Cell<usize>,
+    kernel: Cell<*const crate::kernel::Kernel>,
+    arch: Cell<Option<*const dyn Arch>>,
+    preempt: Cell<u32>,
+    bh: Cell<u32>,
+    irq: Cell<u32>,
+    hardirq: Cell<u32>,
+    serving: Cell<bool>,
+}
+
+thread_local! {
+    static CTX: Context = const {
+        Context {
+            slot: Cell::new(ptr::null()),
+            id: Cell::new(0),
+            kernel: Cell::new(ptr::null()),
+            arch: Cell::new(None),
+            preempt: Cell::new(0),
+            bh: Cell::new(0),
+            irq: Cell::new(0),
+            hardirq: Cell::new(0),
+            serving: Cell::new(false),
+        }
+    };
+}
+
+/// What [`install`] replaced; given back by [`restore`].
+pub(crate) struct Saved {
+    slot: *const CpuSlot,
+    id: usize,
+    kernel: *const crate::kernel::Kernel,
+    arch: Option<*const dyn Arch>,
+}
+
+/// Makes the calling thread CPU `id` of `kernel`. The pointers must stay valid until [`restore`].
+pub(crate) fn install(slot: &CpuSlot, id: usize, kernel: &crate::kernel::Kernel, arch: &dyn Arch) -> Saved {
+    // SAFETY: only the lifetime is erased; `Kernel::enter` holds the kernel borrowed until `restore`.
+    let arch: *const dyn Arch = unsafe { std::mem::transmute::<&dyn Arch, &'static dyn Arch>(arch) };
+    CTX.with(|c| Saved {
+        slot: c.slot.replace(slot),
+        id: c.id.replace(id),
+        kernel: c.kernel.replace(kernel),
+        arch: c.arch.replace(Some(arch)),
+    })
+}
+
+/// Undoes [`install`].
+pub(crate) fn restore(s: Saved) {
+    CTX.with(|c| {
+        c.slot.set(s.slot);
+        c.id.set(s.id);
+        c.kernel.set(s.kernel);
+        c.arch.set(s.arch);
+    })
+}
+
+/// The kernel the thread is inside, or null.
+pub(crate) fn current_kernel() -> *const crate::kernel::Kernel {
+    CTX.with(|c| c.kernel.get())
+}
+
+/// This CPU's number, 0 outside every kernel.
+pub fn smp_processor_id() -> usize {
+    CTX.with(|c| c.id.get())
+}
+
+/// Spins politely: lets the arch yield when a lock stays contended.
+pub(crate) fn relax(spins: u32) {
+    match CTX.with(|c| c.arch.get()) {
+        // SAFETY: set by `install`, whose caller keeps the arch alive until `restore`.
+        Some(a) => unsafe { (*a).cpu_relax(spins) },
+        None if spins < 64 => std::hint::spin_loop(),
+        None => std::thread::yield_now(),
+    }
+}
+
+/// Whether the calling code runs in softirq context or with bottom halves disabled (`in_softirq`).
+pub fn in_softirq() -> bool {
+    CTX.with(|c| c.bh.get() > 0)
+}
+
+/// Whether the calling code is a softirq handler (`in_serving_softirq`).
+pub fn in_serving_softirq() -> bool {
+    CTX.with(|c| c.serving.get())
+}
+
+/// Whether the calling code is a device's top half.
+pub fn in_hardirq() -> bool {
+    CTX.with(|c| c.hardirq.get() > 0)
+}
+
+/// Whether sleeping is forbidden here (`in_atomic`).
+pub fn in_atomic() -> bool {
+    CTX.with(|c| c.preempt.get() > 0 || c.bh.get() > 0 || c.irq.get() > 0 || c.hardirq.get() > 0)
+}
+
+/// The context a tracepoint records.
+pub fn context_name() -> &'static str {
+    if in_hardirq() {
+        "hardirq"
+    } else if in_serving_softirq() {
+        "softirq"
+    } else {
+        "process"
+    }
+}
+
+/// Guard types must stay on their thread.
+type NotSend = PhantomData<*const ()>;
+
+macro_rules! count_guard {
+    ($(#[$m:meta])* $guard:ident, $(#[$f:meta])* $ctor:ident, $field:ident) => {
+        $(#[$m])*
+        #[must_use]
+        pub struct $guard(NotSend);
+
+        $(#[$f])*
+        pub fn $ctor() -> $guard {
+            CTX.with(|c| c.$field.set(c.$field.get() + 1));
+            $guard(PhantomData)
+        }
+
+        impl Drop for $guard {
+            fn drop(&mut self) {
+                CTX.with(|c| c.$field.set(c.$field.get() - 1));
+            }
+        }
+    };
+}
+
+count_guard!(
+    /// While it lives the thread may not sleep.
+    PreemptGuard,
+    /// `preempt_disable`.
+    preempt_disable,
+    preempt
+);
+count_guard!(
+    /// While it lives the simulator delivers no interrupt here.
+    IrqGuard,
+    /// `local_irq_save`; nests, and the drop restores.
+    local_irq_save,
+    irq
+);
+count_guard!(
+    /// While it lives the thread is in hard-interrupt context.
+    HardirqGuard,
+    /// `irq_enter`, by the arch before it calls a device's top half.
+    irq_enter,
+    hardirq
+);
+
+/// While it lives no softirq runs on this CPU; the drop of the outermost one runs what was raised.
+#[must_use]
+pub struct BhGuard(NotSend);
+
+/// `local_bh_disable`.
+#[inline]
+pub fn local_bh_disable() -> BhGuard {
+    CTX.with(|c| c.bh.set(c.bh.get() + 1));
+    BhGuard(PhantomData)
+}
+
+impl Drop for BhGuard {
+    /// `local_bh_enable`.
+    #[inline]
+    fn drop(&mut self) {
+        let run = CTX.with(|c| {
+            let outermost = c.bh.get() == 1 && !c.slot.get().is_null() && c.hardirq.get() == 0;
+            // SAFETY: a non-null slot belongs to the kernel that the thread is inside.
+            if outermost && unsafe { (*c.slot.get()).pending.load(Ordering::Relaxed) } != 0 {
+                // `bh` stays up: softirq context is "bottom halves disabled".
+                true
+            } else {
+                c.bh.set(c.bh.get() - 1);
+                false
+            }
+        });
+        if run {
+            run_pending();
+            CTX.with(|c| c.bh.set(c.bh.get() - 1));
+        }
+    }
+}
+
+#[cold]
+fn run_pending() {
+    CTX.with(|c| c.serving.set(true));
+    // SAFETY: the slot was non-null, so the thread is inside this kernel and holds it borrowed.
+    unsafe { (*c_kernel()).do_softirq() };
+    CTX.with(|c| c.serving.set(false));
+}
+
+fn c_kernel() -> *const crate::kernel::Kernel {
+    CTX.with(|c| c.kernel.get())
+}
+
+/// Marks softirq `nr` raised on this CPU. Outside every kernel it is a bug, caught in debug builds.
+pub(crate) fn raise(nr: u32) {
+    CTX.with(|c| {
+        debug_assert!(!c.slot.get().is_null(), "raise_softirq outside the kernel: Kernel::enter first");
+        // SAFETY: a non-null slot belongs to the kernel that the thread is inside.
+        if let Some(s) = unsafe { c.slot.get().as_ref() } {
+            s.pending.fetch_or(1 << nr, Ordering::Relaxed);
+        }
+    })
+}
+
+/// Lets the closure run as if outside every lock count, for a thread that is about to sleep; debug builds check.
+pub(crate) fn assert_may_sleep() {
+    debug_assert!(!in_atomic(), "sleeping in atomic context");
+}

@@ -1,0 +1,39 @@
+//! The kernel machinery without a network: locks, RCU, wait queues, tasks, softirqs, timers, per-CPU data, tracepoints,
+//! buffers, and `arch`, the trait through which it gets threads, time, entropy and interrupts.
+//!
+//! Interface: the types re-exported below. Read the files from [`cpu`] upwards; each only looks down.
+//! Linux counterpart: `kernel/`, `include/linux/{spinlock,wait,rcupdate,interrupt,timer}.h`.
+//! Locks and context: each file says its own.
+
+pub mod arch;
+pub mod buf;
+pub mod cpu;
+#[allow(clippy::module_inception)]
+pub mod kernel;
+pub mod percpu;
+pub mod rcu;
+pub mod rcu_hash;
+pub mod sock_lock;
+pub mod spinlock;
+pub mod task;
+pub mod timer;
+pub mod trace;
+pub mod wait;
+
+pub use arch::Arch;
+pub use buf::{Frag, PageMut};
+pub use cpu::{in_softirq, local_bh_disable};
+pub use kernel::{Kernel, Softirq};
+pub use percpu::PerCpu;
+pub use rcu::{Rcu, call_rcu, rcu_read_lock, synchronize_rcu};
+pub use rcu_hash::RcuHashTable;
+pub use sock_lock::SockLock;
+pub use spinlock::SpinLock;
+pub use task::Task;
+pub use timer::Timer;
+pub use wait::{Wait, WaitQueueEntry, WaitQueueHead};
+
+/// Timer ticks per second. A jiffy is a millisecond.
+pub const HZ: u64 = 1000;
+/// Nanoseconds per jiffy.
+pub const TICK_NSEC: u64 = 1_000_000_000 / HZ;

@@ -1,0 +1,190 @@
+//! Static tracepoints: each named function on a packet's way says that it was entered, with what.
+//!
+//! Interface: [`tp!`](crate::tp), [`Traceable`], [`set_mode`], [`Tracer`] (the per-CPU rings of a kernel), [`Event`].
+//! Linux counterpart: `include/linux/tracepoint.h`, the function-graph tracer.
+//! Locks and context: any context. Off, a tracepoint is one load and a predictable branch.
+
+use crate::cpu::{context_name, current_kernel, smp_processor_id};
+use crate::percpu::PerCpu;
+use crate::spinlock::SpinLock;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+/// What is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Mode {
+    Off = 0,
+    /// Only what concerns a packet or socket that is marked.
+    Marked = 1,
+    All = 2,
+}
+
+/// The static key. One a process, as code is: the records themselves belong to a kernel.
+static MODE: AtomicU8 = AtomicU8::new(0);
+
+/// Switches recording.
+pub fn set_mode(m: Mode) {
+    MODE.store(m as u8, Ordering::Relaxed);
+}
+
+/// Whether any tracepoint may record.
+#[inline(always)]
+pub fn enabled() -> bool {
+    MODE.load(Ordering::Relaxed) != 0
+}
+
+/// What a tracepoint is about.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The packet's identity, kept by its clones; 0 for none.
+    pub skb: u64,
+    /// The socket's cookie; 0 for none.
+    pub sk: u64,
+    /// Bytes, for a function that moves some.
+    pub len: usize,
+    pub marked: bool,
+}
+
+/// Something with an identity that a tracepoint can record.
+pub trait Traceable {
+    fn describe(&self, s: &mut Subject);
+}
+
+/// A number of bytes.
+impl Traceable for usize {
+    fn describe(&self, s: &mut Subject) {
+        s.len = *self;
+    }
+}
+
+/// One function entered.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Nanoseconds, in the arch's monotonic time.
+    pub time: u64,
+    /// Nanoseconds inside; 0 while it has not returned.
+    pub duration: u64,
+    /// Total order over all CPUs.
+    pub seq: u64,
+    pub name: &'static str,
+    pub cpu: usize,
+    pub context: &'static str,
+    /// How many traced functions it is nested in.
+    pub depth: u32,
+    pub subject: Subject,
+}
+
+const RING: usize = 1 << 14;
+
+/// The rings of a kernel.
+#[derive(Default)]
+pub struct Tracer {
+    rings: PerCpu<SpinLock<VecDeque<Event>>>,
+    seq: AtomicU64,
+    lost: AtomicU64,
+}
+
+impl Tracer {
+    /// All events at hand with a sequence number of at least `since`, in order.
+    pub fn events_since(&self, since: u64) -> Vec<Event> {
+        let mut all: Vec<Event> = Vec::new();
+        for r in self.rings.iter() {
+            all.extend(r.lock_bh().iter().filter(|e| e.seq >= since).cloned());
+        }
+        all.sort_by_key(|e| e.seq);
+        all
+    }
+
+    /// Everything at hand, removed from the rings.
+    pub fn drain(&self) -> Vec<Event> {
+        let mut all: Vec<Event> = Vec::new();
+        for r in self.rings.iter() {
+            all.extend(r.lock_bh().drain(..));
+        }
+        all.sort_by_key(|e| e.seq);
+        all
+    }
+
+    /// Events overwritten before anybody read them.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, mut e: Event) -> u64 {
+        e.seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        let seq = e.seq;
+        let mut ring = self.rings.this().lock_irqsave();
+        if ring.len() == RING {
+            ring.pop_front();
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        ring.push_back(e);
+        seq
+    }
+
+    fn finish(&self, cpu: usize, seq: u64, now: u64) {
+        let mut ring = self.rings.get(cpu).lock_irqsave();
+        if let Ok(at) = ring.binary_search_by_key(&seq, |e| e.seq)
+            && let Some(e) = ring.get_mut(at)
+        {
+            e.duration = now.saturating_sub(e.time);
+        }
+    }
+}
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A function being inside; its drop notes how long.
+pub struct Span {
+    cpu: usize,
+    seq: u64,
+}
+
+impl Span {
+    /// Records the entry, unless the mode or the subject says not to.
+    #[cold]
+    pub fn enter(name: &'static str, subjects: &[&dyn Traceable]) -> Option<Span> {
+        let mut subject = Subject::default();
+        for s in subjects {
+            s.describe(&mut subject);
+        }
+        if MODE.load(Ordering::Relaxed) == Mode::Marked as u8 && !subject.marked {
+            return None;
+        }
+        // SAFETY: non-null only while the thread is inside that kernel, which is borrowed for as long.
+        let kernel = unsafe { current_kernel().as_ref() }?;
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        let cpu = smp_processor_id();
+        let time = kernel.arch().ktime_get();
+        let context = context_name();
+        let seq = kernel.tracer().record(Event { time, duration: 0, seq: 0, name, cpu, context, depth, subject });
+        Some(Span { cpu, seq })
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().saturating_sub(1));
+        // SAFETY: as in `enter`.
+        if let Some(k) = unsafe { current_kernel().as_ref() } {
+            k.tracer().finish(self.cpu, self.seq, k.arch().ktime_get());
+        }
+    }
+}
+
+/// A tracepoint: `tp!(tcp_v4_rcv, skb)`. Lasts to the end of the enclosing block.
+#[macro_export]
+macro_rules! tp {
+    ($name:ident $(, $subject:expr)*) => {
+        let _span = if $crate::trace::enabled() {
+            $crate::trace::Span::enter(stringify!($name), &[$(&*$subject as &dyn $crate::trace::Traceable),*])
+        } else {
+            None
+        };
+    };
+}

@@ -1,0 +1,122 @@
+//! The Internet checksum (RFC 1071).
+//!
+//! Interface: [`csum_partial`], [`csum_fold`], [`csum_tcpudp_magic`], [`ip_fast_csum`], [`skb_checksum`], [`csum_replace2`].
+//! Linux counterpart: `lib/checksum.c`, `include/net/checksum.h`, `skb_checksum`.
+//! Locks and context: pure functions.
+//!
+//! Sums are kept in the byte order of memory: a 16-bit field is summed and stored as the two bytes it is (`[u8; 2]`).
+
+use crate::core::skbuff::Skb;
+use std::net::IpAddr;
+
+/// Adds `b` to the running sum, as if it began at an even offset.
+#[inline]
+pub fn csum_partial(b: &[u8], sum: u32) -> u32 {
+    let mut acc = sum as u64;
+    let mut chunks = b.chunks_exact(32);
+    for c in &mut chunks {
+        // Four independent 64-bit words: no carry chain between them.
+        let mut wide = 0u128;
+        for w in c.chunks_exact(8) {
+            wide += u64::from_ne_bytes([w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7]]) as u128;
+        }
+        let folded = (wide as u64) as u128 + (wide >> 64);
+        acc = add64(acc, fold128(folded));
+    }
+    let mut words = chunks.remainder().chunks_exact(2);
+    for w in &mut words {
+        acc = add64(acc, u16::from_ne_bytes([w[0], w[1]]) as u64);
+    }
+    if let [last] = words.remainder() {
+        acc = add64(acc, u16::from_ne_bytes([*last, 0]) as u64);
+    }
+    fold64(acc)
+}
+
+#[inline]
+fn add64(a: u64, b: u64) -> u64 {
+    let (s, carry) = a.overflowing_add(b);
+    s + carry as u64
+}
+
+#[inline]
+fn fold128(v: u128) -> u64 {
+    add64(v as u64, (v >> 64) as u64)
+}
+
+#[inline]
+fn fold64(v: u64) -> u32 {
+    let s = (v & 0xffff_ffff) + (v >> 32);
+    ((s & 0xffff_ffff) + (s >> 32)) as u32
+}
+
+/// Adds two sums; `odd` when the second one's bytes begin at an odd offset of the whole (`csum_block_add`).
+#[inline]
+pub fn csum_block_add(a: u32, b: u32, odd: bool) -> u32 {
+    let b = if odd { b.rotate_left(8) } else { b };
+    fold64(a as u64 + b as u64)
+}
+
+/// Folds to 16 bits and complements: the bytes to store. 0 means the sum was right.
+#[inline]
+pub fn csum_fold(sum: u32) -> [u8; 2] {
+    let s = (sum & 0xffff) + (sum >> 16);
+    let s = (s & 0xffff) + (s >> 16);
+    (!(s as u16)).to_ne_bytes()
+}
+
+/// The IPv4 header checksum over `header`: to be stored if its field is zero, `[0, 0]` if it is right.
+pub fn ip_fast_csum(header: &[u8]) -> [u8; 2] {
+    csum_fold(csum_partial(header, 0))
+}
+
+/// The running sum of the pseudo-header of either version (RFC 9293, 3.1; RFC 8200, 8.1).
+#[inline]
+pub fn csum_pseudo(saddr: IpAddr, daddr: IpAddr, len: usize, proto: u8, sum: u32) -> u32 {
+    let sum = match (saddr, daddr) {
+        (IpAddr::V4(s), IpAddr::V4(d)) => csum_partial(&d.octets(), csum_partial(&s.octets(), sum)),
+        (IpAddr::V6(s), IpAddr::V6(d)) => csum_partial(&d.octets(), csum_partial(&s.octets(), sum)),
+        _ => sum,
+    };
+    let tail = [(len as u32).to_be_bytes(), [0, 0, 0, proto]];
+    csum_partial(tail.as_flattened(), sum)
+}
+
+/// Pseudo-header and `sum`, folded (`csum_tcpudp_magic`, `csum_ipv6_magic`).
+#[inline]
+pub fn csum_tcpudp_magic(saddr: IpAddr, daddr: IpAddr, len: usize, proto: u8, sum: u32) -> [u8; 2] {
+    csum_fold(csum_pseudo(saddr, daddr, len, proto, sum))
+}
+
+/// What a device is given to complete: the pseudo-header's sum, folded but not complemented (`~csum_tcpudp_magic`).
+#[inline]
+pub fn csum_partial_seed(saddr: IpAddr, daddr: IpAddr, len: usize, proto: u8) -> [u8; 2] {
+    let [a, b] = csum_tcpudp_magic(saddr, daddr, len, proto, 0);
+    [!a, !b]
+}
+
+/// The sum over `[offset, offset + len)` of a packet.
+pub fn skb_checksum(skb: &Skb, offset: usize, len: usize, sum: u32) -> u32 {
+    let (mut skip, mut left, mut done, mut sum) = (offset, len, 0usize, sum);
+    for c in skb.chunks() {
+        if left == 0 {
+            break;
+        }
+        if skip >= c.len() {
+            skip -= c.len();
+            continue;
+        }
+        let part = &c[skip..c.len().min(skip + left)];
+        skip = 0;
+        sum = csum_block_add(sum, csum_partial(part, 0), done & 1 == 1);
+        done += part.len();
+        left -= part.len();
+    }
+    sum
+}
+
+/// Adjusts a stored checksum for a 16-bit field that changed from `old` to `new` (RFC 1624, eqn. 3).
+pub fn csum_replace2(check: &mut [u8; 2], old: [u8; 2], new: [u8; 2]) {
+    let n = |b: [u8; 2]| u16::from_ne_bytes(b) as u32;
+    *check = csum_fold(n([!check[0], !check[1]]) + n([!old[0], !old[1]]) + n(new));
+}

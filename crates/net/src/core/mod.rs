@@ -1,0 +1,22 @@
+//! What every protocol stands on: buffers, sockets, devices, neighbours, namespaces.
+//!
+//! Interface: the modules.
+//! Linux counterpart: `net/core/`, `net/ethernet/`.
+//! Locks and context: each file says its own.
+
+pub mod checksum;
+pub mod dev;
+pub mod dst;
+pub mod eth;
+pub mod flow;
+pub mod gro;
+pub mod gso;
+pub mod iov_iter;
+pub mod l3;
+pub mod neighbour;
+pub mod net_namespace;
+pub mod netfilter;
+pub mod skbuff;
+pub mod snmp;
+pub mod sock;
+pub mod sysctl;

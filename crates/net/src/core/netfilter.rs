@@ -1,0 +1,54 @@
+//! The hooks in the packet's path.
+//!
+//! Interface: [`NfHooks`], [`Verdict`], [`HookPoint`].
+//! Linux counterpart: `net/netfilter/core.c`; `NF_QUEUE` and reinjection.
+//! Locks and context: hooks run in the packet's context, under RCU.
+
+use crate::core::net_namespace::Net;
+use crate::core::skbuff::Skb;
+use kernel::{Rcu, rcu_read_lock};
+use std::sync::Arc;
+
+/// Where a hook sits (`NF_INET_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HookPoint {
+    PreRouting = 0,
+    LocalIn = 1,
+    Forward = 2,
+    LocalOut = 3,
+    PostRouting = 4,
+}
+
+/// What a hook decides.
+pub enum Verdict {
+    /// Go on.
+    Accept(Box<Skb>),
+    /// Gone: dropped, or kept by the hook to be handed on later (`NF_DROP`, `NF_STOLEN`).
+    Stolen,
+}
+
+type Hook = Box<dyn Fn(&Arc<Net>, Box<Skb>) -> Verdict + Send + Sync>;
+
+/// A namespace's hooks: at most one each place for now, replaced whole.
+#[derive(Default)]
+pub struct NfHooks([Rcu<Hook>; 5]);
+
+impl NfHooks {
+    /// Sets or clears the hook of a place.
+    pub fn set(&self, at: HookPoint, hook: Option<Hook>) {
+        self.0[at as usize].assign(hook.map(Arc::new));
+    }
+
+    /// `NF_HOOK`: the packet if it is to go on. `data` is at the network header.
+    #[inline]
+    pub fn run(&self, at: HookPoint, net: &Arc<Net>, skb: Box<Skb>) -> Option<Box<Skb>> {
+        let section = rcu_read_lock();
+        match self.0[at as usize].dereference(&section) {
+            None => Some(skb),
+            Some(hook) => match hook(net, skb) {
+                Verdict::Accept(skb) => Some(skb),
+                Verdict::Stolen => None,
+            },
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The counters of `/proc/net/snmp` and `/proc/net/netstat`, under Linux's names.
+//!
+//! Interface: [`Mib`], [`MibTable`] (`inc`, `add`, `get`).
+//! Linux counterpart: `include/uapi/linux/snmp.h`, `net/ipv4/proc.c`.
+//! Locks and context: any; per-CPU relaxed atomics.
+
+use kernel::PerCpu;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+macro_rules! mibs {
+    ($($name:ident,)*) => {
+        /// A counter. Its name is its group's and its own, as `nstat` prints it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)]
+        pub enum Mib { $($name,)* }
+
+        impl Mib {
+            pub const ALL: &'static [Mib] = &[$(Mib::$name,)*];
+            /// The name as `nstat` prints it.
+            pub fn name(self) -> &'static str {
+                match self { $(Mib::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+mibs! {
+    IpInReceives, IpInHdrErrors, IpInAddrErrors, IpForwDatagrams, IpInUnknownProtos, IpInDiscards, IpInDelivers,
+    IpOutRequests, IpOutDiscards, IpOutNoRoutes, IpReasmTimeout, IpReasmReqds, IpReasmOKs, IpReasmFails,
+    IpFragOKs, IpFragFails, IpFragCreates, IpOutTransmits,
+    IpExtInNoRoutes, IpExtInTruncatedPkts, IpExtInCsumErrors, IpExtReasmOverlaps, IpExtInMcastPkts, IpExtInBcastPkts,
+    Ip6InReceives, Ip6InHdrErrors, Ip6InTooBigErrors, Ip6InNoRoutes, Ip6InAddrErrors, Ip6InUnknownProtos,
+    Ip6InTruncatedPkts, Ip6InDiscards, Ip6InDelivers, Ip6OutForwDatagrams, Ip6OutRequests, Ip6OutDiscards,
+    Ip6OutNoRoutes, Ip6ReasmTimeout, Ip6ReasmReqds, Ip6ReasmOKs, Ip6ReasmFails, Ip6FragOKs, Ip6FragFails,
+    Ip6FragCreates, Ip6OutTransmits,
+    IcmpInMsgs, IcmpInErrors, IcmpInCsumErrors, IcmpInDestUnreachs, IcmpInTimeExcds, IcmpInParmProbs,
+    IcmpInEchos, IcmpInEchoReps, IcmpOutMsgs, IcmpOutErrors, IcmpOutRateLimitGlobal, IcmpOutRateLimitHost,
+    IcmpOutDestUnreachs, IcmpOutTimeExcds, IcmpOutParmProbs, IcmpOutEchos, IcmpOutEchoReps,
+    Icmp6InMsgs, Icmp6InErrors, Icmp6InCsumErrors, Icmp6OutMsgs, Icmp6OutErrors, Icmp6OutRateLimitHost,
+    Icmp6InEchos, Icmp6InEchoReplies, Icmp6OutEchos, Icmp6OutEchoReplies, Icmp6InNeighborSolicits,
+    Icmp6InNeighborAdvertisements, Icmp6OutNeighborSolicits, Icmp6OutNeighborAdvertisements,
+    Icmp6InRouterAdvertisements, Icmp6OutRouterSolicits, Icmp6InDestUnreachs, Icmp6InPktTooBigs, Icmp6InTimeExcds,
+    Icmp6OutDestUnreachs, Icmp6OutPktTooBigs, Icmp6OutTimeExcds, Icmp6OutParmProblems,
+    TcpActiveOpens, TcpPassiveOpens, TcpAttemptFails, TcpEstabResets, TcpCurrEstab, TcpInSegs, TcpOutSegs,
+    TcpRetransSegs, TcpInErrs, TcpOutRsts, TcpInCsumErrors,
+    UdpInDatagrams, UdpNoPorts, UdpInErrors, UdpOutDatagrams, UdpRcvbufErrors, UdpSndbufErrors, UdpInCsumErrors,
+    UdpIgnoredMulti, UdpMemErrors,
+    TcpExtSyncookiesSent, TcpExtSyncookiesRecv, TcpExtSyncookiesFailed, TcpExtEmbryonicRsts, TcpExtPruneCalled,
+    TcpExtRcvPruned, TcpExtOfoPruned, TcpExtOutOfWindowIcmps, TcpExtLockDroppedIcmps, TcpExtTW, TcpExtTWRecycled,
+    TcpExtTWKilled, TcpExtPAWSActive, TcpExtPAWSEstab, TcpExtPAWSOldAck, TcpExtPAWSTimewait, TcpExtBeyondWindow,
+    TcpExtTSEcrRejected, TcpExtDelayedACKs,
+    TcpExtDelayedACKLocked, TcpExtDelayedACKLost, TcpExtListenOverflows, TcpExtListenDrops, TcpExtTCPHPHits,
+    TcpExtTCPPureAcks, TcpExtTCPHPAcks, TcpExtTCPRenoRecovery, TcpExtTCPSackRecovery, TcpExtTCPSACKReneging,
+    TcpExtTCPSACKReorder, TcpExtTCPRenoReorder, TcpExtTCPTSReorder, TcpExtTCPFullUndo, TcpExtTCPPartialUndo,
+    TcpExtTCPDSACKUndo, TcpExtTCPLossUndo, TcpExtTCPLostRetransmit, TcpExtTCPRenoFailures, TcpExtTCPSackFailures,
+    TcpExtTCPLossFailures, TcpExtTCPFastRetrans, TcpExtTCPSlowStartRetrans, TcpExtTCPTimeouts, TcpExtTCPLossProbes,
+    TcpExtTCPLossProbeRecovery, TcpExtTCPRenoRecoveryFail, TcpExtTCPSackRecoveryFail, TcpExtTCPRcvCollapsed,
+    TcpExtTCPBacklogCoalesce, TcpExtTCPDSACKOldSent, TcpExtTCPDSACKOfoSent, TcpExtTCPDSACKRecv,
+    TcpExtTCPDSACKOfoRecv, TcpExtTCPAbortOnData, TcpExtTCPAbortOnClose, TcpExtTCPAbortOnMemory,
+    TcpExtTCPAbortOnTimeout, TcpExtTCPAbortOnLinger, TcpExtTCPAbortFailed, TcpExtTCPMemoryPressures,
+    TcpExtTCPSACKDiscard, TcpExtTCPDSACKIgnoredOld, TcpExtTCPDSACKIgnoredNoUndo, TcpExtTCPSpuriousRTOs,
+    TcpExtTCPSackShifted, TcpExtTCPSackMerged, TcpExtTCPSackShiftFallback, TcpExtTCPBacklogDrop,
+    TcpExtTCPRcvQDrop, TcpExtPFMemallocDrop, TcpExtTCPMinTTLDrop, TcpExtTCPDeferAcceptDrop, TcpExtIPReversePathFilter,
+    TcpExtTCPTimeWaitOverflow, TcpExtTCPReqQFullDoCookies, TcpExtTCPReqQFullDrop, TcpExtTCPRetransFail,
+    TcpExtTCPRcvCoalesce, TcpExtTCPOFOQueue, TcpExtTCPOFODrop, TcpExtTCPOFOMerge, TcpExtTCPChallengeACK,
+    TcpExtTCPSYNChallenge, TcpExtTCPFastOpenActive, TcpExtTCPFastOpenPassive, TcpExtTCPSpuriousRtxHostQueues,
+    TcpExtTCPAutoCorking, TcpExtTCPFromZeroWindowAdv, TcpExtTCPToZeroWindowAdv, TcpExtTCPWantZeroWindowAdv,
+    TcpExtTCPSynRetrans, TcpExtTCPOrigDataSent, TcpExtTCPHystartTrainDetect, TcpExtTCPHystartTrainCwnd,
+    TcpExtTCPHystartDelayDetect, TcpExtTCPHystartDelayCwnd, TcpExtTCPACKSkippedSynRecv, TcpExtTCPACKSkippedPAWS,
+    TcpExtTCPACKSkippedSeq, TcpExtTCPACKSkippedFinWait2, TcpExtTCPACKSkippedTimeWait,
+    TcpExtTCPACKSkippedChallenge, TcpExtTCPWinProbe, TcpExtTCPKeepAlive, TcpExtTCPDelivered, TcpExtTCPAckCompressed,
+    TcpExtTCPZeroWindowDrop, TcpExtTCPRcvQFull, TcpExtTCPWqueueTooBig, TcpExtTcpTimeoutRehash,
+    SockOptUnsupported,
+}
+
+const N: usize = Mib::ALL.len();
+
+struct Counters([AtomicU64; N]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters([const { AtomicU64::new(0) }; N])
+    }
+}
+
+/// All counters of a namespace.
+#[derive(Default)]
+pub struct MibTable(PerCpu<Counters>);
+
+impl MibTable {
+    #[inline]
+    pub fn inc(&self, m: Mib) {
+        self.add(m, 1)
+    }
+
+    #[inline]
+    pub fn add(&self, m: Mib, n: u64) {
+        self.0.this().0[m as usize].fetch_add(n, Relaxed);
+    }
+
+    /// For gauges (`TcpCurrEstab`).
+    pub fn dec(&self, m: Mib) {
+        self.0.this().0[m as usize].fetch_sub(1, Relaxed);
+    }
+
+    /// The sum over all CPUs.
+    pub fn get(&self, m: Mib) -> u64 {
+        self.0.iter().fold(0, |sum, c| sum.wrapping_add(c.0[m as usize].load(Relaxed)))
+    }
+}

@@ -1,0 +1,468 @@
+//! The socket as the network sees it.
+//!
+//! Interface: [`Sock`], [`Proto`] (what a transport does), [`ProtoSock`] (its state under the socket lock), [`SockGuard`]
+//! (`lock_sock`), the default callbacks `sock_def_readable` and its like, memory accounting.
+//! Linux counterpart: `include/net/sock.h`, `net/core/sock.c`.
+//! Locks and context: see [`kernel::sock_lock`]. Fields that are atomics may be read anywhere; what a transport keeps under
+//! the lock is in its [`ProtoSock`].
+
+use crate::core::dst::Dst;
+use crate::core::iov_iter::MsgHdr;
+use crate::core::net_namespace::Net;
+use crate::core::skbuff::{Skb, SkbQueue};
+use kernel::sock_lock::{BhGuard, OwnerGuard};
+use kernel::trace::{Subject, Traceable};
+use kernel::{SockLock, SpinLock, Wait, WaitQueueHead};
+use std::any::Any;
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock, Weak};
+use std::task::Poll;
+use uapi::poll::Poll as PollMask;
+use uapi::tcp::TcpState;
+use uapi::{Errno, Result, SockAddr};
+
+/// `RCV_SHUTDOWN`, `SEND_SHUTDOWN`.
+pub const RCV_SHUTDOWN: u8 = 1;
+pub const SEND_SHUTDOWN: u8 = 2;
+pub const SHUTDOWN_MASK: u8 = 3;
+
+/// `SOCK_MIN_RCVBUF`, `SOCK_MIN_SNDBUF`.
+pub const SOCK_MIN_RCVBUF: u32 = 2304;
+pub const SOCK_MIN_SNDBUF: u32 = 4608;
+
+bitflags::bitflags! {
+    /// Socket options that are a bit (`enum sock_flags`, `sk_reuse`, `sk_userlocks`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct SockFlags: u32 {
+        /// No process has it any more (`SOCK_DEAD`).
+        const DEAD = 1 << 0;
+        const DONE = 1 << 1;
+        const URGINLINE = 1 << 2;
+        const KEEPOPEN = 1 << 3;
+        const LINGER = 1 << 4;
+        const BROADCAST = 1 << 6;
+        const RCVTSTAMP = 1 << 8;
+        const RCVTSTAMPNS = 1 << 9;
+        const LOCALROUTE = 1 << 10;
+        const ZEROCOPY = 1 << 11;
+        const RXQ_OVFL = 1 << 12;
+        const REUSEADDR = 1 << 16;
+        const REUSEPORT = 1 << 17;
+        /// `SOCK_SNDBUF_LOCK`, `SOCK_RCVBUF_LOCK`: set by the user, not to be tuned.
+        const SNDBUF_LOCK = 1 << 18;
+        const RCVBUF_LOCK = 1 << 19;
+        const BINDADDR_LOCK = 1 << 20;
+        const BINDPORT_LOCK = 1 << 21;
+        const NO_CHECK_TX = 1 << 22;
+        const FREEBIND = 1 << 23;
+        const TRANSPARENT = 1 << 24;
+        const V6ONLY = 1 << 25;
+    }
+}
+
+/// A transport's state of one socket, reached only under the socket lock.
+pub trait ProtoSock: Any + Send {
+    fn as_any(&self) -> &dyn Any;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+/// What came for a socket while a process owned it (`sk_backlog`).
+#[derive(Default)]
+pub struct Backlog {
+    pub list: VecDeque<Box<Skb>>,
+    /// Truesize of what is in it.
+    pub len: usize,
+    /// Timers that fired meanwhile (`sk_tsq_flags`): bits of the protocol's choosing, handed to `release_cb`.
+    pub deferred: u32,
+}
+
+impl Backlog {
+    fn pending(&self) -> bool {
+        !self.list.is_empty() || self.deferred != 0
+    }
+}
+
+type ProtoData = Box<dyn ProtoSock>;
+
+/// A transport protocol (`struct proto`). `sk` methods run with the socket lock as their doc says.
+pub struct Proto {
+    pub name: &'static str,
+    /// Makes the transport's state (`sk_prot->init`); no lock is held, nobody else has the socket.
+    pub init: fn(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>>,
+    /// `close(2)`: the process gives the socket up; `timeout` is the linger time. Takes the lock itself.
+    pub close: fn(sk: &Arc<Sock>),
+    /// Starts a connection. Lock held.
+    pub connect: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, addr: &SockAddr) -> Result<()>,
+    /// Dissolves it (`connect` to `AF_UNSPEC`). Lock held.
+    pub disconnect: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> Result<()>,
+    /// The next established child of a listener. Takes the lock itself.
+    pub accept: fn(sk: &Arc<Sock>, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Sock>>>,
+    pub ioctl: fn(sk: &Arc<Sock>, cmd: u32) -> Result<i32>,
+    pub setsockopt: fn(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Result<()>,
+    /// At most `len` bytes of the option's value.
+    pub getsockopt: fn(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Result<Vec<u8>>,
+    /// `shutdown(2)`. Lock held.
+    pub shutdown: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, how: u8),
+    /// Takes the lock itself. Progress is kept in `msg`.
+    pub sendmsg: fn(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>>,
+    /// Takes the lock itself. `flags` are `MSG_*`. Progress is kept in `msg`.
+    pub recvmsg: fn(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>>,
+    /// A packet that was on the backlog. Lock held.
+    pub backlog_rcv: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>),
+    /// What timers left to do while the lock was owned. Lock held.
+    pub release_cb: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32),
+    /// Claims a port; `port` 0 picks one (`inet_csk_get_port`, `udp_lib_get_port`). Lock held.
+    pub get_port: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, port: u16) -> Result<()>,
+    pub poll: fn(sk: &Arc<Sock>) -> PollMask,
+}
+
+/// A socket (`struct sock`).
+pub struct Sock {
+    /// Number for tracing and `SO_COOKIE`.
+    pub cookie: u64,
+    pub net: Arc<Net>,
+    pub family: u16,
+    pub kind: i32,
+    pub protocol: u16,
+    pub prot: &'static Proto,
+    me: Weak<Sock>,
+    state: AtomicU8,
+    shutdown: AtomicU8,
+    flags: AtomicU32,
+    err: AtomicI32,
+    pub err_soft: AtomicI32,
+    /// Tracepoints in marked mode record it.
+    pub traced: AtomicBool,
+
+    pub rcvbuf: AtomicU32,
+    pub sndbuf: AtomicU32,
+    /// Memory of packets queued for the process (`sk_rmem_alloc`).
+    pub rmem_alloc: AtomicUsize,
+    /// Memory of packets below the socket that are not yet gone (`sk_wmem_alloc`).
+    pub wmem_alloc: AtomicUsize,
+    /// Memory of everything queued to be sent, acknowledged or not (`sk_wmem_queued`).
+    pub wmem_queued: AtomicUsize,
+    pub drops: AtomicU32,
+    pub rcvlowat: AtomicU32,
+    /// Nanoseconds; [`NO_TIMEOUT`](Sock::NO_TIMEOUT) waits for ever.
+    pub rcvtimeo: AtomicU64,
+    pub sndtimeo: AtomicU64,
+    /// Nanoseconds, with [`SockFlags::LINGER`].
+    pub lingertime: AtomicU64,
+    pub priority: AtomicU32,
+    pub mark: AtomicU32,
+    /// Index of the device it is bound to; 0: none.
+    pub bound_dev_if: AtomicU32,
+    pub max_pacing_rate: AtomicU64,
+    pub max_ack_backlog: AtomicU32,
+    pub ack_backlog: AtomicU32,
+
+    /// The cached route (`sk_dst_cache`).
+    pub dst_cache: SpinLock<Option<Arc<Dst>>>,
+    /// Packets for the process, of protocols that keep message boundaries. TCP keeps its own, under the socket lock.
+    pub receive_queue: SpinLock<SkbQueue>,
+    pub wq: WaitQueueHead,
+    /// What a transport keeps outside the socket lock; TCP: a listener's accept queue.
+    pub ext: OnceLock<Box<dyn Any + Send + Sync>>,
+    lock: SockLock<Option<ProtoData>, Backlog>,
+}
+
+impl Sock {
+    pub const NO_TIMEOUT: u64 = u64::MAX;
+
+    /// `sk_alloc` and `sock_init_data`: a socket in state `CLOSE` with the namespace's default buffers.
+    pub fn alloc(net: &Arc<Net>, family: u16, kind: i32, protocol: u16, prot: &'static Proto) -> Result<Arc<Sock>> {
+        let sk = Arc::new_cyclic(|me| Sock {
+            cookie: net.next_cookie(),
+            net: net.clone(),
+            family,
+            kind,
+            protocol,
+            prot,
+            me: me.clone(),
+            state: AtomicU8::new(TcpState::Close as u8),
+            shutdown: AtomicU8::new(0),
+            flags: AtomicU32::new(0),
+            err: AtomicI32::new(0),
+            err_soft: AtomicI32::new(0),
+            traced: AtomicBool::new(false),
+            rcvbuf: AtomicU32::new(net.sysctl.rmem_default.get() as u32),
+            sndbuf: AtomicU32::new(net.sysctl.wmem_default.get() as u32),
+            rmem_alloc: AtomicUsize::new(0),
+            wmem_alloc: AtomicUsize::new(0),
+            wmem_queued: AtomicUsize::new(0),
+            drops: AtomicU32::new(0),
+            rcvlowat: AtomicU32::new(1),
+            rcvtimeo: AtomicU64::new(Self::NO_TIMEOUT),
+            sndtimeo: AtomicU64::new(Self::NO_TIMEOUT),
+            lingertime: AtomicU64::new(0),
+            priority: AtomicU32::new(0),
+            mark: AtomicU32::new(0),
+            bound_dev_if: AtomicU32::new(0),
+            max_pacing_rate: AtomicU64::new(u64::MAX),
+            max_ack_backlog: AtomicU32::new(0),
+            ack_backlog: AtomicU32::new(0),
+            dst_cache: SpinLock::new(None),
+            receive_queue: SpinLock::default(),
+            wq: WaitQueueHead::new(),
+            ext: OnceLock::new(),
+            lock: SockLock::new(None),
+        });
+        let state = (prot.init)(&sk)?;
+        *sk.lock.lock_sock() = Some(state);
+        Ok(sk)
+    }
+
+    /// A counted reference to itself (`sock_hold`).
+    pub fn hold(&self) -> Arc<Sock> {
+        self.me.upgrade().unwrap_or_else(|| unreachable!("a socket in use is referenced"))
+    }
+
+    pub fn weak(&self) -> Weak<Sock> {
+        self.me.clone()
+    }
+
+    pub fn state(&self) -> TcpState {
+        TcpState::from_u8(self.state.load(Acquire))
+    }
+
+    /// Sets the state only; `tcp_set_state` is what keeps tables and counters in step.
+    pub fn set_state(&self, s: TcpState) {
+        self.state.store(s as u8, Release);
+    }
+
+    pub fn shutdown(&self) -> u8 {
+        self.shutdown.load(Acquire)
+    }
+
+    pub fn add_shutdown(&self, how: u8) {
+        self.shutdown.fetch_or(how, AcqRel);
+    }
+
+    pub fn set_shutdown(&self, how: u8) {
+        self.shutdown.store(how, Release);
+    }
+
+    pub fn flag(&self, f: SockFlags) -> bool {
+        self.flags.load(Acquire) & f.bits() != 0
+    }
+
+    pub fn set_flag(&self, f: SockFlags, on: bool) {
+        if on {
+            self.flags.fetch_or(f.bits(), AcqRel);
+        } else {
+            self.flags.fetch_and(!f.bits(), AcqRel);
+        }
+    }
+
+    /// All flags, for a child that inherits them.
+    pub fn copy_flags(&self, from: &Sock, which: SockFlags) {
+        self.flags.fetch_or(from.flags.load(Acquire) & which.bits(), AcqRel);
+    }
+
+    /// The pending error without taking it (`sk->sk_err`).
+    pub fn err(&self) -> Option<Errno> {
+        Some(self.err.load(Acquire)).filter(|&e| e != 0).map(Errno)
+    }
+
+    pub fn set_err(&self, e: Errno) {
+        self.err.store(e.0, Release);
+    }
+
+    /// `sock_error`: the pending error, taken.
+    pub fn take_error(&self) -> Result<()> {
+        if self.err.load(Acquire) == 0 {
+            return Ok(());
+        }
+        match self.err.swap(0, AcqRel) {
+            0 => Ok(()),
+            e => Err(Errno(e)),
+        }
+    }
+
+    /// Receive timeout in nanoseconds: `Some(0)` for a non-blocking call, `None` for ever (`sock_rcvtimeo`).
+    pub fn rcvtimeo(&self, nonblock: bool) -> Option<u64> {
+        timeo(&self.rcvtimeo, nonblock)
+    }
+
+    pub fn sndtimeo(&self, nonblock: bool) -> Option<u64> {
+        timeo(&self.sndtimeo, nonblock)
+    }
+
+    /// `lock_sock`. Process context; may sleep.
+    #[inline]
+    pub fn lock_sock(&self) -> SockGuard<'_> {
+        SockGuard { sk: self, guard: Some(self.lock.lock_sock()) }
+    }
+
+    /// `bh_lock_sock`. Softirq context (bottom halves off).
+    #[inline]
+    pub fn bh_lock_sock(&self) -> BhSockGuard<'_> {
+        BhSockGuard(self.lock.bh_lock_sock())
+    }
+
+    // --- Callbacks into the waiting process ---
+
+    /// `sock_def_readable`: data, an end of data, or a connection to accept has come.
+    pub fn data_ready(&self) {
+        kernel::tp!(sock_def_readable, self);
+        self.wq.wake_up((PollMask::IN | PollMask::PRI | PollMask::RDNORM | PollMask::RDBAND).bits());
+    }
+
+    /// `sk_stream_write_space`/`sock_def_write_space`: there is room again.
+    pub fn write_space(&self) {
+        kernel::tp!(sock_def_write_space, self);
+        self.wq.wake_up((PollMask::OUT | PollMask::WRNORM | PollMask::WRBAND).bits());
+    }
+
+    /// `sock_def_wakeup`: the state has changed.
+    pub fn state_change(&self) {
+        self.wq.wake_up_all(0);
+    }
+
+    /// `sk_error_report`: [`err`](Self::err) is set.
+    pub fn error_report(&self) {
+        self.wq.wake_up_all(PollMask::ERR.bits());
+    }
+
+    // --- Memory ---
+
+    /// Makes the socket answer for a packet on its way out (`skb_set_owner_w`).
+    pub fn skb_set_owner_w(&self, skb: &mut Skb) {
+        skb.orphan();
+        self.wmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
+        skb.sk = Some(self.hold());
+        skb.destructor = Some(sock_wfree);
+    }
+
+    /// Makes the socket answer for a packet that waits for its process (`skb_set_owner_r`).
+    pub fn skb_set_owner_r(&self, skb: &mut Skb) {
+        skb.orphan();
+        self.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
+        skb.sk = Some(self.hold());
+        skb.destructor = Some(sock_rfree);
+    }
+
+    /// `sk_rcvqueues_full`.
+    pub fn rcvqueue_full(&self) -> bool {
+        self.rmem_alloc.load(Relaxed) > self.rcvbuf.load(Relaxed) as usize
+    }
+}
+
+/// `sock_wfree`: a packet of the socket has left; a datagram sender may have room again.
+pub fn sock_wfree(skb: &mut Skb) {
+    if let Some(sk) = skb.sk.take() {
+        sk.wmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
+        sk.write_space();
+    }
+}
+
+/// `sock_rfree`: the process has taken the packet.
+pub fn sock_rfree(skb: &mut Skb) {
+    if let Some(sk) = skb.sk.take() {
+        sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
+    }
+}
+
+fn timeo(t: &AtomicU64, nonblock: bool) -> Option<u64> {
+    if nonblock {
+        return Some(0);
+    }
+    Some(t.load(Relaxed)).filter(|&t| t != Sock::NO_TIMEOUT)
+}
+
+/// The socket lock, owned by a process. Its drop is `release_sock`: the backlog is worked off first.
+pub struct SockGuard<'a> {
+    sk: &'a Sock,
+    guard: Option<OwnerGuard<'a, Option<ProtoData>, Backlog>>,
+}
+
+impl Deref for SockGuard<'_> {
+    type Target = dyn ProtoSock;
+    fn deref(&self) -> &(dyn ProtoSock + 'static) {
+        match self.guard.as_ref().and_then(|g| g.as_deref()) {
+            Some(s) => s,
+            None => unreachable!("state is there from alloc to the last release"),
+        }
+    }
+}
+
+impl DerefMut for SockGuard<'_> {
+    fn deref_mut(&mut self) -> &mut (dyn ProtoSock + 'static) {
+        match self.guard.as_mut().and_then(|g| g.as_deref_mut()) {
+            Some(s) => s,
+            None => unreachable!("state is there from alloc to the last release"),
+        }
+    }
+}
+
+impl SockGuard<'_> {
+    /// Works off what has come since the lock was taken, keeping it (`sk_flush_backlog`).
+    pub fn flush_backlog(&mut self) {
+        let sk = self.sk;
+        while let Some(b) = self.guard.as_mut().and_then(|g| g.take_backlog(Backlog::pending)) {
+            process_backlog(sk, &mut **self, b);
+        }
+    }
+}
+
+/// `__release_sock`.
+fn process_backlog(sk: &Sock, state: &mut dyn ProtoSock, b: Backlog) {
+    let me = sk.hold();
+    for skb in b.list {
+        // Softirq work done in process context, as its callers expect it: bottom halves off.
+        let _bh = kernel::local_bh_disable();
+        (sk.prot.backlog_rcv)(&me, state, skb);
+    }
+    if b.deferred != 0 {
+        let _bh = kernel::local_bh_disable();
+        (sk.prot.release_cb)(&me, state, b.deferred);
+    }
+}
+
+impl Drop for SockGuard<'_> {
+    /// `release_sock`.
+    fn drop(&mut self) {
+        while let Some(g) = self.guard.take() {
+            let Err((g, b)) = g.try_release(Backlog::pending) else { return };
+            self.guard = Some(g);
+            process_backlog(self.sk, &mut **self, b);
+        }
+    }
+}
+
+/// The socket's spinlock, held in softirq context.
+pub struct BhSockGuard<'a>(BhGuard<'a, Option<ProtoData>, Backlog>);
+
+impl BhSockGuard<'_> {
+    /// The transport's state, unless a process owns the socket.
+    #[inline]
+    pub fn state(&mut self) -> Option<&mut dyn ProtoSock> {
+        self.0.data().and_then(|d| d.as_deref_mut())
+    }
+
+    /// `sk_add_backlog`: leaves a packet for the owner; gives it back when the backlog is over `limit` bytes.
+    pub fn add_backlog(&mut self, skb: Box<Skb>, limit: usize) -> std::result::Result<(), Box<Skb>> {
+        let b = self.0.backlog();
+        if b.len > limit {
+            return Err(skb);
+        }
+        b.len += skb.truesize as usize;
+        b.list.push_back(skb);
+        Ok(())
+    }
+
+    /// Leaves a bit for the owner's `release_cb`.
+    pub fn defer(&mut self, bit: u32) {
+        self.0.backlog().deferred |= bit;
+    }
+}
+
+impl Traceable for Sock {
+    fn describe(&self, s: &mut Subject) {
+        s.sk = self.cookie;
+        s.marked |= self.traced.load(Relaxed);
+    }
+}

@@ -1,0 +1,172 @@
+//! The tunables of `/proc/sys/net`, under Linux's names and with its defaults.
+//!
+//! Interface: [`NetSysctl`] (a field each), [`NetSysctl::get`] and [`NetSysctl::set`] by dotted name.
+//! Linux counterpart: `net/core/sysctl_net_core.c`, `net/ipv4/sysctl_net_ipv4.c`, `net/ipv6/sysctl_net_ipv6.c`.
+//! Locks and context: any; atomics.
+
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use uapi::{Errno, Result};
+
+/// One tunable with its bounds.
+pub struct Ctl {
+    value: AtomicI64,
+    min: i64,
+    max: i64,
+}
+
+impl Ctl {
+    #[inline]
+    pub fn get(&self) -> i64 {
+        self.value.load(Relaxed)
+    }
+
+    /// `EINVAL` outside the bounds.
+    pub fn set(&self, v: i64) -> Result<()> {
+        if v < self.min || v > self.max {
+            return Err(Errno::EINVAL);
+        }
+        self.value.store(v, Relaxed);
+        Ok(())
+    }
+
+    /// For switches.
+    #[inline]
+    pub fn on(&self) -> bool {
+        self.get() != 0
+    }
+}
+
+macro_rules! sysctls {
+    ($($(#[$m:meta])* $field:ident: $name:literal = $default:expr, $min:expr, $max:expr;)*) => {
+        /// A namespace's tunables.
+        pub struct NetSysctl { $($(#[$m])* pub $field: Ctl,)* }
+
+        impl Default for NetSysctl {
+            fn default() -> Self {
+                NetSysctl { $($field: Ctl { value: AtomicI64::new($default), min: $min, max: $max },)* }
+            }
+        }
+
+        impl NetSysctl {
+            pub const NAMES: &'static [&'static str] = &[$($name,)*];
+
+            /// The tunable of that dotted name (`"net.ipv4.tcp_sack"`).
+            pub fn by_name(&self, name: &str) -> Option<&Ctl> {
+                match name { $($name => Some(&self.$field),)* _ => None }
+            }
+        }
+    };
+}
+
+const MAX: i64 = i32::MAX as i64;
+
+sysctls! {
+    somaxconn: "net.core.somaxconn" = 4096, 0, MAX;
+    netdev_max_backlog: "net.core.netdev_max_backlog" = 1000, 0, MAX;
+    netdev_budget: "net.core.netdev_budget" = 300, 1, MAX;
+    rmem_default: "net.core.rmem_default" = 212_992, 2304, MAX;
+    rmem_max: "net.core.rmem_max" = 4_194_304, 2304, MAX;
+    wmem_default: "net.core.wmem_default" = 212_992, 4608, MAX;
+    wmem_max: "net.core.wmem_max" = 4_194_304, 4608, MAX;
+    ip_default_ttl: "net.ipv4.ip_default_ttl" = 64, 1, 255;
+    ip_forward: "net.ipv4.ip_forward" = 0, 0, 1;
+    ip_no_pmtu_disc: "net.ipv4.ip_no_pmtu_disc" = 0, 0, 3;
+    ip_nonlocal_bind: "net.ipv4.ip_nonlocal_bind" = 0, 0, 1;
+    ip_unprivileged_port_start: "net.ipv4.ip_unprivileged_port_start" = 1024, 0, 65535;
+    /// The two ends of `net.ipv4.ip_local_port_range`.
+    ip_local_port_min: "net.ipv4.ip_local_port_range.min" = 32768, 1, 65535;
+    ip_local_port_max: "net.ipv4.ip_local_port_range.max" = 60999, 1, 65535;
+    ipfrag_high_thresh: "net.ipv4.ipfrag_high_thresh" = 4_194_304, 0, MAX;
+    ipfrag_low_thresh: "net.ipv4.ipfrag_low_thresh" = 3_145_728, 0, MAX;
+    ipfrag_time: "net.ipv4.ipfrag_time" = 30, 0, MAX;
+    ipfrag_max_dist: "net.ipv4.ipfrag_max_dist" = 64, 0, MAX;
+    ip6frag_high_thresh: "net.ipv6.ip6frag_high_thresh" = 4_194_304, 0, MAX;
+    ip6frag_time: "net.ipv6.ip6frag_time" = 60, 0, MAX;
+    icmp_echo_ignore_all: "net.ipv4.icmp_echo_ignore_all" = 0, 0, 1;
+    icmp_echo_ignore_broadcasts: "net.ipv4.icmp_echo_ignore_broadcasts" = 1, 0, 1;
+    icmp_ratelimit: "net.ipv4.icmp_ratelimit" = 1000, 0, MAX;
+    icmp_ratemask: "net.ipv4.icmp_ratemask" = 6168, 0, MAX;
+    icmp_msgs_per_sec: "net.ipv4.icmp_msgs_per_sec" = 10000, 0, MAX;
+    icmp_msgs_burst: "net.ipv4.icmp_msgs_burst" = 10000, 0, MAX;
+    icmp6_ratelimit: "net.ipv6.icmp.ratelimit" = 1000, 0, MAX;
+    ipv6_hop_limit: "net.ipv6.conf.all.hop_limit" = 64, 1, 255;
+    ipv6_bindv6only: "net.ipv6.bindv6only" = 0, 0, 1;
+    ipv6_forwarding: "net.ipv6.conf.all.forwarding" = 0, 0, 1;
+    ipv6_dad_transmits: "net.ipv6.conf.all.dad_transmits" = 1, 0, MAX;
+    neigh_gc_thresh1: "net.ipv4.neigh.default.gc_thresh1" = 128, 0, MAX;
+    neigh_gc_thresh2: "net.ipv4.neigh.default.gc_thresh2" = 512, 0, MAX;
+    neigh_gc_thresh3: "net.ipv4.neigh.default.gc_thresh3" = 1024, 0, MAX;
+    neigh_unres_qlen_bytes: "net.ipv4.neigh.default.unres_qlen_bytes" = 212_992, 0, MAX;
+    neigh_base_reachable_time_ms: "net.ipv4.neigh.default.base_reachable_time_ms" = 30000, 0, MAX;
+    neigh_retrans_time_ms: "net.ipv4.neigh.default.retrans_time_ms" = 1000, 1, MAX;
+    neigh_mcast_solicit: "net.ipv4.neigh.default.mcast_solicit" = 3, 0, MAX;
+    neigh_ucast_solicit: "net.ipv4.neigh.default.ucast_solicit" = 3, 0, MAX;
+    /// Seconds.
+    neigh_delay_first_probe_time: "net.ipv4.neigh.default.delay_first_probe_time" = 5, 0, MAX;
+    /// Seconds.
+    neigh_gc_stale_time: "net.ipv4.neigh.default.gc_stale_time" = 60, 0, MAX;
+    udp_rmem_min: "net.ipv4.udp_rmem_min" = 4096, 0, MAX;
+    udp_wmem_min: "net.ipv4.udp_wmem_min" = 4096, 0, MAX;
+    tcp_rmem_min: "net.ipv4.tcp_rmem.min" = 4096, 1, MAX;
+    tcp_rmem_default: "net.ipv4.tcp_rmem.default" = 131_072, 1, MAX;
+    tcp_rmem_max: "net.ipv4.tcp_rmem.max" = 33_554_432, 1, MAX;
+    tcp_wmem_min: "net.ipv4.tcp_wmem.min" = 4096, 1, MAX;
+    tcp_wmem_default: "net.ipv4.tcp_wmem.default" = 16384, 1, MAX;
+    tcp_wmem_max: "net.ipv4.tcp_wmem.max" = 4_194_304, 1, MAX;
+    tcp_sack: "net.ipv4.tcp_sack" = 1, 0, 1;
+    tcp_dsack: "net.ipv4.tcp_dsack" = 1, 0, 1;
+    tcp_timestamps: "net.ipv4.tcp_timestamps" = 1, 0, 2;
+    tcp_window_scaling: "net.ipv4.tcp_window_scaling" = 1, 0, 1;
+    tcp_ecn: "net.ipv4.tcp_ecn" = 2, 0, 2;
+    tcp_syn_retries: "net.ipv4.tcp_syn_retries" = 6, 1, 127;
+    tcp_synack_retries: "net.ipv4.tcp_synack_retries" = 5, 0, 255;
+    tcp_retries1: "net.ipv4.tcp_retries1" = 3, 0, 255;
+    tcp_retries2: "net.ipv4.tcp_retries2" = 15, 0, 255;
+    tcp_orphan_retries: "net.ipv4.tcp_orphan_retries" = 0, 0, 255;
+    tcp_max_orphans: "net.ipv4.tcp_max_orphans" = 65536, 0, MAX;
+    tcp_max_tw_buckets: "net.ipv4.tcp_max_tw_buckets" = 131_072, 0, MAX;
+    tcp_max_syn_backlog: "net.ipv4.tcp_max_syn_backlog" = 1024, 0, MAX;
+    tcp_syncookies: "net.ipv4.tcp_syncookies" = 1, 0, 2;
+    tcp_abort_on_overflow: "net.ipv4.tcp_abort_on_overflow" = 0, 0, 1;
+    tcp_tw_reuse: "net.ipv4.tcp_tw_reuse" = 2, 0, 2;
+    tcp_rfc1337: "net.ipv4.tcp_rfc1337" = 0, 0, 1;
+    /// Seconds.
+    tcp_fin_timeout: "net.ipv4.tcp_fin_timeout" = 60, 0, MAX;
+    /// Seconds.
+    tcp_keepalive_time: "net.ipv4.tcp_keepalive_time" = 7200, 1, MAX;
+    tcp_keepalive_probes: "net.ipv4.tcp_keepalive_probes" = 9, 0, 255;
+    /// Seconds.
+    tcp_keepalive_intvl: "net.ipv4.tcp_keepalive_intvl" = 75, 1, MAX;
+    tcp_reordering: "net.ipv4.tcp_reordering" = 3, 1, MAX;
+    tcp_max_reordering: "net.ipv4.tcp_max_reordering" = 300, 1, MAX;
+    tcp_adv_win_scale: "net.ipv4.tcp_adv_win_scale" = 1, -31, 31;
+    tcp_moderate_rcvbuf: "net.ipv4.tcp_moderate_rcvbuf" = 1, 0, 1;
+    tcp_slow_start_after_idle: "net.ipv4.tcp_slow_start_after_idle" = 1, 0, 1;
+    tcp_no_metrics_save: "net.ipv4.tcp_no_metrics_save" = 0, 0, 1;
+    tcp_early_retrans: "net.ipv4.tcp_early_retrans" = 3, 0, 4;
+    tcp_recovery: "net.ipv4.tcp_recovery" = 1, 0, MAX;
+    tcp_frto: "net.ipv4.tcp_frto" = 2, 0, MAX;
+    tcp_autocorking: "net.ipv4.tcp_autocorking" = 1, 0, 1;
+    tcp_challenge_ack_limit: "net.ipv4.tcp_challenge_ack_limit" = 1000, 0, MAX;
+    tcp_invalid_ratelimit: "net.ipv4.tcp_invalid_ratelimit" = 500, 0, MAX;
+    tcp_limit_output_bytes: "net.ipv4.tcp_limit_output_bytes" = 4_194_304, 0, MAX;
+    tcp_min_tso_segs: "net.ipv4.tcp_min_tso_segs" = 2, 1, 65535;
+    tcp_base_mss: "net.ipv4.tcp_base_mss" = 1024, 48, MAX;
+    tcp_min_snd_mss: "net.ipv4.tcp_min_snd_mss" = 48, 48, MAX;
+    tcp_mtu_probing: "net.ipv4.tcp_mtu_probing" = 0, 0, 2;
+    tcp_notsent_lowat: "net.ipv4.tcp_notsent_lowat" = u32::MAX as i64, 0, u32::MAX as i64;
+    tcp_rto_min_us: "net.ipv4.tcp_rto_min_us" = 200_000, 1, MAX;
+    tcp_rto_max_ms: "net.ipv4.tcp_rto_max_ms" = 120_000, 1000, 120_000;
+}
+
+impl NetSysctl {
+    /// The value of a dotted name; `ENOENT` if there is none.
+    pub fn get(&self, name: &str) -> Result<i64> {
+        Ok(self.by_name(name).ok_or(Errno::ENOENT)?.get())
+    }
+
+    /// Sets it; `ENOENT` for an unknown name, `EINVAL` outside its bounds.
+    pub fn set(&self, name: &str, v: i64) -> Result<()> {
+        self.by_name(name).ok_or(Errno::ENOENT)?.set(v)
+    }
+}

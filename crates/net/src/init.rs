@@ -1,0 +1,16 @@
+//! Brings a stack up: a kernel's registries with every subsystem, in order.
+//!
+//! Interface: [`net_init`].
+//! Linux counterpart: `subsys_initcall`, `fs_initcall` in `net/`.
+//! Locks and context: process context, once a kernel.
+
+use crate::core::net_namespace::Registries;
+use kernel::Kernel;
+use std::sync::Arc;
+
+/// The registries of a kernel with all of the network registered; namespaces are made with `Net::new`.
+pub fn net_init(kernel: &Arc<Kernel>) -> Arc<Registries> {
+    let reg = Registries::new(kernel.clone());
+    crate::core::dev::net_dev_init(&reg);
+    reg
+}

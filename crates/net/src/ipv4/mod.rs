@@ -1,0 +1,31 @@
+//! IPv4, and the transports over both versions of IP.
+//!
+//! Interface: the modules.
+//! Linux counterpart: `net/ipv4/`.
+//! Locks and context: each file says its own.
+
+pub mod af_inet;
+pub mod arp;
+pub mod devinet;
+pub mod fib_trie;
+pub mod icmp;
+pub mod inet_connection_sock;
+pub mod inet_hashtables;
+pub mod inet_sock;
+pub mod inet_timewait_sock;
+pub mod ip_forward;
+pub mod ip_fragment;
+pub mod ip_input;
+pub mod ip_output;
+pub mod route;
+pub mod sockglue;
+pub mod tcp;
+pub mod tcp_cong;
+pub mod tcp_cubic;
+pub mod tcp_input;
+pub mod tcp_ipv4;
+pub mod tcp_minisocks;
+pub mod tcp_output;
+pub mod tcp_sock;
+pub mod tcp_timer;
+pub mod udp;
