@@ -66,6 +66,8 @@ bitflags::bitflags! {
 pub trait ProtoSock: Any + Send {
     fn as_any(&self) -> &dyn Any;
     fn as_any_mut(&mut self) -> &mut dyn Any;
+    /// The part that all transports of the family share (`inet_sk`); `core` does not look inside.
+    fn inet(&mut self) -> &mut dyn Any;
 }
 
 /// What came for a socket while a process owned it (`sk_backlog`).
