@@ -59,6 +59,10 @@ bitflags::bitflags! {
         const FREEBIND = 1 << 23;
         const TRANSPARENT = 1 << 24;
         const V6ONLY = 1 << 25;
+        /// Some option asks for control messages with what is received; which, is under the socket lock.
+        const CMSG = 1 << 26;
+        /// `IP_RECVERR` or `IPV6_RECVERR`: also an unconnected socket hears of ICMP errors.
+        const RECVERR = 1 << 27;
     }
 }
 
@@ -99,6 +103,9 @@ pub struct Proto {
     pub connect: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, addr: &SockAddr) -> Result<()>,
     /// Dissolves it (`connect` to `AF_UNSPEC`). Lock held.
     pub disconnect: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> Result<()>,
+    /// Starts to listen, or only changes the backlog of a listener (`inet_csk_listen_start`); the port is claimed here if
+    /// it is not yet. `EOPNOTSUPP` where there is nothing to accept. Lock held.
+    pub listen: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()>,
     /// The next established child of a listener. Takes the lock itself.
     pub accept: fn(sk: &Arc<Sock>, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Sock>>>,
     pub ioctl: fn(sk: &Arc<Sock>, cmd: u32) -> Result<i32>,
