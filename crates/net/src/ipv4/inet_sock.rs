@@ -1,6 +1,6 @@
 //! What TCP and UDP sockets share: addresses, ports, IP options of the socket.
 //!
-//! Interface: `InetSock`.
+//! Interface: `InetSock`, `InetTuple`.
 //! Linux counterpart: `include/net/inet_sock.h`, `net/ipv4/ip_sockglue.c`.
 //! Locks and context: under the socket lock.
 
@@ -57,6 +57,15 @@ impl Default for InetSock {
     }
 }
 
+/// A connection's four coordinates, seen from this side. Ports are in host order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InetTuple {
+    pub laddr: IpAddr,
+    pub faddr: IpAddr,
+    pub lport: u16,
+    pub fport: u16,
+}
+
 /// The Internet part of a locked socket.
 pub fn inet_sk(state: &mut dyn ProtoSock) -> &mut InetSock {
     match state.inet().downcast_mut() {
@@ -66,6 +75,11 @@ pub fn inet_sk(state: &mut dyn ProtoSock) -> &mut InetSock {
 }
 
 impl InetSock {
+    /// The coordinates of its connection.
+    pub fn tuple(&self) -> InetTuple {
+        InetTuple { laddr: self.rcv_saddr, faddr: self.daddr, lport: self.num, fport: self.dport }
+    }
+
     /// The flow of its connection.
     pub fn flow(&self, sk: &Sock) -> Flow {
         Flow {

@@ -17,6 +17,7 @@ pub mod ip_forward;
 pub mod ip_fragment;
 pub mod ip_input;
 pub mod ip_output;
+pub mod request_sock;
 pub mod route;
 pub mod sockglue;
 pub mod tcp;

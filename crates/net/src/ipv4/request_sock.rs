@@ -1,0 +1,147 @@
+//! A connection request: what stands for a connection between the SYN and the third packet of the handshake.
+//!
+//! Interface: [`RequestSock`], [`RequestSockQueue`] (a listener's accept queue and request counts).
+//! Linux counterpart: `include/net/request_sock.h`, `net/core/request_sock.c`.
+//! Locks and context: a request is shared between softirqs and changes by atomics only; the accept queue has its own
+//! spinlock, taken with bottom halves off.
+
+use crate::core::sock::Sock;
+use crate::ipv4::inet_sock::InetTuple;
+use kernel::{SpinLock, Timer};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// A half-open connection (`struct tcp_request_sock`): much smaller than a socket, so that a flood of SYNs costs little.
+pub struct RequestSock {
+    pub tuple: InetTuple,
+    /// The device it must come in by; 0: any.
+    pub bound_dev_if: u32,
+    /// Who it is for (`rsk_listener`). A listener that is gone takes its requests with it.
+    pub listener: Weak<Sock>,
+    /// The peer's MSS option, or its default.
+    pub mss: u16,
+    pub tstamp_ok: bool,
+    pub sack_ok: bool,
+    pub wscale_ok: bool,
+    pub ecn_ok: bool,
+    pub snd_wscale: u8,
+    pub rcv_wscale: u8,
+    pub rcv_isn: u32,
+    pub snt_isn: u32,
+    /// Added to our clock in timestamps of this connection (RFC 7323, 5.4).
+    pub ts_off: u32,
+    /// The receive window offered in the SYN-ACK, in bytes.
+    pub rsk_rcv_wnd: u32,
+    pub rsk_window_clamp: u32,
+    pub tos: u8,
+    pub mark: u32,
+    pub hash: u32,
+    /// The device the SYN came in by, for replies to link-local peers.
+    pub iif: u32,
+    /// The peer's latest timestamp value.
+    pub ts_recent: AtomicU32,
+    /// When the SYN-ACK was first sent, in nanoseconds; 0 once it was sent again (Karn: no RTT sample).
+    pub snt_synack: AtomicU64,
+    /// Expired timers, and SYN-ACKs sent again.
+    pub num_timeout: AtomicU8,
+    pub num_retrans: AtomicU8,
+    /// The third packet came, but is deferred (`TCP_DEFER_ACCEPT`) or found the accept queue full.
+    pub acked: AtomicBool,
+    /// When an out-of-window packet was last answered, in milliseconds; 0: never.
+    pub last_oow_ack_time: AtomicU64,
+    pub traced: bool,
+    /// Sends the SYN-ACK again; set once the request is hashed.
+    pub rsk_timer: OnceLock<Timer>,
+}
+
+/// Why a connection is not queued: the listener was closed.
+pub struct Closed(pub Arc<Sock>);
+
+#[derive(Default)]
+struct Accept {
+    list: VecDeque<Arc<Sock>>,
+    open: bool,
+}
+
+/// What a listener keeps beside its state (`struct request_sock_queue`).
+#[derive(Default)]
+pub struct RequestSockQueue {
+    accept: SpinLock<Accept>,
+    /// Requests that are not yet connections; those whose SYN-ACK was never sent again.
+    qlen: AtomicU32,
+    young: AtomicU32,
+    /// `TCP_DEFER_ACCEPT`: SYN-ACK retransmissions to wait for data; 0: off.
+    pub rskq_defer_accept: AtomicU8,
+}
+
+impl RequestSockQueue {
+    /// `reqsk_queue_alloc`: from now on connections can be queued.
+    pub fn open(&self) {
+        self.accept.lock_bh().open = true;
+    }
+
+    /// Nothing is queued any more; what was is given to the caller.
+    pub fn close(&self) -> Vec<Arc<Sock>> {
+        let mut a = self.accept.lock_bh();
+        a.open = false;
+        a.list.drain(..).collect()
+    }
+
+    /// Appends an established connection, and counts it in the listener's `ack_backlog`.
+    pub fn push(&self, listener: &Sock, child: Arc<Sock>) -> Result<(), Closed> {
+        let mut a = self.accept.lock_bh();
+        if !a.open {
+            return Err(Closed(child));
+        }
+        listener.ack_backlog.fetch_add(1, AcqRel);
+        a.list.push_back(child);
+        Ok(())
+    }
+
+    /// The oldest connection (`reqsk_queue_remove`).
+    pub fn pop(&self, listener: &Sock) -> Option<Arc<Sock>> {
+        let child = self.accept.lock_bh().list.pop_front()?;
+        listener.ack_backlog.fetch_sub(1, AcqRel);
+        Some(child)
+    }
+
+    /// `reqsk_queue_empty`.
+    pub fn is_empty(&self) -> bool {
+        self.accept.lock_bh().list.is_empty()
+    }
+
+    /// Requests waiting for their third packet (`reqsk_queue_len`).
+    pub fn len(&self) -> u32 {
+        self.qlen.load(Acquire)
+    }
+
+    /// Those of them that have answered in the first second so far (`reqsk_queue_len_young`).
+    pub fn len_young(&self) -> u32 {
+        self.young.load(Acquire)
+    }
+
+    /// `reqsk_queue_added`.
+    pub fn added(&self) {
+        self.young.fetch_add(1, AcqRel);
+        self.qlen.fetch_add(1, AcqRel);
+    }
+
+    /// `reqsk_queue_removed`.
+    pub fn removed(&self, req: &RequestSock) {
+        if req.num_timeout.load(Acquire) == 0 {
+            self.young.fetch_sub(1, AcqRel);
+        }
+        self.qlen.fetch_sub(1, AcqRel);
+    }
+
+    /// The request's first timer has expired.
+    pub fn aged(&self) {
+        self.young.fetch_sub(1, AcqRel);
+    }
+}
+
+/// `sk_acceptq_is_full`.
+pub fn sk_acceptq_is_full(sk: &Sock) -> bool {
+    sk.ack_backlog.load(Acquire) > sk.max_ack_backlog.load(Acquire)
+}
