@@ -1,12 +1,13 @@
 //! The Internet checksum (RFC 1071).
 //!
-//! Interface: [`csum_partial`], [`csum_fold`], [`csum_tcpudp_magic`], [`ip_fast_csum`], [`skb_checksum`], [`csum_replace2`].
+//! Interface: [`csum_partial`], [`csum_fold`], [`csum_tcpudp_magic`], [`ip_fast_csum`], [`skb_checksum`], [`csum_replace2`],
+//! [`skb_checksum_help`].
 //! Linux counterpart: `lib/checksum.c`, `include/net/checksum.h`, `skb_checksum`.
 //! Locks and context: pure functions.
 //!
 //! Sums are kept in the byte order of memory: a 16-bit field is summed and stored as the two bytes it is (`[u8; 2]`).
 
-use crate::core::skbuff::Skb;
+use crate::core::skbuff::{IpSummed, Skb};
 use std::net::IpAddr;
 
 /// Adds `b` to the running sum, as if it began at an even offset.
@@ -119,4 +120,27 @@ pub fn skb_checksum(skb: &Skb, offset: usize, len: usize, sum: u32) -> u32 {
 pub fn csum_replace2(check: &mut [u8; 2], old: [u8; 2], new: [u8; 2]) {
     let n = |b: [u8; 2]| u16::from_ne_bytes(b) as u32;
     *check = csum_fold(n([!check[0], !check[1]]) + n([!old[0], !old[1]]) + n(new));
+}
+
+/// `skb_checksum_help`: stores the transport checksum that was left to the device, for whoever cannot leave it there.
+/// `false` if the packet does not hold the field.
+pub fn skb_checksum_help(skb: &mut Skb) -> bool {
+    if skb.ip_summed != IpSummed::Partial {
+        return true;
+    }
+    let start = skb.checksum_start_offset();
+    let field = start + skb.csum_offset as usize;
+    if start > skb.len() || !skb.may_pull(field + 2) {
+        return false;
+    }
+    let mut check = csum_fold(skb_checksum(skb, start, skb.len() - start, 0));
+    if check == [0, 0] {
+        // `CSUM_MANGLED_0`: in UDP, 0 would say that there is none.
+        check = [0xff, 0xff];
+    }
+    if let Some(to) = skb.data_mut().get_mut(field..field + 2) {
+        to.copy_from_slice(&check);
+    }
+    skb.ip_summed = IpSummed::None;
+    true
 }

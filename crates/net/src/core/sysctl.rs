@@ -92,6 +92,21 @@ sysctls! {
     ipv6_hop_limit: "net.ipv6.conf.all.hop_limit" = 64, 1, 255;
     ipv6_bindv6only: "net.ipv6.bindv6only" = 0, 0, 1;
     ipv6_forwarding: "net.ipv6.conf.all.forwarding" = 0, 0, 1;
+    ipv6_disable: "net.ipv6.conf.all.disable_ipv6" = 0, 0, 1;
+    ipv6_accept_ra: "net.ipv6.conf.all.accept_ra" = 1, 0, 2;
+    ipv6_autoconf: "net.ipv6.conf.all.autoconf" = 1, 0, 1;
+    ipv6_accept_redirects: "net.ipv6.conf.all.accept_redirects" = 1, 0, 1;
+    ipv6_optimistic_dad: "net.ipv6.conf.all.optimistic_dad" = 0, 0, 1;
+    ipv6_router_solicitations: "net.ipv6.conf.all.router_solicitations" = 3, 0, MAX;
+    /// Addresses of an interface; 0: no limit.
+    ipv6_max_addresses: "net.ipv6.conf.all.max_addresses" = 16, 0, MAX;
+    ipv6_auto_flowlabels: "net.ipv6.auto_flowlabels" = 1, 0, 1;
+    ipv6_max_hbh_opts_number: "net.ipv6.max_hbh_opts_number" = 8, 0, MAX;
+    ipv6_max_dst_opts_number: "net.ipv6.max_dst_opts_number" = 8, 0, MAX;
+    /// Seconds.
+    ipv6_mtu_expires: "net.ipv6.route.mtu_expires" = 600, 1, MAX;
+    ipv6_route_max_size: "net.ipv6.route.max_size" = 4096, 0, MAX;
+    icmp6_echo_ignore_all: "net.ipv6.icmp.echo_ignore_all" = 0, 0, 1;
     ipv6_dad_transmits: "net.ipv6.conf.all.dad_transmits" = 1, 0, MAX;
     neigh_gc_thresh1: "net.ipv4.neigh.default.gc_thresh1" = 128, 0, MAX;
     neigh_gc_thresh2: "net.ipv4.neigh.default.gc_thresh2" = 512, 0, MAX;
