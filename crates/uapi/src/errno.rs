@@ -27,7 +27,7 @@ macro_rules! errnos {
 }
 
 errnos! {
-    EPERM = libc::EPERM, ENOENT = libc::ENOENT, EINTR = libc::EINTR, EIO = libc::EIO, ENXIO = libc::ENXIO,
+    EPERM = libc::EPERM, ENOENT = libc::ENOENT, ESRCH = libc::ESRCH, EINTR = libc::EINTR, EIO = libc::EIO, ENXIO = libc::ENXIO,
     E2BIG = libc::E2BIG, EBADF = libc::EBADF, EAGAIN = libc::EAGAIN, ENOMEM = libc::ENOMEM, EACCES = libc::EACCES,
     EFAULT = libc::EFAULT, EBUSY = libc::EBUSY, EEXIST = libc::EEXIST, ENODEV = libc::ENODEV, EINVAL = libc::EINVAL,
     ENFILE = libc::ENFILE, EMFILE = libc::EMFILE, ENOTTY = libc::ENOTTY, ESPIPE = libc::ESPIPE, EPIPE = libc::EPIPE,

@@ -87,7 +87,7 @@ impl Registries {
 }
 
 /// How many protocols can keep a part of their own in each namespace.
-const NR_GENERIC: usize = 16;
+const NR_GENERIC: usize = 24;
 
 /// Slots of [`Net::generic`]: one constant a user (`net_generic` ids).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,6 +107,8 @@ pub enum NetId {
     Raw = 12,
     Ping = 13,
     Spare = 14,
+    Ipv4Route = 15,
+    Ipv4Output = 16,
 }
 
 /// A network namespace (`struct net`): a stack of its own.

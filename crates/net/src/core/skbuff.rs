@@ -497,6 +497,16 @@ impl Skb {
         std::mem::take(&mut self.frags)
     }
 
+    /// The packet's content from `data` on as fragments, none of it copied; the packet itself is gone.
+    pub fn into_frags(mut self: Box<Self>) -> SmallVec<[Frag; 4]> {
+        let (from, linear) = (self.data as usize, self.headlen());
+        let mut frags = std::mem::take(&mut self.frags);
+        if linear > 0 {
+            frags.insert(0, self.head.freeze(from + linear).slice(from, linear));
+        }
+        frags
+    }
+
     /// The content in order: the linear part, then each fragment.
     pub fn chunks(&self) -> impl Iterator<Item = &[u8]> {
         std::iter::once(self.data()).chain(self.frags.iter().map(|f| &**f)).filter(|c| !c.is_empty())

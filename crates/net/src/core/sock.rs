@@ -16,7 +16,7 @@ use kernel::{SockLock, SpinLock, Wait, WaitQueueHead};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
@@ -167,6 +167,8 @@ pub struct Sock {
     pub max_pacing_rate: AtomicU64,
     pub max_ack_backlog: AtomicU32,
     pub ack_backlog: AtomicU32,
+    /// The IPv4 identification of the next packet of a connection (`inet_id`).
+    pub inet_id: AtomicU16,
 
     /// The cached route (`sk_dst_cache`).
     pub dst_cache: SpinLock<Option<Arc<Dst>>>,
@@ -183,8 +185,9 @@ impl Sock {
 
     /// `sk_alloc` and `sock_init_data`: a socket in state `CLOSE` with the namespace's default buffers.
     pub fn alloc(net: &Arc<Net>, family: u16, kind: i32, protocol: u16, prot: &'static Proto) -> Result<Arc<Sock>> {
+        let cookie = net.next_cookie();
         let sk = Arc::new_cyclic(|me| Sock {
-            cookie: net.next_cookie(),
+            cookie,
             net: net.clone(),
             family,
             kind,
@@ -213,6 +216,7 @@ impl Sock {
             max_pacing_rate: AtomicU64::new(u64::MAX),
             max_ack_backlog: AtomicU32::new(0),
             ack_backlog: AtomicU32::new(0),
+            inet_id: AtomicU16::new(net.hash(&cookie) as u16),
             dst_cache: SpinLock::new(None),
             receive_queue: SpinLock::default(),
             wq: WaitQueueHead::new(),
