@@ -9,7 +9,7 @@ use crate::percpu::PerCpu;
 use crate::spinlock::SpinLock;
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// What is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +27,21 @@ static MODE: AtomicU8 = AtomicU8::new(0);
 /// Switches recording.
 pub fn set_mode(m: Mode) {
     MODE.store(m as u8, Ordering::Relaxed);
+}
+
+static MARKS: AtomicU32 = AtomicU32::new(0);
+
+/// Records marked subjects until [`mark_end`] has been called as often, if nothing more is recorded anyway.
+pub fn mark_begin() {
+    MARKS.fetch_add(1, Ordering::SeqCst);
+    let _ = MODE.compare_exchange(Mode::Off as u8, Mode::Marked as u8, Ordering::SeqCst, Ordering::SeqCst);
+}
+
+/// Undoes one [`mark_begin`].
+pub fn mark_end() {
+    if MARKS.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let _ = MODE.compare_exchange(Mode::Marked as u8, Mode::Off as u8, Ordering::SeqCst, Ordering::SeqCst);
+    }
 }
 
 /// Whether any tracepoint may record.

@@ -5,6 +5,7 @@
 //! Locks and context: look-ups anywhere, under RCU; registration in process context.
 
 use crate::core::dev::{DeviceTable, PacketTypes, SoftnetData};
+use crate::core::flow::Flow;
 use crate::core::l3::L3Ops;
 use crate::core::neighbour::NeighTables;
 use crate::core::netfilter::NfHooks;
@@ -111,6 +112,9 @@ pub enum NetId {
     Ipv4Output = 16,
 }
 
+/// Chooses connections to be traced.
+pub type TraceFilter = Box<dyn Fn(&Flow) -> bool + Send + Sync>;
+
 /// A network namespace (`struct net`): a stack of its own.
 pub struct Net {
     pub reg: Arc<Registries>,
@@ -119,6 +123,8 @@ pub struct Net {
     pub devs: DeviceTable,
     pub neigh: NeighTables,
     pub nf: NfHooks,
+    /// Asked once for each connection: whether its packets are to be marked for tracing.
+    pub trace_filter: Rcu<TraceFilter>,
     generic: [OnceLock<Box<dyn Any + Send + Sync>>; NR_GENERIC],
     cookie: AtomicU64,
     rt_genid: AtomicU32,
@@ -138,6 +144,7 @@ impl Net {
             devs: DeviceTable::default(),
             neigh: NeighTables::default(),
             nf: NfHooks::default(),
+            trace_filter: Rcu::default(),
             generic: Default::default(),
             cookie: AtomicU64::new(1),
             rt_genid: AtomicU32::new(1),
@@ -189,6 +196,12 @@ impl Net {
         let mut h = SipHasher13::new_with_keys(self.hash_key[0], self.hash_key[1]);
         v.hash(&mut h);
         h.finish() as u32
+    }
+
+    /// Whether a connection of this flow is to be traced.
+    pub fn wants_trace(&self, flow: &Flow) -> bool {
+        let section = kernel::rcu_read_lock();
+        self.trace_filter.dereference(&section).is_some_and(|f| f(flow))
     }
 
     pub fn next_cookie(&self) -> u64 {

@@ -140,6 +140,8 @@ pub struct Skb {
     pub trace_id: u64,
     /// Tracepoints in marked mode record it.
     pub traced: bool,
+    /// How often the payload has been copied since it was the sender's.
+    pub copies: u8,
 }
 
 /// Accounting overhead of one packet (`SKB_TRUESIZE(0)` in spirit): structure and bookkeeping.
@@ -185,6 +187,7 @@ impl Skb {
             truesize,
             trace_id: 0,
             traced: false,
+            copies: 0,
         })
     }
 
@@ -615,6 +618,7 @@ impl Skb {
         self.cb = from.cb;
         self.trace_id = from.trace_id;
         self.traced = from.traced;
+        self.copies = from.copies;
     }
 
     /// Tells the socket that the packet no longer counts, and forgets the socket (`skb_orphan`).
