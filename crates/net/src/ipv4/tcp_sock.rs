@@ -1,5 +1,701 @@
 //! TCP's state of one connection.
 //!
-//! Interface: `TcpSock`, `tcp_sk`.
-//! Linux counterpart: `include/linux/tcp.h`, `include/net/inet_connection_sock.h`.
+//! Interface: [`TcpSock`], [`tcp_sk`], [`TcpSkbCb`], [`TcpOptionsReceived`], [`TcpOps`], constants, sequence arithmetic.
+//! Linux counterpart: `include/linux/tcp.h`, `include/net/{tcp,inet_connection_sock}.h`.
 //! Locks and context: under the socket lock.
+
+use super::inet_sock::InetSock;
+use super::tcp_queue::{Seq, TxQueue};
+use crate::core::skbuff::Skb;
+use crate::core::sock::{ProtoSock, Sock};
+use kernel::{PageMut, Timer};
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use uapi::tcp::TcpState;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+pub use super::tcp_queue::{after, before, between};
+
+/// The largest window without scaling.
+pub const MAX_TCP_WINDOW: u32 = 32767;
+pub const TCP_MAX_WSCALE: u8 = 14;
+/// Room for options in a header.
+pub const MAX_TCP_OPTION_SPACE: usize = 40;
+/// Smallest MSS that a peer may make us use (`TCP_MIN_MSS`).
+pub const TCP_MIN_MSS: u32 = 88;
+/// MSS of a peer that named none (RFC 9293, 3.7.1) over IPv4; over IPv6.
+pub const TCP_MSS_DEFAULT: u32 = 536;
+pub const TCP_MSS_DEFAULT_V6: u32 = 1220;
+pub const TCP_INIT_CWND: u32 = 10;
+pub const TCP_INFINITE_SSTHRESH: u32 = 0x7fff_ffff;
+pub const TCP_FASTRETRANS_THRESH: u32 = 3;
+pub const TCP_MAX_QUICKACKS: u8 = 16;
+/// Milliseconds (jiffies), as all times below.
+pub const TCP_RTO_MIN: u32 = 200;
+pub const TCP_RTO_MAX: u32 = 120_000;
+/// RFC 6298, 2.1.
+pub const TCP_TIMEOUT_INIT: u32 = 1000;
+pub const TCP_TIMEOUT_MIN: u32 = 2;
+pub const TCP_DELACK_MIN: u32 = 40;
+pub const TCP_DELACK_MAX: u32 = 200;
+pub const TCP_ATO_MIN: u32 = 40;
+pub const TCP_RESOURCE_PROBE_INTERVAL: u32 = 500;
+pub const TCP_TIMEWAIT_LEN: u32 = 60_000;
+pub const TCP_FIN_TIMEOUT_MAX: u32 = 120_000;
+pub const TCP_PAWS_MSL: u32 = 60;
+pub const TCP_PAWS_WINDOW: i32 = 1;
+pub const MAX_TCP_KEEPIDLE: i32 = 32767;
+pub const MAX_TCP_KEEPINTVL: i32 = 32767;
+pub const MAX_TCP_KEEPCNT: i32 = 127;
+pub const MAX_TCP_SYNCNT: i32 = 127;
+
+/// Options.
+pub const TCPOPT_EOL: u8 = 0;
+pub const TCPOPT_NOP: u8 = 1;
+pub const TCPOPT_MSS: u8 = 2;
+pub const TCPOPT_WINDOW: u8 = 3;
+pub const TCPOPT_SACK_PERM: u8 = 4;
+pub const TCPOPT_SACK: u8 = 5;
+pub const TCPOPT_TIMESTAMP: u8 = 8;
+pub const TCPOLEN_TSTAMP_ALIGNED: usize = 12;
+pub const TCPOLEN_SACK_BASE_ALIGNED: usize = 4;
+pub const TCPOLEN_SACK_PERBLOCK: usize = 8;
+pub const TCPOLEN_MSS_ALIGNED: usize = 4;
+pub const TCPOLEN_SACKPERM_ALIGNED: usize = 4;
+pub const TCPOLEN_WSCALE_ALIGNED: usize = 4;
+pub const TCP_NUM_SACKS: usize = 4;
+
+/// `icsk_ack.pending`.
+pub const ICSK_ACK_SCHED: u8 = 1;
+pub const ICSK_ACK_TIMER: u8 = 2;
+pub const ICSK_ACK_PUSHED: u8 = 4;
+pub const ICSK_ACK_PUSHED2: u8 = 8;
+/// Send the ACK now.
+pub const ICSK_ACK_NOW: u8 = 16;
+pub const ICSK_ACK_NOMEM: u8 = 32;
+
+/// `icsk_pending`: what the retransmission timer is set for.
+pub const ICSK_TIME_RETRANS: u8 = 1;
+pub const ICSK_TIME_PROBE0: u8 = 3;
+pub const ICSK_TIME_LOSS_PROBE: u8 = 5;
+pub const ICSK_TIME_REO_TIMEOUT: u8 = 6;
+
+/// Bits left for the owner of the socket lock (`TCPF_*_DEFERRED`).
+pub const TCPF_TSQ_DEFERRED: u32 = 1 << 0;
+pub const TCPF_WRITE_TIMER_DEFERRED: u32 = 1 << 1;
+pub const TCPF_DELACK_TIMER_DEFERRED: u32 = 1 << 2;
+pub const TCPF_MTU_REDUCED_DEFERRED: u32 = 1 << 3;
+pub const TCPF_KEEPALIVE_DEFERRED: u32 = 1 << 4;
+
+/// `tp->nonagle`.
+pub const TCP_NAGLE_OFF: u8 = 1;
+pub const TCP_NAGLE_CORK: u8 = 2;
+pub const TCP_NAGLE_PUSH: u8 = 4;
+
+/// `tp->ecn_flags`.
+pub const TCP_ECN_OK: u8 = 1;
+pub const TCP_ECN_QUEUE_CWR: u8 = 2;
+pub const TCP_ECN_DEMAND_CWR: u8 = 4;
+pub const TCP_ECN_SEEN: u8 = 8;
+
+/// `tp->urg_data`.
+pub const TCP_URG_VALID: u16 = 0x0100;
+pub const TCP_URG_NOTYET: u16 = 0x0200;
+pub const TCP_URG_READ: u16 = 0x0400;
+
+/// ECN bits of an IP header's TOS byte (RFC 3168, 5).
+pub const INET_ECN_MASK: u8 = 3;
+pub const INET_ECN_ECT_0: u8 = 2;
+pub const INET_ECN_CE: u8 = 3;
+
+/// State of congestion control (`enum tcp_ca_state`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TcpCaState {
+    #[default]
+    Open = 0,
+    Disorder = 1,
+    Cwr = 2,
+    Recovery = 3,
+    Loss = 4,
+}
+
+/// What congestion control is told about (`enum tcp_ca_event`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TcpCaEvent {
+    /// First transmit when nothing is in flight.
+    TxStart,
+    /// The window is opened again after idleness.
+    CwndRestart,
+    CompleteCwr,
+    Loss,
+    EcnNoCe,
+    EcnIsCe,
+}
+
+/// A congestion control algorithm (`struct tcp_congestion_ops`). Its state lives in [`TcpSock::ca_priv`].
+pub struct TcpCongestionOps {
+    pub name: &'static str,
+    /// It wants ECN (`TCP_CONG_NEEDS_ECN`).
+    pub needs_ecn: bool,
+    pub init: fn(tp: &mut TcpSock),
+    /// The threshold after a loss, in segments.
+    pub ssthresh: fn(tp: &mut TcpSock) -> u32,
+    /// `acked` segments were acknowledged while congestion control may open the window.
+    pub cong_avoid: fn(tp: &mut TcpSock, ack: u32, acked: u32),
+    /// Before the state becomes `new`.
+    pub set_state: Option<fn(tp: &mut TcpSock, new: TcpCaState)>,
+    pub cwnd_event: Option<fn(tp: &mut TcpSock, ev: TcpCaEvent)>,
+    /// `pkts` segments acknowledged, with a round-trip time sample in microseconds (negative: none).
+    pub pkts_acked: Option<fn(tp: &mut TcpSock, pkts: u32, rtt_us: i64)>,
+    /// The window to go back to when a reduction was wrong.
+    pub undo_cwnd: fn(tp: &mut TcpSock) -> u32,
+}
+
+/// 64 bytes for the algorithm at work (`icsk_ca_priv`); each lays its own type over it.
+#[derive(Clone, Copy, Default)]
+pub struct CaPriv([u64; 8]);
+
+impl CaPriv {
+    pub fn get_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> &mut T {
+        T::mut_from_prefix(self.0.as_mut_bytes()).map(|(t, _)| t).unwrap_or_else(|_| unreachable!("ca type too large"))
+    }
+
+    pub fn get<T: FromBytes + KnownLayout + Immutable>(&self) -> &T {
+        T::ref_from_prefix(self.0.as_bytes()).map(|(t, _)| t).unwrap_or_else(|_| unreachable!("ca type too large"))
+    }
+}
+
+/// What lower files of TCP must call in higher ones. One table, filled where all are visible.
+pub struct TcpOps {
+    /// The timers' functions: they take the socket lock in softirq context, or defer.
+    pub write_timer: fn(sk: &Arc<Sock>),
+    pub delack_timer: fn(sk: &Arc<Sock>),
+    pub keepalive_timer: fn(sk: &Arc<Sock>),
+    /// The device has taken a packet of a throttled sender (`tcp_tsq_handler`).
+    pub tsq: fn(sk: &Arc<Sock>),
+}
+
+/// What a received packet's control block holds (`struct tcp_skb_cb`), filled by `tcp_v4_fill_cb`.
+#[derive(Clone, Copy, Default, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct TcpSkbCb {
+    pub seq: u32,
+    /// `seq` + SYN + FIN + payload.
+    pub end_seq: u32,
+    pub ack_seq: u32,
+    /// The TCP header's flag byte.
+    pub tcp_flags: u8,
+    pub sacked: u8,
+    /// TOS or traffic class of the IP header.
+    pub ip_dsfield: u8,
+    pub flags: u8,
+}
+
+/// The packet's TCP control block.
+#[inline]
+pub fn tcp_skb_cb(skb: &Skb) -> &TcpSkbCb {
+    skb.cb.get()
+}
+
+#[inline]
+pub fn tcp_skb_cb_mut(skb: &mut Skb) -> &mut TcpSkbCb {
+    skb.cb.get_mut()
+}
+
+/// Options of the connection and of the packet at hand (`struct tcp_options_received`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TcpOptionsReceived {
+    /// When `ts_recent` was taken, in seconds; 0: never.
+    pub ts_recent_stamp: u32,
+    pub ts_recent: u32,
+    pub rcv_tsval: u32,
+    pub rcv_tsecr: u32,
+    /// The last packet had a timestamp.
+    pub saw_tstamp: bool,
+    pub tstamp_ok: bool,
+    pub dsack: bool,
+    pub wscale_ok: bool,
+    /// SACK was agreed (`TCP_SACK_SEEN`).
+    pub sack_ok: bool,
+    pub snd_wscale: u8,
+    pub rcv_wscale: u8,
+    /// Blocks to be sent.
+    pub num_sacks: u8,
+    /// SACK blocks of the packet at hand: offset in the option area and number; offset is to the first block.
+    pub sack_off: u8,
+    pub sack_blocks: u8,
+    /// `TCP_MAXSEG`.
+    pub user_mss: u16,
+    /// The MSS the peer named, clamped.
+    pub mss_clamp: u16,
+}
+
+/// A range of sequence space.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct TcpSackBlock {
+    pub start_seq: u32,
+    pub end_seq: u32,
+}
+
+/// Delayed ACK (`icsk_ack`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IcskAck {
+    pub pending: u8,
+    /// ACKs still to be sent at once.
+    pub quick: u8,
+    /// The session is interactive when this is at least 3 (`inet_csk_in_pingpong_mode`).
+    pub pingpong: u8,
+    pub retry: u8,
+    pub last_seg_size: u16,
+    pub rcv_mss: u16,
+    /// Milliseconds.
+    pub ato: u32,
+    /// When data last came, jiffies.
+    pub lrcvtime: u32,
+    /// When the timer was set for, jiffies.
+    pub timeout: u32,
+}
+
+/// RACK (RFC 8985).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TcpRack {
+    /// Send time of the most recently sent segment that was delivered.
+    pub mstamp: u64,
+    pub rtt_us: u32,
+    pub end_seq: u32,
+    pub last_delivered: u32,
+    pub reo_wnd_steps: u8,
+    pub reo_wnd_persist: u8,
+    pub dsack_seen: bool,
+    pub advanced: bool,
+}
+
+/// One sample of the windowed minimum.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct MinmaxSample {
+    pub t: u32,
+    pub v: u32,
+}
+
+/// Receiver's estimates for buffer tuning (`rcv_rtt_est`, `rcvq_space`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct RcvTune {
+    /// Microseconds, times 8.
+    pub rtt_us: u32,
+    pub rtt_seq: u32,
+    pub rtt_time: u64,
+    pub space: u32,
+    pub space_seq: u32,
+    pub space_time: u64,
+}
+
+/// What the sender was held up by (`enum tcp_chrono`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TcpChrono {
+    #[default]
+    Unspec = 0,
+    Busy = 1,
+    RwndLimited = 2,
+    SndbufLimited = 3,
+}
+
+/// A connection (`struct tcp_sock` with its `inet_connection_sock`). Times: `_us` microseconds, `mstamp` microseconds of
+/// the monotonic clock, others jiffies (milliseconds, 32 bits) unless noted.
+pub struct TcpSock {
+    pub inet: InetSock,
+    pub ops: &'static TcpOps,
+
+    // --- inet_connection_sock ---
+    pub retransmit_timer: Option<Timer>,
+    pub delack_timer: Option<Timer>,
+    /// `sk_timer`: keepalive, FIN_WAIT2, SYN-ACK of old.
+    pub sk_timer: Option<Timer>,
+    /// When the retransmission timer is due (`icsk_timeout`), jiffies.
+    pub icsk_timeout: u64,
+    pub icsk_pending: u8,
+    pub icsk_retransmits: u8,
+    pub icsk_backoff: u8,
+    /// 0: the namespace's default.
+    pub icsk_syn_retries: u8,
+    pub icsk_probes_out: u8,
+    pub ca_state: TcpCaState,
+    pub ca_setsockopt: bool,
+    pub ca_initialized: bool,
+    /// The socket was bound to a port by `inet_csk_get_port` and is in `bhash`.
+    pub icsk_bound: bool,
+    pub icsk_rto: u32,
+    pub icsk_rto_min: u32,
+    pub icsk_delack_max: u32,
+    /// Bytes of IP options or extension headers.
+    pub icsk_ext_hdr_len: u16,
+    pub icsk_pmtu_cookie: u32,
+    /// `TCP_USER_TIMEOUT`, milliseconds; 0: none.
+    pub icsk_user_timeout: u32,
+    pub icsk_probes_tstamp: u32,
+    pub icsk_ack: IcskAck,
+    pub ca_ops: &'static TcpCongestionOps,
+    pub ca_priv: CaPriv,
+
+    // --- sequence space ---
+    pub rcv_nxt: u32,
+    /// Head of yet unread data.
+    pub copied_seq: u32,
+    /// `rcv_nxt` when the window was last advertised.
+    pub rcv_wup: u32,
+    pub rcv_wnd: u32,
+    pub snd_una: u32,
+    pub snd_nxt: u32,
+    pub write_seq: u32,
+    pub pushed_seq: u32,
+    /// Last byte of the last small segment sent (Minshall's Nagle).
+    pub snd_sml: u32,
+    pub snd_up: u32,
+    pub snd_wl1: u32,
+    pub snd_wnd: u32,
+    pub max_window: u32,
+    pub window_clamp: u32,
+    pub rcv_ssthresh: u32,
+    pub mss_cache: u32,
+    pub advmss: u16,
+    pub tcp_header_len: u16,
+    pub scaling_ratio: u8,
+    /// Segments of the largest packet to build.
+    pub gso_segs: u16,
+
+    // --- queues ---
+    pub tx: TxQueue,
+    /// In order, headers pulled; its memory is counted in `sk.rmem_alloc`.
+    pub receive_queue: VecDeque<Box<Skb>>,
+    pub out_of_order_queue: BTreeMap<Seq, Box<Skb>>,
+    /// Where the next bytes to be sent are copied to; dropped when all is acknowledged.
+    pub frag: Option<PageMut>,
+
+    // --- options ---
+    pub rx_opt: TcpOptionsReceived,
+    /// Added to our timestamps.
+    pub tsoffset: u32,
+    pub duplicate_sack: Option<TcpSackBlock>,
+    pub selective_acks: [TcpSackBlock; TCP_NUM_SACKS],
+    pub recv_sack_cache: [TcpSackBlock; TCP_NUM_SACKS],
+
+    // --- time and round-trip time ---
+    pub tcp_mstamp: u64,
+    /// Smoothed, times 8.
+    pub srtt_us: u32,
+    pub mdev_us: u32,
+    pub mdev_max_us: u32,
+    pub rttvar_us: u32,
+    pub rtt_seq: u32,
+    pub rtt_min: [MinmaxSample; 3],
+    pub lsndtime: u32,
+    pub rcv_tstamp: u32,
+    pub last_oow_ack_time: u32,
+    /// When the first retransmission of this recovery went out, in units of timestamps; 0: none.
+    pub retrans_stamp: u32,
+
+    // --- congestion control and recovery; segments ---
+    pub packets_out: u32,
+    pub retrans_out: u32,
+    pub sacked_out: u32,
+    pub lost_out: u32,
+    pub max_packets_out: u32,
+    pub cwnd_usage_seq: u32,
+    pub snd_cwnd: u32,
+    pub snd_ssthresh: u32,
+    pub snd_cwnd_cnt: u32,
+    pub snd_cwnd_clamp: u32,
+    pub snd_cwnd_used: u32,
+    pub snd_cwnd_stamp: u32,
+    pub prior_cwnd: u32,
+    pub prior_ssthresh: u32,
+    pub prr_delivered: u32,
+    pub prr_out: u32,
+    pub high_seq: u32,
+    pub undo_marker: u32,
+    pub undo_retrans: i32,
+    pub reordering: u32,
+    pub reord_seen: u32,
+    pub rack: TcpRack,
+    pub tlp_high_seq: u32,
+    pub tlp_retrans: bool,
+    pub is_cwnd_limited: bool,
+    pub is_sack_reneg: bool,
+    pub frto: bool,
+    pub fast_ack_mode: u8,
+
+    // --- delivery rate ---
+    pub delivered: u32,
+    pub delivered_ce: u32,
+    pub lost: u32,
+    pub app_limited: u32,
+    pub first_tx_mstamp: u64,
+    pub delivered_mstamp: u64,
+    pub rate_delivered: u32,
+    pub rate_interval_us: u32,
+    pub rate_app_limited: bool,
+    /// Bytes a second.
+    pub pacing_rate: u64,
+
+    // --- the rest ---
+    pub rcv_tune: RcvTune,
+    pub nonagle: u8,
+    pub ecn_flags: u8,
+    pub urg_data: u16,
+    pub urg_seq: u32,
+    /// Defers ACKs of an accepted but silent connection; 0: off (`rskq_defer_accept`), retransmissions.
+    pub defer_accept: u8,
+    /// Milliseconds; 0: the namespace's default; negative: no FIN_WAIT2 timeout for orphans.
+    pub linger2: i32,
+    /// Seconds; 0: the namespace's default.
+    pub keepalive_time: u32,
+    pub keepalive_intvl: u32,
+    pub keepalive_probes: u8,
+    /// 0: the namespace's default.
+    pub notsent_lowat: u32,
+    /// The sender waits for the device (`TSQ_THROTTLED`).
+    pub tsq_throttled: bool,
+    pub chrono_type: TcpChrono,
+    pub chrono_start: u32,
+    pub chrono_stat: [u32; 3],
+
+    // --- statistics of `tcp_info` ---
+    pub total_retrans: u32,
+    pub segs_in: u32,
+    pub data_segs_in: u32,
+    pub segs_out: u32,
+    pub data_segs_out: u32,
+    pub bytes_sent: u64,
+    pub bytes_retrans: u64,
+    pub bytes_acked: u64,
+    pub bytes_received: u64,
+    pub dsack_dups: u32,
+    pub rcv_ooopack: u32,
+
+    /// SYN-ACK side: the socket was made by a listener (`tp->saved_syn`'s owner in Linux has more).
+    pub passive: bool,
+}
+
+impl ProtoSock for TcpSock {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+    fn inet(&mut self) -> &mut dyn Any {
+        &mut self.inet
+    }
+}
+
+/// The TCP part of a locked socket (`tcp_sk`).
+#[inline]
+pub fn tcp_sk(state: &mut dyn ProtoSock) -> &mut TcpSock {
+    match state.as_any_mut().downcast_mut() {
+        Some(t) => t,
+        None => unreachable!("TCP_PROT's sockets hold TcpSock"),
+    }
+}
+
+/// Like [`tcp_sk`], for a socket that may be another transport's.
+pub fn try_tcp_sk(state: &mut dyn ProtoSock) -> Option<&mut TcpSock> {
+    state.as_any_mut().downcast_mut()
+}
+
+impl TcpSock {
+    /// A closed connection (the fields of `tcp_init_sock` that are the same everywhere).
+    pub fn new(ops: &'static TcpOps, ca: &'static TcpCongestionOps) -> Box<TcpSock> {
+        Box::new(TcpSock {
+            inet: InetSock::default(),
+            ops,
+            retransmit_timer: None,
+            delack_timer: None,
+            sk_timer: None,
+            icsk_timeout: 0,
+            icsk_pending: 0,
+            icsk_retransmits: 0,
+            icsk_backoff: 0,
+            icsk_syn_retries: 0,
+            icsk_probes_out: 0,
+            ca_state: TcpCaState::Open,
+            ca_setsockopt: false,
+            ca_initialized: false,
+            icsk_bound: false,
+            icsk_rto: TCP_TIMEOUT_INIT,
+            icsk_rto_min: TCP_RTO_MIN,
+            icsk_delack_max: TCP_DELACK_MAX,
+            icsk_ext_hdr_len: 0,
+            icsk_pmtu_cookie: 0,
+            icsk_user_timeout: 0,
+            icsk_probes_tstamp: 0,
+            icsk_ack: IcskAck::default(),
+            ca_ops: ca,
+            ca_priv: CaPriv::default(),
+            rcv_nxt: 0,
+            copied_seq: 0,
+            rcv_wup: 0,
+            rcv_wnd: 0,
+            snd_una: 0,
+            snd_nxt: 0,
+            write_seq: 0,
+            pushed_seq: 0,
+            snd_sml: 0,
+            snd_up: 0,
+            snd_wl1: 0,
+            snd_wnd: 0,
+            max_window: 0,
+            window_clamp: 0,
+            rcv_ssthresh: 0,
+            mss_cache: TCP_MSS_DEFAULT,
+            advmss: 0,
+            tcp_header_len: 20,
+            scaling_ratio: 128,
+            gso_segs: 0,
+            tx: TxQueue::default(),
+            receive_queue: VecDeque::new(),
+            out_of_order_queue: BTreeMap::new(),
+            frag: None,
+            rx_opt: TcpOptionsReceived::default(),
+            tsoffset: 0,
+            duplicate_sack: None,
+            selective_acks: Default::default(),
+            recv_sack_cache: Default::default(),
+            tcp_mstamp: 0,
+            srtt_us: 0,
+            mdev_us: TCP_TIMEOUT_INIT * 1000,
+            mdev_max_us: 0,
+            rttvar_us: 0,
+            rtt_seq: 0,
+            rtt_min: [MinmaxSample { t: 0, v: u32::MAX }; 3],
+            lsndtime: 0,
+            rcv_tstamp: 0,
+            last_oow_ack_time: 0,
+            retrans_stamp: 0,
+            packets_out: 0,
+            retrans_out: 0,
+            sacked_out: 0,
+            lost_out: 0,
+            max_packets_out: 0,
+            cwnd_usage_seq: 0,
+            snd_cwnd: TCP_INIT_CWND,
+            snd_ssthresh: TCP_INFINITE_SSTHRESH,
+            snd_cwnd_cnt: 0,
+            snd_cwnd_clamp: u32::MAX,
+            snd_cwnd_used: 0,
+            snd_cwnd_stamp: 0,
+            prior_cwnd: 0,
+            prior_ssthresh: 0,
+            prr_delivered: 0,
+            prr_out: 0,
+            high_seq: 0,
+            undo_marker: 0,
+            undo_retrans: 0,
+            reordering: TCP_FASTRETRANS_THRESH,
+            reord_seen: 0,
+            rack: TcpRack { reo_wnd_steps: 1, ..TcpRack::default() },
+            tlp_high_seq: 0,
+            tlp_retrans: false,
+            is_cwnd_limited: false,
+            is_sack_reneg: false,
+            frto: false,
+            fast_ack_mode: 0,
+            delivered: 0,
+            delivered_ce: 0,
+            lost: 0,
+            app_limited: u32::MAX,
+            first_tx_mstamp: 0,
+            delivered_mstamp: 0,
+            rate_delivered: 0,
+            rate_interval_us: 0,
+            rate_app_limited: true,
+            pacing_rate: u64::MAX,
+            rcv_tune: RcvTune::default(),
+            nonagle: 0,
+            ecn_flags: 0,
+            urg_data: 0,
+            urg_seq: 0,
+            defer_accept: 0,
+            linger2: 0,
+            keepalive_time: 0,
+            keepalive_intvl: 0,
+            keepalive_probes: 0,
+            notsent_lowat: 0,
+            tsq_throttled: false,
+            chrono_type: TcpChrono::Unspec,
+            chrono_start: 0,
+            chrono_stat: [0; 3],
+            total_retrans: 0,
+            segs_in: 0,
+            data_segs_in: 0,
+            segs_out: 0,
+            data_segs_out: 0,
+            bytes_sent: 0,
+            bytes_retrans: 0,
+            bytes_acked: 0,
+            bytes_received: 0,
+            dsack_dups: 0,
+            rcv_ooopack: 0,
+            passive: false,
+        })
+    }
+
+    /// Whether the connection runs over IPv6.
+    #[inline]
+    pub fn is_v6(&self) -> bool {
+        self.inet.daddr.is_ipv6()
+    }
+
+    /// `tcp_mstamp_refresh`: reads the clock.
+    #[inline]
+    pub fn mstamp_refresh(&mut self, sk: &Sock) {
+        self.tcp_mstamp = sk.net.kernel().ktime_get() / 1000;
+    }
+
+    /// The last read clock as a timestamp option's value without offset, milliseconds (`tcp_time_stamp_ms`).
+    #[inline]
+    pub fn time_stamp(&self) -> u32 {
+        (self.tcp_mstamp / 1000) as u32
+    }
+
+    /// The last read clock in jiffies, 32 bits (`tcp_jiffies32`).
+    #[inline]
+    pub fn jiffies32(&self) -> u32 {
+        (self.tcp_mstamp / 1000) as u32
+    }
+
+    /// Segments that have left the network (`tcp_left_out`).
+    #[inline]
+    pub fn left_out(&self) -> u32 {
+        self.sacked_out + self.lost_out
+    }
+
+    /// `tcp_packets_in_flight`.
+    #[inline]
+    pub fn packets_in_flight(&self) -> u32 {
+        (self.packets_out + self.retrans_out).saturating_sub(self.left_out())
+    }
+
+    /// `tcp_in_slow_start`.
+    #[inline]
+    pub fn in_slow_start(&self) -> bool {
+        self.snd_cwnd < self.snd_ssthresh
+    }
+
+    /// `tcp_wnd_end`: the end of the peer's window.
+    #[inline]
+    pub fn wnd_end(&self) -> u32 {
+        self.snd_una.wrapping_add(self.snd_wnd)
+    }
+
+    /// `tcp_receive_window`: what of the advertised window is left.
+    #[inline]
+    pub fn receive_window(&self) -> u32 {
+        let win = self.rcv_wup.wrapping_add(self.rcv_wnd).wrapping_sub(self.rcv_nxt) as i32;
+        win.max(0) as u32
+    }
+}
+
+/// States in which data may be sent.
+pub const TCPF_SEND: u32 = TcpState::Established.flag() | TcpState::CloseWait.flag();

@@ -1,0 +1,379 @@
+//! What a connection has to send, and what it has sent and not seen acknowledged.
+//!
+//! Interface: [`TxSkb`] (a piece of the stream), [`TxQueue`] (the write queue and the retransmit queue), sequence arithmetic.
+//! Linux counterpart: `sk_write_queue`, `tcp_rtx_queue`, `include/net/tcp.h`.
+//! Locks and context: under the socket lock.
+//!
+//! ```text
+//!   snd_una                          snd_nxt                   write_seq
+//!      | retransmit queue ............. | write queue ............ |
+//!        [0, send_head)                   [send_head, len)
+//! ```
+//! One deque holds both: sending a piece moves `send_head`, not the piece. A cumulative ACK pops from the front, a sequence
+//! number is found by bisection. A piece has no header room: what goes to the wire is a new `Skb` that shares its fragments.
+
+use kernel::Frag;
+use smallvec::SmallVec;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+/// Whether `a` lies before `b` in sequence space (RFC 9293, 3.4).
+#[inline]
+pub fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+#[inline]
+pub fn after(a: u32, b: u32) -> bool {
+    before(b, a)
+}
+
+/// Whether `low <= seq <= high`.
+#[inline]
+pub fn between(seq: u32, low: u32, high: u32) -> bool {
+    high.wrapping_sub(low) >= seq.wrapping_sub(low)
+}
+
+/// The later of two sequence numbers.
+#[inline]
+pub fn seq_max(a: u32, b: u32) -> u32 {
+    if after(a, b) { a } else { b }
+}
+
+/// The earlier of two sequence numbers.
+#[inline]
+pub fn seq_min(a: u32, b: u32) -> u32 {
+    if before(a, b) { a } else { b }
+}
+
+/// A sequence number as a map's key. Total among numbers less than half the space apart, which a window's are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seq(pub u32);
+
+impl PartialOrd for Seq {
+    fn partial_cmp(&self, o: &Self) -> Option<Ordering> {
+        Some(self.cmp(o))
+    }
+}
+
+impl Ord for Seq {
+    fn cmp(&self, o: &Self) -> Ordering {
+        (self.0.wrapping_sub(o.0) as i32).cmp(&0)
+    }
+}
+
+/// `TCPCB_*`: what is known about a piece that was sent.
+pub const TCPCB_SACKED_ACKED: u8 = 0x01;
+pub const TCPCB_SACKED_RETRANS: u8 = 0x02;
+pub const TCPCB_LOST: u8 = 0x04;
+pub const TCPCB_TAGBITS: u8 = 0x07;
+pub const TCPCB_EVER_RETRANS: u8 = 0x80;
+pub const TCPCB_RETRANS: u8 = TCPCB_SACKED_RETRANS | TCPCB_EVER_RETRANS;
+
+/// Memory charged for a piece beside its bytes.
+pub const TX_SKB_OVERHEAD: u32 = 256;
+/// Fragments a piece may have.
+pub const MAX_TX_FRAGS: usize = 17;
+
+/// A piece of the stream on its way to the peer (an `sk_buff` of the write queue with its `tcp_skb_cb`).
+#[derive(Default)]
+pub struct TxSkb {
+    pub seq: u32,
+    /// `seq` + SYN + FIN + length.
+    pub end_seq: u32,
+    /// `TCPHDR_*`, as in [`crate::hdr::tcp_flag`].
+    pub tcp_flags: u8,
+    pub sacked: u8,
+    /// No more bytes are to be appended (`eor`).
+    pub eor: bool,
+    /// The sender had nothing more to send when it went out (`tx.is_app_limited`).
+    pub is_app_limited: bool,
+    /// Segments of `gso_size` bytes it makes; 0 until it is sized.
+    pub gso_segs: u16,
+    pub gso_size: u16,
+    /// Payload bytes.
+    pub len: u32,
+    /// Memory charged to the socket.
+    pub truesize: u32,
+    /// When it was last sent, microseconds of `tcp_mstamp`; 0: never.
+    pub mstamp: u64,
+    /// State of delivery when it was sent (`tx.delivered`, for rate samples).
+    pub delivered: u32,
+    pub delivered_ce: u32,
+    pub first_tx_mstamp: u64,
+    pub delivered_mstamp: u64,
+    pub frags: SmallVec<[Frag; 2]>,
+}
+
+impl TxSkb {
+    /// Segments (`tcp_skb_pcount`): at least one.
+    #[inline]
+    pub fn pcount(&self) -> u32 {
+        (self.gso_segs as u32).max(1)
+    }
+
+    pub fn has(&self, flag: u8) -> bool {
+        self.tcp_flags & flag != 0
+    }
+
+    /// Appends payload; `false` when there is no room for another fragment. Does not move `end_seq`.
+    pub fn add_frag(&mut self, f: Frag) -> bool {
+        let n = f.len() as u32;
+        if !self.frags.last_mut().is_some_and(|last| last.try_merge(&f)) {
+            if self.frags.len() >= MAX_TX_FRAGS {
+                return false;
+            }
+            self.frags.push(f);
+        }
+        self.len += n;
+        self.truesize += n;
+        true
+    }
+
+    /// Cuts the payload at `at`; the rest becomes a new piece's. Sequence numbers, flags and counts are the caller's.
+    pub fn split_payload(&mut self, at: u32) -> Box<TxSkb> {
+        let mut rest = Box::new(TxSkb { truesize: TX_SKB_OVERHEAD, ..TxSkb::default() });
+        let mut left = at as usize;
+        let mut keep = 0;
+        for f in &mut self.frags {
+            if left == 0 {
+                rest.frags.push(f.clone());
+            } else if f.len() > left {
+                rest.frags.push(f.slice(left, f.len() - left));
+                f.truncate(left);
+                left = 0;
+                keep += 1;
+            } else {
+                left -= f.len();
+                keep += 1;
+            }
+        }
+        self.frags.truncate(keep);
+        rest.len = self.len.saturating_sub(at);
+        self.len -= rest.len;
+        rest.truesize += rest.len;
+        self.truesize -= rest.len;
+        rest
+    }
+
+    /// Drops `n` acknowledged bytes from the front (`tcp_trim_head`).
+    pub fn trim_payload(&mut self, n: u32) {
+        let n = n.min(self.len);
+        let mut left = n as usize;
+        let mut gone = 0;
+        for f in &mut self.frags {
+            if left < f.len() {
+                f.advance(left);
+                break;
+            }
+            left -= f.len();
+            gone += 1;
+        }
+        self.frags.drain(..gone);
+        self.len -= n;
+        self.truesize -= n;
+    }
+}
+
+/// The write queue and the retransmit queue.
+#[derive(Default)]
+pub struct TxQueue {
+    list: VecDeque<Box<TxSkb>>,
+    /// Index of the first piece that was never sent.
+    head: usize,
+}
+
+impl TxQueue {
+    /// Nothing queued, sent or not (`tcp_rtx_and_write_queues_empty`).
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Nothing sent waits for an ACK (`tcp_rtx_queue_empty`).
+    #[inline]
+    pub fn rtx_is_empty(&self) -> bool {
+        self.head == 0
+    }
+
+    /// Nothing waits to be sent (`tcp_write_queue_empty`).
+    #[inline]
+    pub fn write_is_empty(&self) -> bool {
+        self.head == self.list.len()
+    }
+
+    pub fn rtx_len(&self) -> usize {
+        self.head
+    }
+
+    /// The oldest unacknowledged piece (`tcp_rtx_queue_head`).
+    #[inline]
+    pub fn rtx_front(&self) -> Option<&TxSkb> {
+        self.rtx(0)
+    }
+
+    /// The `i`th piece of the retransmit queue.
+    #[inline]
+    pub fn rtx(&self, i: usize) -> Option<&TxSkb> {
+        if i < self.head { self.list.get(i).map(|s| &**s) } else { None }
+    }
+
+    #[inline]
+    pub fn rtx_mut(&mut self, i: usize) -> Option<&mut TxSkb> {
+        if i < self.head { self.list.get_mut(i).map(|s| &mut **s) } else { None }
+    }
+
+    /// The last piece sent (`tcp_rtx_queue_tail`).
+    pub fn rtx_back(&self) -> Option<&TxSkb> {
+        self.rtx(self.head.wrapping_sub(1))
+    }
+
+    /// Any piece, by its place in both queues.
+    pub fn get_mut(&mut self, i: usize) -> Option<&mut TxSkb> {
+        self.list.get_mut(i).map(|s| &mut **s)
+    }
+
+    pub fn get(&self, i: usize) -> Option<&TxSkb> {
+        self.list.get(i).map(|s| &**s)
+    }
+
+    /// Index of the first unsent piece.
+    #[inline]
+    pub fn head_index(&self) -> usize {
+        self.head
+    }
+
+    /// The next piece to be sent (`tcp_send_head`).
+    #[inline]
+    pub fn send_head(&self) -> Option<&TxSkb> {
+        self.list.get(self.head).map(|s| &**s)
+    }
+
+    #[inline]
+    pub fn send_head_mut(&mut self) -> Option<&mut TxSkb> {
+        self.list.get_mut(self.head).map(|s| &mut **s)
+    }
+
+    /// The last unsent piece (`tcp_write_queue_tail`).
+    #[inline]
+    pub fn write_back(&self) -> Option<&TxSkb> {
+        if self.write_is_empty() { None } else { self.list.back().map(|s| &**s) }
+    }
+
+    #[inline]
+    pub fn write_back_mut(&mut self) -> Option<&mut TxSkb> {
+        if self.write_is_empty() { None } else { self.list.back_mut().map(|s| &mut **s) }
+    }
+
+    /// Whether the next piece to be sent is the last there is (`tcp_skb_is_last`).
+    #[inline]
+    pub fn send_head_is_last(&self) -> bool {
+        self.head + 1 == self.list.len()
+    }
+
+    /// `tcp_add_write_queue_tail`.
+    pub fn push_back(&mut self, skb: Box<TxSkb>) {
+        self.list.push_back(skb);
+    }
+
+    /// Takes the last unsent piece away (`tcp_remove_empty_skb`).
+    pub fn pop_write_back(&mut self) -> Option<Box<TxSkb>> {
+        if self.write_is_empty() { None } else { self.list.pop_back() }
+    }
+
+    /// The send head has been sent (`tcp_event_new_data_sent`'s move between the queues).
+    #[inline]
+    pub fn advance_head(&mut self) {
+        if self.head < self.list.len() {
+            self.head += 1;
+        }
+    }
+
+    /// Takes the oldest unacknowledged piece.
+    #[inline]
+    pub fn pop_rtx_front(&mut self) -> Option<Box<TxSkb>> {
+        if self.head == 0 {
+            return None;
+        }
+        self.head -= 1;
+        let skb = self.list.pop_front();
+        if self.list.is_empty() {
+            // An idle connection keeps next to nothing.
+            self.list.shrink_to(4);
+        }
+        skb
+    }
+
+    /// Puts `rest` behind piece `i`, in the same queue.
+    pub fn insert_after(&mut self, i: usize, rest: Box<TxSkb>) {
+        self.list.insert((i + 1).min(self.list.len()), rest);
+        if i < self.head {
+            self.head += 1;
+        }
+    }
+
+    /// Takes piece `i` out.
+    pub fn remove(&mut self, i: usize) -> Option<Box<TxSkb>> {
+        let skb = self.list.remove(i)?;
+        if i < self.head {
+            self.head -= 1;
+        }
+        Some(skb)
+    }
+
+    /// Index of the first sent piece whose end lies behind `seq`; the retransmit queue's length if there is none.
+    pub fn rtx_index(&self, seq: u32) -> usize {
+        let (mut lo, mut hi) = (0, self.head);
+        while lo < hi {
+            let mid = (lo + hi) / 2;
+            match self.list.get(mid) {
+                Some(s) if !after(s.end_seq, seq) => lo = mid + 1,
+                _ => hi = mid,
+            }
+        }
+        lo
+    }
+
+    /// Empties both queues; the memory that was charged.
+    pub fn purge(&mut self) -> usize {
+        self.head = 0;
+        std::mem::take(&mut self.list).iter().map(|s| s.truesize as usize).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequence_numbers_wrap() {
+        assert!(before(u32::MAX, 0) && after(5, u32::MAX - 5) && !before(7, 7));
+        assert!(between(2, u32::MAX, 5) && !between(6, u32::MAX, 5));
+        assert_eq!(seq_max(u32::MAX, 3), 3);
+    }
+
+    #[test]
+    fn a_piece_splits_without_losing_bytes() {
+        let mut s = TxSkb::default();
+        assert!(s.add_frag(Frag::copy_of(b"hello ")) && s.add_frag(Frag::copy_of(b"wide world")));
+        let rest = s.split_payload(9);
+        let text = |s: &TxSkb| s.frags.iter().flat_map(|f| f.to_vec()).collect::<Vec<u8>>();
+        assert_eq!((text(&s), text(&rest)), (b"hello wid".to_vec(), b"e world".to_vec()));
+        assert_eq!((s.len, rest.len), (9, 7));
+        s.trim_payload(7);
+        assert_eq!(text(&s), b"id");
+    }
+
+    #[test]
+    fn the_retransmit_queue_is_found_by_sequence() {
+        let mut q = TxQueue::default();
+        for i in 0..5u32 {
+            q.push_back(Box::new(TxSkb { seq: i * 10, end_seq: i * 10 + 10, ..TxSkb::default() }));
+        }
+        (0..3).for_each(|_| q.advance_head());
+        assert_eq!([q.rtx_index(0), q.rtx_index(10), q.rtx_index(29), q.rtx_index(30)], [0, 1, 2, 3]);
+        assert_eq!(q.send_head().map(|s| s.seq), Some(30));
+        assert_eq!(q.pop_rtx_front().map(|s| s.seq), Some(0));
+        assert_eq!(q.rtx_len(), 2);
+    }
+}
