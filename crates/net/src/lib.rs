@@ -16,3 +16,4 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod security;
 pub mod socket;
+pub mod syscall;

@@ -1,18 +1,22 @@
-//! The socket system calls.
+//! The socket as a process has it, and the registry of address families.
 //!
-//! Interface: [`Socket`], [`ProtoOps`], [`NetProtoFamily`], `sock_register`, `__sys_socket` and the other calls; [`FdTable`].
+//! Interface: [`Socket`] (every call, without a descriptor), [`ProtoOps`], [`NetProtoFamily`], [`sock_register`],
+//! [`sock_create`]. The calls on descriptors are in [`crate::syscall`].
 //! Linux counterpart: `net/socket.c`, `include/linux/net.h`.
 //! Locks and context: process context. Calls that can block are polls: see [`kernel::wait`].
 
 use crate::core::iov_iter::MsgHdr;
+use crate::core::net_namespace::dyn_family::Slot;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::Sock;
-use kernel::Wait;
+use crate::security::*;
+use kernel::{Wait, rcu_read_lock, tp, wait};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::*};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
-use uapi::{Result, SockAddr};
+use uapi::socket::{NPROTO, SOCK_MAX};
+use uapi::{Errno, Result, SockAddr};
 
 /// The association's state as the socket layer sees it (`socket_state`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +31,8 @@ pub enum SocketState {
 /// A socket as a process sees it (`struct socket`).
 pub struct Socket {
     state: AtomicU8,
+    released: AtomicBool,
+    /// `SOCK_STREAM` and its like.
     pub kind: i32,
     pub ops: &'static ProtoOps,
     pub sk: Arc<Sock>,
@@ -53,87 +59,202 @@ pub struct ProtoOps {
 }
 
 /// An address family (`struct net_proto_family`).
+#[derive(Clone, Copy)]
 pub struct NetProtoFamily {
     pub family: u16,
     /// Makes the socket: finds type and protocol in its `inetsw`, binds `ops` and `prot`, allocates the `Sock`.
     pub create: fn(net: &Arc<Net>, kind: i32, protocol: i32) -> Result<Arc<Socket>>,
 }
 
-/// `sock_register`: `EEXIST` for a family in use.
+/// `sock_register`: `ENOBUFS` for a number the registry has no place for, `EEXIST` for a family in use.
 pub fn sock_register(reg: &Registries, f: NetProtoFamily) -> Result<()> {
-    let _ = (reg, f);
-    todo!()
+    let slot = reg.net_families.get(f.family as usize).ok_or(Errno::ENOBUFS)?;
+    slot.assign_if_none(Arc::new(Slot(Box::new(f)))).map_err(|_| Errno::EEXIST)
 }
 
-/// `sock_unregister`.
+/// `sock_unregister`. Sockets of the family that exist go on.
 pub fn sock_unregister(reg: &Registries, family: u16) {
-    let _ = (reg, family);
-    todo!()
+    if let Some(slot) = reg.net_families.get(family as usize) {
+        slot.assign(None);
+    }
+}
+
+/// The family's entry, copied out of the read section.
+fn net_family(reg: &Registries, family: i32) -> Option<NetProtoFamily> {
+    let section = rcu_read_lock();
+    let slot = reg.net_families.get(usize::try_from(family).ok()?)?;
+    slot.dereference(&section)?.0.downcast_ref::<NetProtoFamily>().copied()
 }
 
 /// `sock_create`: `EAFNOSUPPORT`, `EINVAL`, `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`, or what security says.
 /// `kind` without `SOCK_NONBLOCK` and `SOCK_CLOEXEC`.
 pub fn sock_create(net: &Arc<Net>, family: i32, kind: i32, protocol: i32) -> Result<Arc<Socket>> {
-    let _ = (net, family, kind, protocol);
-    todo!()
+    let _cpu = net.kernel().enter();
+    tp!(sock_create);
+    __sock_create(net, family, kind, protocol)
+}
+
+fn __sock_create(net: &Arc<Net>, family: i32, kind: i32, protocol: i32) -> Result<Arc<Socket>> {
+    tp!(__sock_create);
+    if !(0..NPROTO as i32).contains(&family) {
+        return Err(Errno::EAFNOSUPPORT);
+    }
+    if !(0..SOCK_MAX as i32).contains(&kind) {
+        return Err(Errno::EINVAL);
+    }
+    security_socket_create(net, family, kind, protocol)?;
+    let pf = net_family(&net.reg, family).ok_or(Errno::EAFNOSUPPORT)?;
+    let sock = (pf.create)(net, kind, protocol)?;
+    security_socket_post_create(&sock.sk)?;
+    Ok(sock)
+}
+
+impl Socket {
+    /// A socket around `sk`, not connected (`sock_alloc`, `sock_graft`).
+    pub fn new(ops: &'static ProtoOps, sk: Arc<Sock>) -> Arc<Socket> {
+        Arc::new(Socket {
+            state: AtomicU8::new(SocketState::Unconnected as u8),
+            released: AtomicBool::new(false),
+            kind: sk.kind,
+            ops,
+            sk,
+        })
+    }
+
+    pub fn state(&self) -> SocketState {
+        match self.state.load(Acquire) {
+            2 => SocketState::Connecting,
+            3 => SocketState::Connected,
+            4 => SocketState::Disconnecting,
+            _ => SocketState::Unconnected,
+        }
+    }
+
+    /// For the address family, under the socket lock.
+    pub fn set_state(&self, s: SocketState) {
+        self.state.store(s as u8, Release);
+    }
+
+    /// Runs a blocking call to its end as a thread: `sock.block_on(|w| sock.connect(&addr, false, w))`.
+    pub fn block_on<T>(&self, op: impl FnMut(&mut Wait) -> Poll<T>) -> T {
+        wait::block_on(self.sk.net.kernel().arch(), op)
+    }
 }
 
 // The calls on a socket, without a descriptor: security hook, then `sock.ops`. Each enters the kernel (`Kernel::enter`).
+// Polls of one call must be given the same `Wait` until they answer `Ready`.
 impl Socket {
     /// `sock->ops->bind` behind `security_socket_bind`; and so on for each call.
     pub fn bind(&self, addr: &SockAddr) -> Result<()> {
-        let _ = addr;
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(__sys_bind, self.sk);
+        security_socket_bind(&self.sk, addr)?;
+        (self.ops.bind)(self, addr)
     }
+
     /// `backlog` is clamped to `somaxconn`.
     pub fn listen(&self, backlog: i32) -> Result<()> {
-        let _ = backlog;
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(__sys_listen, self.sk);
+        let somaxconn = self.sk.net.sysctl.somaxconn.get() as i32;
+        // As unsigned: a negative backlog is the largest.
+        let backlog = if (0..=somaxconn).contains(&backlog) { backlog } else { somaxconn };
+        security_socket_listen(&self.sk, backlog)?;
+        (self.ops.listen)(self, backlog)
     }
+
     pub fn connect(&self, addr: &SockAddr, nonblock: bool, wait: &mut Wait) -> Poll<Result<()>> {
-        let _ = (addr, nonblock, wait);
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(__sys_connect, self.sk);
+        if !wait.has_started() {
+            security_socket_connect(&self.sk, addr)?;
+        }
+        (self.ops.connect)(self, addr, nonblock, wait)
     }
+
     pub fn accept(&self, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Socket>>> {
-        let _ = (nonblock, wait);
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(do_accept, self.sk);
+        if !wait.has_started() {
+            security_socket_accept(&self.sk)?;
+        }
+        (self.ops.accept)(self, nonblock, wait)
     }
+
     /// `sock_sendmsg`: `security_socket_sendmsg`, then the family. `MSG_DONTWAIT` in `msg.flags` for a non-blocking call.
+    #[inline]
     pub fn sendmsg(&self, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
-        let _ = (msg, wait);
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(sock_sendmsg, self.sk);
+        if !wait.has_started() {
+            security_socket_sendmsg(&self.sk, msg.name.as_ref(), msg.iter.count())?;
+        }
+        (self.ops.sendmsg)(self, msg, wait)
     }
+
+    /// `sock_recvmsg`. Afterwards `msg.flags` says more about the message (`MSG_TRUNC`, …).
+    #[inline]
     pub fn recvmsg(&self, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
-        let _ = (msg, flags, wait);
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(sock_recvmsg, self.sk);
+        if !wait.has_started() {
+            security_socket_recvmsg(&self.sk, msg.iter.count(), flags)?;
+        }
+        (self.ops.recvmsg)(self, msg, flags, wait)
     }
+
     pub fn shutdown(&self, how: i32) -> Result<()> {
-        let _ = how;
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(__sys_shutdown, self.sk);
+        security_socket_shutdown(&self.sk, how)?;
+        (self.ops.shutdown)(self, how)
     }
-    /// `close(2)` of the last descriptor (`sock_release`). Harmless a second time.
+
+    /// `close(2)` of the last descriptor (`sock_release`). Harmless a second time; dropping the socket does it too.
     pub fn release(&self) {
-        todo!()
+        if self.released.swap(true, AcqRel) {
+            return;
+        }
+        let _cpu = self.sk.net.kernel().enter();
+        tp!(sock_release, self.sk);
+        (self.ops.release)(self);
     }
+
     /// `getsockname` or `getpeername`.
     pub fn getname(&self, peer: bool) -> Result<SockAddr> {
-        let _ = peer;
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        security_socket_getname(&self.sk, peer)?;
+        (self.ops.getname)(self, peer)
     }
+
+    /// `val` is what the caller gave, of the length the caller gave; `EINVAL` where that is too short.
     pub fn setsockopt(&self, level: i32, name: i32, val: &[u8]) -> Result<()> {
-        let _ = (level, name, val);
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        security_socket_setsockopt(&self.sk, level, name)?;
+        (self.ops.setsockopt)(self, level, name, val)
     }
+
+    /// At most `len` bytes of the value: what is longer is cut off, as on Linux.
     pub fn getsockopt(&self, level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
-        let _ = (level, name, len);
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        security_socket_getsockopt(&self.sk, level, name)?;
+        (self.ops.getsockopt)(self, level, name, len)
     }
+
     pub fn ioctl(&self, cmd: u32) -> Result<i32> {
-        let _ = cmd;
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        (self.ops.ioctl)(self, cmd)
     }
+
     /// `sock_poll`: what it is ready for now. To be told of changes, put an entry on `self.sk.wq`.
     pub fn poll(&self) -> PollMask {
-        todo!()
+        let _cpu = self.sk.net.kernel().enter();
+        (self.ops.poll)(self)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.release();
     }
 }
