@@ -1,0 +1,108 @@
+//! The arch of a Linux host: real clocks, real entropy, threads that park.
+//!
+//! Interface: [`HostArch`].
+//! Linux counterpart: `arch/x86/`, `kernel/sched/core.c` (`schedule`), `drivers/char/random.c`.
+//! Locks and context: as [`kernel::Arch`] says.
+
+use crate::worker::Worker;
+use kernel::task::{Runnable, TASK_INTERRUPTIBLE, TASK_RUNNING, Task};
+use kernel::{Arch, TICK_NSEC};
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Rounds that a contended lock spins before its waiter yields the CPU.
+const SPINS: u32 = 128;
+
+/// Threads, clocks and entropy of this machine; timers and softirq threads are those of [`Worker`]s.
+pub struct HostArch {
+    /// A second before the kernel was made: its time starts above zero.
+    origin: Instant,
+    workers: Box<[Arc<Worker>]>,
+}
+
+impl HostArch {
+    /// At least one worker must run for timers to fire.
+    pub fn new(workers: Box<[Arc<Worker>]>) -> HostArch {
+        let now = Instant::now();
+        HostArch { origin: now.checked_sub(Duration::from_secs(1)).unwrap_or(now), workers }
+    }
+}
+
+/// A thread that sleeps by parking.
+struct Parked(Thread);
+
+impl Runnable for Parked {
+    fn wake(&self) {
+        self.0.unpark()
+    }
+}
+
+thread_local! {
+    static CURRENT: Arc<Task> = Task::new(Box::new(Parked(std::thread::current())));
+}
+
+impl Arch for HostArch {
+    fn ktime_get(&self) -> u64 {
+        // Never zero, which code may take for "not set".
+        self.origin.elapsed().as_nanos() as u64 | 1
+    }
+
+    fn ktime_get_real(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+    }
+
+    fn get_random_bytes(&self, buf: &mut [u8]) {
+        let mut filled = 0;
+        while filled < buf.len() {
+            match rustix::rand::getrandom(&mut buf[filled..], rustix::rand::GetRandomFlags::empty()) {
+                Ok(n) => filled += n,
+                Err(rustix::io::Errno::INTR) => {}
+                // Keys must not be guessable: better no stack than a stack without entropy.
+                Err(e) => panic!("this machine has no entropy (getrandom: {e})"),
+            }
+        }
+    }
+
+    fn cpu_relax(&self, spins: u32) {
+        if spins < SPINS {
+            std::hint::spin_loop();
+        } else {
+            std::thread::yield_now();
+        }
+    }
+
+    fn current(&self) -> Arc<Task> {
+        CURRENT.with(Arc::clone)
+    }
+
+    fn schedule(&self, task: &Task, deadline: Option<u64>) {
+        loop {
+            let state = task.state();
+            if state == TASK_RUNNING {
+                return;
+            }
+            // A signal that came before the task was marked asleep woke nobody.
+            if state == TASK_INTERRUPTIBLE && task.signal_pending() {
+                return task.set_state(TASK_RUNNING);
+            }
+            let Some(deadline) = deadline else {
+                std::thread::park();
+                continue;
+            };
+            let left = deadline.saturating_sub(self.ktime_get());
+            if left == 0 {
+                return task.set_state(TASK_RUNNING);
+            }
+            std::thread::park_timeout(Duration::from_nanos(left.min(3600 * 1000 * TICK_NSEC)));
+        }
+    }
+
+    fn wakeup_softirqd(&self, cpu: usize) {
+        self.workers[cpu % self.workers.len()].wakeup_softirqd(cpu);
+    }
+
+    fn program_timer(&self, base: usize, expires: u64) {
+        self.workers[base % self.workers.len()].program_timer(expires);
+    }
+}
