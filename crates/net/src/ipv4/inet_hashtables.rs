@@ -1,5 +1,716 @@
 //! Finding a socket for a packet: `ehash`, the listeners, the bound ports.
 //!
-//! Interface: `InetHashinfo`, `__inet_lookup`.
-//! Linux counterpart: `net/ipv4/inet_hashtables.c`.
-//! Locks and context: look-ups under RCU; changes under bucket locks.
+//! Interface: [`InetHashinfo`], [`__inet_lookup_skb`], [`__inet_lookup_established`], [`__inet_lookup_listener`],
+//! [`inet_hash`], [`inet_unhash`], [`__inet_hash_connect`], [`inet_put_port`], [`set_sk_lookup`].
+//! Linux counterpart: `net/ipv4/inet_hashtables.c`, `net/ipv6/inet6_hashtables.c`.
+//! Locks and context: look-ups under RCU, anywhere. Lock order: the socket, then a port's bucket, then an `ehash` stripe.
+//!
+//! ```text
+//!   ehash   (local, port, peer, port) -> socket | connection request | time-wait entry
+//!   lhash2  (local, port)             -> listeners: the exact address first, then any address
+//!   bhash   port                      -> everybody who holds it, to tell whether one more may
+//! ```
+
+use crate::core::net_namespace::{Net, NetId};
+use crate::core::skbuff::Skb;
+use crate::core::sock::{Sock, SockFlags};
+use crate::core::snmp::Mib;
+use crate::ipv4::inet_sock::{InetSock, InetTuple};
+use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
+use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
+use kernel::cpu::BhGuard;
+use kernel::spinlock::SpinGuard;
+use kernel::{Rcu, RcuHashTable, SpinLock, rcu_read_lock};
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::{Arc, OnceLock};
+use uapi::socket::AF_INET6;
+use uapi::tcp::TcpState;
+use uapi::{Errno, Result};
+
+/// Slots of the table that makes port choice differ from one destination to the next (RFC 6056, 3.3.4).
+const INET_TABLE_PERTURB_SIZE: usize = 256;
+
+/// What a 4-tuple stands for.
+pub enum EhashSock {
+    Sock(Arc<Sock>),
+    Request(Arc<RequestSock>),
+    Timewait(Arc<InetTimewaitSock>),
+}
+
+/// An entry of `ehash`. Its key never changes.
+pub struct EhashEntry {
+    pub tuple: InetTuple,
+    /// The device packets must come in by; 0: any.
+    pub bound_dev_if: u32,
+    hash: u32,
+    pub sock: EhashSock,
+}
+
+/// The address a socket is bound to, with what makes it conflict with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BindAddr {
+    pub addr: IpAddr,
+    /// Bound by an IPv6 socket: its wildcard covers both versions.
+    pub v6: bool,
+    pub v6only: bool,
+}
+
+/// Listeners that share an address, a port and a device (one of them, unless all have `SO_REUSEPORT`).
+pub struct ListenEntry {
+    addr: BindAddr,
+    port: u16,
+    bound_dev_if: u32,
+    reuseport: bool,
+    hash: u32,
+    socks: Rcu<Vec<Arc<Sock>>>,
+}
+
+/// Who holds a port.
+pub enum BindOwner {
+    Sock { sk: Arc<Sock>, addr: BindAddr },
+    Timewait(Arc<InetTimewaitSock>),
+}
+
+/// The holders of a port (`struct inet_bind_bucket`).
+#[derive(Default)]
+pub struct BindBucket {
+    owners: Vec<BindOwner>,
+    /// Only `connect(2)` has chosen this port, so another connection may take it too (`fastreuse` is -1).
+    from_connect: bool,
+}
+
+/// Bound ports: a bucket each, in pages made when first needed.
+struct BindTable(Box<[OnceLock<Box<[SpinLock<BindBucket>]>>]>);
+
+/// `BPF_PROG_TYPE_SK_LOOKUP`: names the listener for a connection, before the tables are asked.
+pub type SkLookup = Box<dyn Fn(&InetTuple) -> Option<Arc<Sock>> + Send + Sync>;
+
+/// TCP's tables of a namespace (`struct inet_hashinfo`).
+pub struct InetHashinfo {
+    pub ehash: RcuHashTable<EhashEntry>,
+    lhash2: RcuHashTable<ListenEntry>,
+    listen_lock: SpinLock<()>,
+    bhash: BindTable,
+    sk_lookup: Rcu<SkLookup>,
+    table_perturb: Box<[AtomicU32]>,
+    /// Time-wait entries, and connections whose process has gone (`tcp_orphan_count`).
+    pub tw_count: AtomicU32,
+    pub orphan_count: AtomicU32,
+}
+
+/// What every TCP socket keeps outside its lock (the shared part of `struct inet_connection_sock`).
+#[derive(Default)]
+pub struct InetConnectionSock {
+    /// The port it holds (`icsk_bind_hash`), 0 for none, and its place among the owners.
+    bind_port: AtomicU16,
+    bind_index: AtomicU32,
+    hashed: SpinLock<Hashed>,
+    accept_queue: OnceLock<Box<RequestSockQueue>>,
+    /// When this listener last turned to SYN cookies, in milliseconds; 0: never.
+    pub synq_overflow: AtomicU64,
+}
+
+/// Where a socket can be found.
+#[derive(Default)]
+enum Hashed {
+    #[default]
+    No,
+    Connected(Arc<EhashEntry>),
+    Listening(Arc<ListenEntry>),
+}
+
+/// What a packet was for.
+pub enum Found {
+    /// A connection, a request or a time-wait entry.
+    Entry(Arc<EhashEntry>),
+    Listener(Arc<Sock>),
+}
+
+/// A tuple packed for hashing: two words for IPv4, five for IPv6.
+struct Packed<'a>(&'a InetTuple);
+
+impl Hash for Packed<'_> {
+    fn hash<H: Hasher>(&self, h: &mut H) {
+        let t = self.0;
+        hash_ip(t.laddr, h);
+        hash_ip(t.faddr, h);
+        h.write_u32((t.lport as u32) << 16 | t.fport as u32);
+    }
+}
+
+fn hash_ip<H: Hasher>(ip: IpAddr, h: &mut H) {
+    match ip {
+        IpAddr::V4(a) => h.write_u32(a.to_bits()),
+        IpAddr::V6(a) => h.write_u128(a.to_bits()),
+    }
+}
+
+/// `inet_ehashfn`, `inet6_ehashfn`.
+#[inline]
+pub fn inet_ehashfn(net: &Net, t: &InetTuple) -> u32 {
+    net.hash(&Packed(t))
+}
+
+/// TCP's tables of the namespace; [`inet_hashinfo_init`] has made them.
+#[inline]
+pub fn tcp_hashinfo(net: &Net) -> &InetHashinfo {
+    net.generic(NetId::Tcp)
+}
+
+/// Makes a namespace's tables.
+pub fn inet_hashinfo_init(net: &Arc<Net>) {
+    net.set_generic(NetId::Tcp, InetHashinfo::new(net));
+}
+
+/// The part of a TCP socket outside its lock.
+#[inline]
+pub fn inet_csk(sk: &Sock) -> &InetConnectionSock {
+    match sk.ext.get_or_init(|| Box::<InetConnectionSock>::default()).downcast_ref() {
+        Some(c) => c,
+        None => unreachable!("only TCP sets a TCP socket's ext"),
+    }
+}
+
+impl InetConnectionSock {
+    /// A listener's accept queue.
+    pub fn accept_queue(&self) -> &RequestSockQueue {
+        self.accept_queue.get_or_init(Default::default)
+    }
+
+    /// The port it holds; 0: none.
+    pub fn bind_port(&self) -> u16 {
+        self.bind_port.load(Acquire)
+    }
+}
+
+impl InetHashinfo {
+    fn new(net: &Net) -> InetHashinfo {
+        let perturb = |_| AtomicU32::new(net.kernel().random_u32());
+        InetHashinfo {
+            ehash: RcuHashTable::new(256),
+            lhash2: RcuHashTable::new(64),
+            listen_lock: SpinLock::new(()),
+            bhash: BindTable((0..256).map(|_| OnceLock::new()).collect()),
+            sk_lookup: Rcu::default(),
+            table_perturb: (0..INET_TABLE_PERTURB_SIZE).map(perturb).collect(),
+            tw_count: AtomicU32::new(0),
+            orphan_count: AtomicU32::new(0),
+        }
+    }
+
+    /// The bucket of a port, locked, with bottom halves off.
+    pub fn bind_bucket(&self, port: u16) -> SpinGuard<'_, BindBucket, BhGuard> {
+        let page = self.bhash.0[port as usize >> 8].get_or_init(|| (0..256).map(|_| Default::default()).collect());
+        page[port as usize & 255].lock_bh()
+    }
+}
+
+/// Sets or clears the namespace's `sk_lookup` program. A listener that it names takes the connection whatever address
+/// and port it is for; the child's local address is the packet's destination.
+pub fn set_sk_lookup(net: &Net, f: Option<SkLookup>) {
+    tcp_hashinfo(net).sk_lookup.assign(f.map(Arc::new));
+}
+
+// --- ehash ---
+
+impl EhashEntry {
+    pub fn new(net: &Net, tuple: InetTuple, bound_dev_if: u32, sock: EhashSock) -> Arc<EhashEntry> {
+        Arc::new(EhashEntry { hash: inet_ehashfn(net, &tuple), tuple, bound_dev_if, sock })
+    }
+
+    /// `inet_match`: whether a packet with these coordinates that came in by device `dif` is for it.
+    #[inline]
+    fn matches(&self, t: &InetTuple, dif: u32) -> bool {
+        self.tuple == *t && (self.bound_dev_if == 0 || self.bound_dev_if == dif)
+    }
+
+    /// Whether another entry with these coordinates would make look-ups ambiguous.
+    fn conflicts(&self, t: &InetTuple, dev: u32) -> bool {
+        self.tuple == *t && (self.bound_dev_if == 0 || dev == 0 || self.bound_dev_if == dev)
+    }
+
+    fn sk(&self) -> Option<&Arc<Sock>> {
+        match &self.sock {
+            EhashSock::Sock(sk) => Some(sk),
+            _ => None,
+        }
+    }
+}
+
+/// Finds the entry of a connection. `t.laddr` is the packet's destination.
+#[inline]
+#[allow(non_snake_case)]
+pub fn __inet_lookup_established(net: &Net, t: &InetTuple, dif: u32) -> Option<Arc<EhashEntry>> {
+    tcp_hashinfo(net).ehash.lookup(inet_ehashfn(net, t), |e| e.matches(t, dif))
+}
+
+/// The entry for a packet: a connection's, else a listener that takes it.
+#[allow(non_snake_case)]
+pub fn __inet_lookup_skb(net: &Arc<Net>, skb: &Skb, t: &InetTuple, dif: u32) -> Option<Found> {
+    kernel::tp!(__inet_lookup_skb, skb);
+    match __inet_lookup_established(net, t, dif) {
+        Some(e) => Some(Found::Entry(e)),
+        None => __inet_lookup_listener(net, t, dif).map(Found::Listener),
+    }
+}
+
+/// Puts a socket where packets find it; `EADDRNOTAVAIL` if the connection exists (`inet_ehash_insert`).
+pub fn inet_ehash_insert(sk: &Arc<Sock>, tuple: InetTuple) -> Result<()> {
+    kernel::tp!(inet_ehash_insert, sk.as_ref());
+    let dev = sk.bound_dev_if.load(Relaxed);
+    let e = EhashEntry::new(&sk.net, tuple, dev, EhashSock::Sock(sk.clone()));
+    let table = &tcp_hashinfo(&sk.net).ehash;
+    table.insert_unless(e.hash, e.clone(), |o| o.conflicts(&tuple, dev)).map_err(|_| Errno::EADDRNOTAVAIL)?;
+    *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
+    Ok(())
+}
+
+/// Puts an established socket in the place of the request that it came from, in one step. `false` if the request is gone:
+/// another packet was faster (`inet_ehash_nolisten` with `osk`).
+pub fn inet_ehash_replace_request(sk: &Arc<Sock>, req: &Arc<EhashEntry>) -> bool {
+    kernel::tp!(inet_ehash_insert, sk.as_ref());
+    let e = EhashEntry::new(&sk.net, req.tuple, req.bound_dev_if, EhashSock::Sock(sk.clone()));
+    let done = tcp_hashinfo(&sk.net).ehash.replace(req.hash, req, e.clone());
+    if done {
+        *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
+    }
+    done
+}
+
+/// Makes a request findable; `false` when the connection exists already.
+pub fn reqsk_hash_insert(net: &Net, req: &Arc<RequestSock>) -> bool {
+    let (t, dev) = (req.tuple, req.bound_dev_if);
+    let e = EhashEntry::new(net, t, dev, EhashSock::Request(req.clone()));
+    tcp_hashinfo(net).ehash.insert_unless(e.hash, e.clone(), |o| o.conflicts(&t, dev)).is_ok()
+}
+
+/// The entry of a request, while it is hashed.
+pub fn reqsk_entry(net: &Net, req: &Arc<RequestSock>) -> Option<Arc<EhashEntry>> {
+    let same = |e: &EhashEntry| matches!(&e.sock, EhashSock::Request(r) if Arc::ptr_eq(r, req));
+    tcp_hashinfo(net).ehash.lookup(inet_ehashfn(net, &req.tuple), same)
+}
+
+/// Takes an entry out; `false` if it was not in: somebody else did (`reqsk_queue_unlink`).
+pub fn inet_ehash_remove(net: &Net, e: &Arc<EhashEntry>) -> bool {
+    tcp_hashinfo(net).ehash.remove(e.hash, e)
+}
+
+/// Makes the socket findable: a listener by its address and port, anything else by its connection (`inet_hash`).
+pub fn inet_hash(sk: &Arc<Sock>, inet: &InetSock) -> Result<()> {
+    if sk.state() == TcpState::Listen {
+        listen_insert(sk, inet);
+        return Ok(());
+    }
+    inet_ehash_insert(sk, inet.tuple())
+}
+
+/// After this no packet finds the socket (`inet_unhash`). Harmless a second time.
+pub fn inet_unhash(sk: &Arc<Sock>) {
+    kernel::tp!(inet_unhash, sk.as_ref());
+    let was = std::mem::take(&mut *inet_csk(sk).hashed.lock_bh());
+    match was {
+        Hashed::No => {}
+        Hashed::Connected(e) => {
+            inet_ehash_remove(&sk.net, &e);
+        }
+        Hashed::Listening(e) => listen_remove(sk, &e),
+    }
+}
+
+/// Whether packets can find the socket (`!sk_unhashed`).
+pub fn sk_hashed(sk: &Sock) -> bool {
+    !matches!(*inet_csk(sk).hashed.lock_bh(), Hashed::No)
+}
+
+// --- Listeners ---
+
+/// What a listener is found by. The two wildcards share a hash, as a dual-stack listener answers for both.
+fn listen_hash(net: &Net, addr: IpAddr, port: u16) -> u32 {
+    if addr.is_unspecified() {
+        return net.hash(&(port, 1u8));
+    }
+    let mut packed = [0u8; 18];
+    match addr {
+        IpAddr::V4(a) => packed[..4].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => packed[..16].copy_from_slice(&a.octets()),
+    }
+    packed[16..].copy_from_slice(&port.to_ne_bytes());
+    net.hash(&packed)
+}
+
+fn listen_insert(sk: &Arc<Sock>, inet: &InetSock) {
+    let info = tcp_hashinfo(&sk.net);
+    let (addr, port, dev) = (BindAddr::of(sk, inet.rcv_saddr), inet.num, sk.bound_dev_if.load(Relaxed));
+    let hash = listen_hash(&sk.net, addr.addr, port);
+    let reuseport = sk.flag(SockFlags::REUSEPORT);
+    let _l = info.listen_lock.lock_bh();
+    let group = |e: &ListenEntry| {
+        e.reuseport && reuseport && e.addr == addr && e.port == port && e.bound_dev_if == dev
+    };
+    let e = info.lhash2.lookup(hash, group);
+    let e = match e {
+        Some(e) => {
+            let mut members = e.members();
+            members.push(sk.clone());
+            e.socks.assign(Some(Arc::new(members)));
+            e
+        }
+        None => {
+            let socks = Rcu::new(Some(Arc::new(vec![sk.clone()])));
+            let e = Arc::new(ListenEntry { addr, port, bound_dev_if: dev, reuseport, hash, socks });
+            info.lhash2.insert(hash, e.clone());
+            e
+        }
+    };
+    *inet_csk(sk).hashed.lock_bh() = Hashed::Listening(e);
+}
+
+fn listen_remove(sk: &Arc<Sock>, e: &Arc<ListenEntry>) {
+    let info = tcp_hashinfo(&sk.net);
+    let _l = info.listen_lock.lock_bh();
+    let mut members = e.members();
+    members.retain(|m| !Arc::ptr_eq(m, sk));
+    if members.is_empty() {
+        info.lhash2.remove(e.hash, e);
+    }
+    e.socks.assign(Some(Arc::new(members)));
+}
+
+impl ListenEntry {
+    fn members(&self) -> Vec<Arc<Sock>> {
+        self.socks.get().map_or_else(Vec::new, |v| v.to_vec())
+    }
+
+    /// `compute_score`: how well it fits a packet to `port`; `exact`: only listeners bound to that very address are asked.
+    fn compute_score(&self, t: &InetTuple, dif: u32, exact: bool) -> Option<u32> {
+        if self.port != t.lport || (self.bound_dev_if != 0 && self.bound_dev_if != dif) {
+            return None;
+        }
+        let v4 = t.laddr.is_ipv4();
+        let fits = match (exact, v4) {
+            (true, _) => self.addr.addr == t.laddr,
+            (false, true) => self.addr.addr.is_unspecified() && !(self.addr.v6 && self.addr.v6only),
+            (false, false) => self.addr.addr.is_unspecified() && self.addr.v6,
+        };
+        let bound = if self.bound_dev_if != 0 { 2 } else { 1 };
+        fits.then_some(bound + (v4 && !self.addr.v6) as u32)
+    }
+
+    /// The member for this flow (`reuseport_select_sock`): by its hash, so that a SYN sent again meets the same one.
+    fn select(&self, net: &Net, t: &InetTuple) -> Option<Arc<Sock>> {
+        let section = rcu_read_lock();
+        let members = self.socks.dereference(&section)?;
+        if members.len() < 2 {
+            return members.first().cloned();
+        }
+        let at = (inet_ehashfn(net, t) as u64 * members.len() as u64) >> 32;
+        members.get(at as usize).cloned()
+    }
+}
+
+/// The listener for a connection to `t.laddr` and `t.lport`.
+#[allow(non_snake_case)]
+pub fn __inet_lookup_listener(net: &Net, t: &InetTuple, dif: u32) -> Option<Arc<Sock>> {
+    let info = tcp_hashinfo(net);
+    {
+        let section = rcu_read_lock();
+        if let Some(f) = info.sk_lookup.dereference(&section)
+            && let Some(sk) = f(t)
+        {
+            return Some(sk);
+        }
+    }
+    inet_lhash2_lookup(net, t, dif, true).or_else(|| inet_lhash2_lookup(net, t, dif, false))
+}
+
+fn inet_lhash2_lookup(net: &Net, t: &InetTuple, dif: u32, exact: bool) -> Option<Arc<Sock>> {
+    let any = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+    let hash = listen_hash(net, if exact { t.laddr } else { any }, t.lport);
+    let mut best = None;
+    let mut hiscore = 0;
+    tcp_hashinfo(net).lhash2.lookup(hash, |e| {
+        if let Some(score) = e.compute_score(t, dif, exact)
+            && score > hiscore
+            && let Some(sk) = e.select(net, t)
+        {
+            hiscore = score;
+            best = Some(sk);
+        }
+        false
+    });
+    best
+}
+
+// --- Bound ports ---
+
+impl BindAddr {
+    pub fn of(sk: &Sock, addr: IpAddr) -> BindAddr {
+        BindAddr { addr, v6: sk.family == AF_INET6 as u16, v6only: sk.flag(SockFlags::V6ONLY) }
+    }
+
+    /// Whether the two can get the same packets, wildcards included (`inet_rcv_saddr_equal`).
+    pub fn overlaps(&self, other: &BindAddr) -> bool {
+        let wild = |b: &BindAddr| b.addr.is_unspecified();
+        // An IPv6 wildcard takes IPv4 too, unless told not to; an IPv4 wildcard takes IPv4 only.
+        let takes = |a: &BindAddr, b: &BindAddr| {
+            let b_is_v4 = b.addr.is_ipv4() && !(b.v6 && wild(b));
+            let b_is_v6_wild = b.v6 && wild(b);
+            match (a.v6, wild(a)) {
+                (_, false) => false,
+                (true, true) => !(a.v6only && b_is_v4),
+                (false, true) => b_is_v4 || (b_is_v6_wild && !b.v6only),
+            }
+        };
+        takes(self, other) || takes(other, self) || (self.addr == other.addr && !wild(self))
+    }
+}
+
+impl BindOwner {
+    fn index(&self) -> &AtomicU32 {
+        match self {
+            BindOwner::Sock { sk, .. } => &inet_csk(sk).bind_index,
+            BindOwner::Timewait(tw) => &tw.bind_index,
+        }
+    }
+}
+
+impl BindBucket {
+    pub fn owners(&self) -> &[BindOwner] {
+        &self.owners
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.owners.is_empty()
+    }
+
+    fn add(&mut self, o: BindOwner) {
+        o.index().store(self.owners.len() as u32, Relaxed);
+        self.owners.push(o);
+    }
+
+    fn remove(&mut self, index: u32) {
+        if index as usize >= self.owners.len() {
+            return;
+        }
+        self.owners.swap_remove(index as usize);
+        if let Some(moved) = self.owners.get(index as usize) {
+            moved.index().store(index, Relaxed);
+        }
+        if self.owners.is_empty() {
+            *self = BindBucket::default();
+        }
+    }
+
+    /// `inet_bind_hash` for a socket that `bind(2)` or a listener gives the port to.
+    pub fn bind(&mut self, sk: &Arc<Sock>, addr: IpAddr, port: u16) {
+        let csk = inet_csk(sk);
+        self.from_connect = false;
+        if csk.bind_port.swap(port, AcqRel) == 0 {
+            self.add(BindOwner::Sock { sk: sk.clone(), addr: BindAddr::of(sk, addr) });
+        }
+    }
+}
+
+/// `__inet_inherit_port`: a child holds its listener's port too.
+pub fn inet_inherit_port(child: &Arc<Sock>, inet: &InetSock) {
+    let mut b = tcp_hashinfo(&child.net).bind_bucket(inet.num);
+    b.bind(child, inet.rcv_saddr, inet.num);
+}
+
+/// Notes the address that a connection has given a socket bound to any (`inet_bhash2_update_saddr`).
+pub fn inet_bhash2_update_saddr(sk: &Arc<Sock>, addr: IpAddr) {
+    let csk = inet_csk(sk);
+    let port = csk.bind_port();
+    if port == 0 {
+        return;
+    }
+    let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
+    let at = csk.bind_index.load(Relaxed) as usize;
+    if let Some(BindOwner::Sock { addr: a, .. }) = b.owners.get_mut(at) {
+        *a = BindAddr::of(sk, addr);
+    }
+}
+
+/// Gives the port back (`inet_put_port`). Harmless for a socket that holds none.
+pub fn inet_put_port(sk: &Arc<Sock>) {
+    let csk = inet_csk(sk);
+    let port = csk.bind_port();
+    if port == 0 {
+        return;
+    }
+    let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
+    if csk.bind_port.swap(0, AcqRel) != 0 {
+        b.remove(csk.bind_index.load(Relaxed));
+    }
+}
+
+// --- Time-wait entries ---
+
+/// Puts the entry in the socket's place, in `ehash` and among the owners of its port, so that no packet and no `bind`
+/// finds neither (`inet_twsk_hashdance`). `false` if the socket was not hashed.
+pub fn inet_twsk_hashdance(tw: &Arc<InetTimewaitSock>, sk: &Arc<Sock>) -> bool {
+    let info = tcp_hashinfo(&sk.net);
+    let csk = inet_csk(sk);
+    let port = csk.bind_port();
+    let was = std::mem::take(&mut *csk.hashed.lock_bh());
+    let Hashed::Connected(old) = was else { return false };
+    let new = EhashEntry::new(&sk.net, old.tuple, old.bound_dev_if, EhashSock::Timewait(tw.clone()));
+    if port != 0 {
+        let mut b = info.bind_bucket(port);
+        let at = csk.bind_index.load(Relaxed);
+        if csk.bind_port.swap(0, AcqRel) != 0
+            && let Some(slot) = b.owners.get_mut(at as usize)
+        {
+            *slot = BindOwner::Timewait(tw.clone());
+            tw.bind_index.store(at, Relaxed);
+        }
+    }
+    info.tw_count.fetch_add(1, AcqRel);
+    info.ehash.replace(old.hash, &old, new)
+}
+
+/// Takes a time-wait entry out of the tables and stops its timer (`inet_twsk_deschedule_put`).
+pub fn inet_twsk_kill(tw: &Arc<InetTimewaitSock>) {
+    if !tw.deschedule() {
+        return;
+    }
+    let Some(net) = tw.net.upgrade() else { return };
+    let info = tcp_hashinfo(&net);
+    let same = |e: &EhashEntry| matches!(&e.sock, EhashSock::Timewait(t) if Arc::ptr_eq(t, tw));
+    if let Some(e) = info.ehash.lookup(inet_ehashfn(&net, &tw.tuple), same) {
+        inet_ehash_remove(&net, &e);
+    }
+    let mut b = info.bind_bucket(tw.tuple.lport);
+    let at = tw.bind_index.load(Relaxed);
+    if matches!(b.owners.get(at as usize), Some(BindOwner::Timewait(t)) if Arc::ptr_eq(t, tw)) {
+        b.remove(at);
+    }
+    info.tw_count.fetch_sub(1, AcqRel);
+}
+
+/// The timer's function of every time-wait entry (`tw_timer_handler`).
+pub fn inet_twsk_expired(tw: &Arc<InetTimewaitSock>) {
+    if let Some(net) = tw.net.upgrade() {
+        net.mib.inc(Mib::TcpExtTW);
+    }
+    inet_twsk_kill(tw);
+}
+
+// --- connect(2) ---
+
+/// The time-wait entry whose coordinates a new connection took over, if any.
+pub type Recycled = Option<Arc<InetTimewaitSock>>;
+
+/// Makes a connecting socket findable, choosing its port if it holds none. `EADDRNOTAVAIL` when the connection exists or
+/// no port is left. `inet.num` and `inet.sport` are set; the source address, destination and its port are.
+#[allow(non_snake_case)]
+pub fn __inet_hash_connect(sk: &Arc<Sock>, inet: &mut InetSock) -> Result<Recycled> {
+    kernel::tp!(__inet_hash_connect, sk.as_ref());
+    if inet.num != 0 {
+        return inet_check_established(sk, inet.tuple());
+    }
+    let net = &sk.net;
+    let (low, high) = inet_get_local_port_range(net);
+    let mut remaining = high - low + 1;
+    if remaining > 1 {
+        remaining &= !1;
+    }
+    let (index, mut offset) = port_offset(net, inet, remaining);
+    // First the ports of `low`'s parity: bind(2) prefers the others, so the two do not meet until the range is nearly full.
+    offset &= !1;
+    for parity in 0..if remaining > 1 { 2 } else { 1 } {
+        for i in (0..remaining).step_by(if remaining > 1 { 2 } else { 1 }) {
+            let port = (low + (offset + parity + i) % remaining) as u16;
+            let Some(recycled) = try_connect_port(sk, inet, port) else { continue };
+            // Skips a candidate now and then, so that the sequence of ports tells less.
+            let noise = if i == 0 && net.kernel().random_u32() % 16 == 0 { 2 } else { i };
+            tcp_hashinfo(net).table_perturb[index].fetch_add(noise + 2, Relaxed);
+            return Ok(recycled);
+        }
+    }
+    Err(Errno::EADDRNOTAVAIL)
+}
+
+/// Where the search starts: a keyed hash of the destination and a counter shared by some (RFC 6056, 3.3.4).
+fn port_offset(net: &Net, inet: &InetSock, remaining: u32) -> (usize, u32) {
+    let mut t = inet.tuple();
+    t.lport = 0;
+    let lo = net.hash(&(Salt::PORT, Packed(&t)));
+    let hi = net.hash(&(Salt::PORT2, Packed(&t)));
+    let index = lo as usize % INET_TABLE_PERTURB_SIZE;
+    let perturb = tcp_hashinfo(net).table_perturb[index].load(Relaxed);
+    (index, perturb.wrapping_add(hi) % remaining)
+}
+
+/// What keeps the namespace's keyed hashes of the same thing apart.
+struct Salt;
+impl Salt {
+    const PORT: u32 = 0x706f_7274;
+    const PORT2: u32 = 0x706f_7275;
+}
+
+/// Takes `port` for the connection unless it is held by `bind(2)` or the connection exists; `None`: try another.
+fn try_connect_port(sk: &Arc<Sock>, inet: &mut InetSock, port: u16) -> Option<Recycled> {
+    let info = tcp_hashinfo(&sk.net);
+    let recycled = {
+        let mut b = info.bind_bucket(port);
+        if !b.is_empty() && !b.from_connect {
+            return None;
+        }
+        let tuple = InetTuple { lport: port, ..inet.tuple() };
+        let recycled = inet_check_established_locked(sk, tuple)?;
+        b.bind(sk, inet.rcv_saddr, port);
+        b.from_connect = true;
+        recycled
+    };
+    inet.num = port;
+    inet.sport = port;
+    recycled.iter().for_each(inet_twsk_kill);
+    Some(recycled)
+}
+
+/// `__inet_check_established`: inserts the socket unless its connection exists; an entry in TIME_WAIT may give way.
+fn inet_check_established(sk: &Arc<Sock>, tuple: InetTuple) -> Result<Recycled> {
+    let recycled = inet_check_established_locked(sk, tuple).ok_or(Errno::EADDRNOTAVAIL)?;
+    recycled.iter().for_each(inet_twsk_kill);
+    Ok(recycled)
+}
+
+fn inet_check_established_locked(sk: &Arc<Sock>, tuple: InetTuple) -> Option<Recycled> {
+    kernel::tp!(inet_ehash_insert, sk.as_ref());
+    let dev = sk.bound_dev_if.load(Relaxed);
+    let e = EhashEntry::new(&sk.net, tuple, dev, EhashSock::Sock(sk.clone()));
+    let table = &tcp_hashinfo(&sk.net).ehash;
+    let recycled = match table.insert_unless(e.hash, e.clone(), |o| o.conflicts(&tuple, dev)) {
+        Ok(()) => None,
+        Err(old) => match &old.sock {
+            EhashSock::Timewait(tw) if tcp_twsk_unique(sk, tw) && table.replace(e.hash, &old, e.clone()) => {
+                Some(tw.clone())
+            }
+            _ => return None,
+        },
+    };
+    *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
+    Some(recycled)
+}
+
+/// Whether timestamps protect a new connection from the segments of the one in TIME_WAIT (RFC 6191).
+fn tcp_twsk_unique(sk: &Sock, tw: &InetTimewaitSock) -> bool {
+    let local = |t: &InetTuple| t.laddr.is_loopback() || t.faddr.is_loopback();
+    let reuse = match sk.net.sysctl.tcp_tw_reuse.get() {
+        0 => false,
+        2 => local(&tw.tuple),
+        _ => true,
+    };
+    let stamp = tw.ts_recent_stamp.load(Relaxed);
+    let now = (sk.net.kernel().ktime_get() / 1_000_000_000) as u32;
+    reuse && stamp != 0 && tw.substate() != TcpState::FinWait2 && now.wrapping_sub(stamp) as i32 > 0
+}
+
+/// The two ends of `ip_local_port_range`.
+pub fn inet_get_local_port_range(net: &Net) -> (u32, u32) {
+    let low = net.sysctl.ip_local_port_min.get() as u32;
+    (low, (net.sysctl.ip_local_port_max.get() as u32).max(low))
+}
