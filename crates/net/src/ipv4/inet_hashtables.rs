@@ -230,13 +230,6 @@ impl EhashEntry {
     fn conflicts(&self, t: &InetTuple, dev: u32) -> bool {
         self.tuple == *t && (self.bound_dev_if == 0 || dev == 0 || self.bound_dev_if == dev)
     }
-
-    fn sk(&self) -> Option<&Arc<Sock>> {
-        match &self.sock {
-            EhashSock::Sock(sk) => Some(sk),
-            _ => None,
-        }
-    }
 }
 
 /// Finds the entry of a connection. `t.laddr` is the packet's destination.
