@@ -13,8 +13,8 @@
 
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
-use crate::core::sock::{Sock, SockFlags};
 use crate::core::snmp::Mib;
+use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
@@ -339,9 +339,7 @@ fn listen_insert(sk: &Arc<Sock>, inet: &InetSock) {
     let hash = listen_hash(&sk.net, addr.addr, port);
     let reuseport = sk.flag(SockFlags::REUSEPORT);
     let _l = info.listen_lock.lock_bh();
-    let group = |e: &ListenEntry| {
-        e.reuseport && reuseport && e.addr == addr && e.port == port && e.bound_dev_if == dev
-    };
+    let group = |e: &ListenEntry| e.reuseport && reuseport && e.addr == addr && e.port == port && e.bound_dev_if == dev;
     let e = info.lhash2.lookup(hash, group);
     let e = match e {
         Some(e) => {
