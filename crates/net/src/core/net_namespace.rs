@@ -46,6 +46,8 @@ pub struct Registries {
     /// `gro` and `gso` callbacks by EtherType and transport are in the offload tables of `core::gro`/`core::gso`.
     pub softnet: PerCpu<SoftnetData>,
     pub security: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// TCP's senders that wait for their device (`tsq_tasklet`).
+    pub tsq: OnceLock<Box<dyn Any + Send + Sync>>,
     /// Run for each new namespace (`register_pernet_subsys`), in order.
     pub pernet: SpinLock<Vec<fn(&Arc<Net>)>>,
     me: Weak<Registries>,
@@ -71,6 +73,7 @@ impl Registries {
             l3: Default::default(),
             softnet: PerCpu::default(),
             security: OnceLock::new(),
+            tsq: OnceLock::new(),
             pernet: SpinLock::new(Vec::new()),
             me: me.clone(),
         })

@@ -154,6 +154,8 @@ pub struct Sock {
     /// Memory of everything queued to be sent, acknowledged or not (`sk_wmem_queued`).
     pub wmem_queued: AtomicUsize,
     pub drops: AtomicU32,
+    /// What the sender left to be done when the device has taken its packets (`sk_tsq_flags`).
+    pub tsq_flags: AtomicU32,
     pub rcvlowat: AtomicU32,
     /// Nanoseconds; [`NO_TIMEOUT`](Sock::NO_TIMEOUT) waits for ever.
     pub rcvtimeo: AtomicU64,
@@ -206,6 +208,7 @@ impl Sock {
             wmem_alloc: AtomicUsize::new(0),
             wmem_queued: AtomicUsize::new(0),
             drops: AtomicU32::new(0),
+            tsq_flags: AtomicU32::new(0),
             rcvlowat: AtomicU32::new(1),
             rcvtimeo: AtomicU64::new(Self::NO_TIMEOUT),
             sndtimeo: AtomicU64::new(Self::NO_TIMEOUT),

@@ -1,14 +1,206 @@
 //! TCP options: reading and writing.
 //!
-//! Interface: [`tcp_parse_options`].
+//! Interface: [`tcp_parse_options`], [`sack_block`], [`TcpOutOptions`].
 //! Linux counterpart: `tcp_parse_options` in `net/ipv4/tcp_input.c`, `tcp_options_write` in `tcp_output.c`.
 //! Locks and context: plain data.
 
-use super::tcp_sock::TcpOptionsReceived;
+use super::tcp_sock::*;
+
+fn be16(b: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes([*b.first()?, *b.get(1)?]))
+}
+
+fn be32(b: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(*b.first_chunk::<4>()?))
+}
 
 /// Reads the option area of a header. With `estab` only what a synchronised connection may carry (timestamps if
 /// `out.tstamp_ok`, SACK if `out.sack_ok`); else MSS, window scale and SACK-permitted of a SYN. Bad options end the list.
 pub fn tcp_parse_options(hdr_opts: &[u8], out: &mut TcpOptionsReceived, estab: bool) {
-    let _ = (hdr_opts, out, estab);
-    todo!()
+    out.saw_tstamp = false;
+    out.sack_blocks = 0;
+    if estab && parse_aligned_timestamp(hdr_opts, out) {
+        return;
+    }
+    let mut at = 0;
+    while let Some(&kind) = hdr_opts.get(at) {
+        match kind {
+            TCPOPT_EOL => return,
+            TCPOPT_NOP => {
+                at += 1;
+                continue;
+            }
+            _ => {}
+        }
+        let Some(&len) = hdr_opts.get(at + 1) else { return };
+        let len = len as usize;
+        let Some(body) = hdr_opts.get(at + 2..at + len).filter(|_| len >= 2) else { return };
+        parse_one(kind, body, at, out, estab);
+        at += len;
+    }
+}
+
+/// The usual header of an established connection: two NOPs and a timestamp, nothing else (`tcp_parse_aligned_timestamp`).
+fn parse_aligned_timestamp(o: &[u8], out: &mut TcpOptionsReceived) -> bool {
+    let &[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, 10, ..] = o else { return false };
+    if !out.tstamp_ok || o.len() != TCPOLEN_TSTAMP_ALIGNED {
+        return false;
+    }
+    let (Some(val), Some(ecr)) = (be32(&o[4..]), be32(&o[8..])) else { return false };
+    (out.saw_tstamp, out.rcv_tsval, out.rcv_tsecr) = (true, val, ecr);
+    true
+}
+
+fn parse_one(kind: u8, body: &[u8], at: usize, out: &mut TcpOptionsReceived, estab: bool) {
+    match (kind, body.len()) {
+        (TCPOPT_MSS, 2) if !estab => {
+            let mss = be16(body).unwrap_or(0);
+            if mss != 0 {
+                let user = out.user_mss;
+                out.mss_clamp = if user != 0 && user < mss { user } else { mss };
+            }
+        }
+        (TCPOPT_WINDOW, 1) if !estab => {
+            out.wscale_ok = true;
+            // RFC 7323, 2.3: a larger shift is read as 14.
+            out.snd_wscale = body[0].min(TCP_MAX_WSCALE);
+        }
+        (TCPOPT_SACK_PERM, 0) if !estab => out.sack_ok = true,
+        (TCPOPT_TIMESTAMP, 8) if !estab || out.tstamp_ok => {
+            let (Some(val), Some(ecr)) = (be32(body), be32(&body[4..])) else { return };
+            (out.saw_tstamp, out.rcv_tsval, out.rcv_tsecr) = (true, val, ecr);
+            if !estab {
+                out.tstamp_ok = true;
+            }
+        }
+        (TCPOPT_SACK, n) if estab && out.sack_ok && n >= 8 && n % 8 == 0 => {
+            out.sack_off = (at + 2) as u8;
+            out.sack_blocks = (n / 8).min(TCP_NUM_SACKS) as u8;
+        }
+        _ => {}
+    }
+}
+
+/// The `i`th SACK block of the option area just parsed.
+pub fn sack_block(hdr_opts: &[u8], o: &TcpOptionsReceived, i: usize) -> Option<TcpSackBlock> {
+    if i >= o.sack_blocks as usize {
+        return None;
+    }
+    let b = hdr_opts.get(o.sack_off as usize + i * 8..)?;
+    Some(TcpSackBlock { start_seq: be32(b)?, end_seq: be32(b.get(4..)?)? })
+}
+
+/// What goes into a header (`struct tcp_out_options`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TcpOutOptions {
+    /// 0: none.
+    pub mss: u16,
+    pub sack_perm: bool,
+    pub wscale: Option<u8>,
+    /// Value and echo.
+    pub tstamp: Option<(u32, u32)>,
+    pub sacks: [TcpSackBlock; TCP_NUM_SACKS],
+    pub num_sacks: u8,
+}
+
+impl TcpOutOptions {
+    /// Bytes it takes, a multiple of 4.
+    pub fn size(&self) -> usize {
+        let mut n = 0;
+        if self.mss != 0 {
+            n += TCPOLEN_MSS_ALIGNED;
+        }
+        if self.tstamp.is_some() {
+            n += TCPOLEN_TSTAMP_ALIGNED;
+        } else if self.sack_perm {
+            n += TCPOLEN_SACKPERM_ALIGNED;
+        }
+        if self.wscale.is_some() {
+            n += TCPOLEN_WSCALE_ALIGNED;
+        }
+        if self.num_sacks > 0 {
+            n += TCPOLEN_SACK_BASE_ALIGNED + self.num_sacks as usize * TCPOLEN_SACK_PERBLOCK;
+        }
+        n
+    }
+
+    /// Writes them in Linux's order to `to`, which is [`size`](Self::size) bytes long (`tcp_options_write`).
+    pub fn write(&self, to: &mut [u8]) {
+        let mut at = 0;
+        let mut put = |b: &[u8]| {
+            if let Some(d) = to.get_mut(at..at + b.len()) {
+                d.copy_from_slice(b);
+            }
+            at += b.len();
+        };
+        if self.mss != 0 {
+            put(&[TCPOPT_MSS, 4]);
+            put(&self.mss.to_be_bytes());
+        }
+        match self.tstamp {
+            Some((val, ecr)) => {
+                put(if self.sack_perm { &[TCPOPT_SACK_PERM, 2] } else { &[TCPOPT_NOP, TCPOPT_NOP] });
+                put(&[TCPOPT_TIMESTAMP, 10]);
+                put(&val.to_be_bytes());
+                put(&ecr.to_be_bytes());
+            }
+            None if self.sack_perm => put(&[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_SACK_PERM, 2]),
+            None => {}
+        }
+        if let Some(shift) = self.wscale {
+            put(&[TCPOPT_NOP, TCPOPT_WINDOW, 3, shift]);
+        }
+        if self.num_sacks > 0 {
+            put(&[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_SACK, 2 + self.num_sacks * 8]);
+            for b in &self.sacks[..(self.num_sacks as usize).min(TCP_NUM_SACKS)] {
+                put(&b.start_seq.to_be_bytes());
+                put(&b.end_seq.to_be_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let out = TcpOutOptions {
+            mss: 1460,
+            sack_perm: true,
+            wscale: Some(7),
+            tstamp: Some((0x0102_0304, 5)),
+            ..TcpOutOptions::default()
+        };
+        let mut b = vec![0; out.size()];
+        out.write(&mut b);
+        assert_eq!(b.len(), 20);
+        let mut r = TcpOptionsReceived::default();
+        tcp_parse_options(&b, &mut r, false);
+        assert_eq!((r.mss_clamp, r.snd_wscale, r.rcv_tsval, r.rcv_tsecr), (1460, 7, 0x0102_0304, 5));
+        assert!(r.sack_ok && r.wscale_ok && r.tstamp_ok && r.saw_tstamp);
+    }
+
+    #[test]
+    fn sack_blocks_of_an_established_connection() {
+        let mut out = TcpOutOptions { tstamp: Some((1, 2)), num_sacks: 2, ..TcpOutOptions::default() };
+        out.sacks[0] = TcpSackBlock { start_seq: 10, end_seq: 20 };
+        out.sacks[1] = TcpSackBlock { start_seq: 30, end_seq: 40 };
+        let mut b = vec![0; out.size()];
+        out.write(&mut b);
+        let mut r = TcpOptionsReceived { tstamp_ok: true, sack_ok: true, ..TcpOptionsReceived::default() };
+        tcp_parse_options(&b, &mut r, true);
+        assert_eq!(sack_block(&b, &r, 1), Some(out.sacks[1]));
+        assert_eq!(sack_block(&b, &r, 2), None);
+    }
+
+    #[test]
+    fn broken_options_end_the_list() {
+        for bad in [&[2u8, 0][..], &[2], &[8, 40, 0], &[5, 1], &[255, 255], &[2, 4, 5]] {
+            let mut r = TcpOptionsReceived::default();
+            tcp_parse_options(bad, &mut r, false);
+            assert_eq!(r.mss_clamp, 0);
+        }
+    }
 }
