@@ -50,6 +50,9 @@ pub struct RequestSock {
     pub acked: AtomicBool,
     /// When an out-of-window packet was last answered, in milliseconds; 0: never.
     pub last_oow_ack_time: AtomicU64,
+    /// The listener's `TCP_SYNCNT` (0: the namespace's default) and `TCP_DEFER_ACCEPT` when the SYN came.
+    pub syn_retries: u8,
+    pub defer_accept: u8,
     pub traced: bool,
     /// Sends the SYN-ACK again; set once the request is hashed.
     pub rsk_timer: OnceLock<Timer>,
@@ -71,8 +74,6 @@ pub struct RequestSockQueue {
     /// Requests that are not yet connections; those whose SYN-ACK was never sent again.
     qlen: AtomicU32,
     young: AtomicU32,
-    /// `TCP_DEFER_ACCEPT`: SYN-ACK retransmissions to wait for data; 0: off.
-    pub rskq_defer_accept: AtomicU8,
 }
 
 impl RequestSockQueue {
