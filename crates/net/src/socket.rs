@@ -253,6 +253,16 @@ impl Socket {
     }
 }
 
+/// `sock_no_accept`, for families without connections.
+pub fn sock_no_accept(_: &Socket, _nonblock: bool, _: &mut Wait) -> Poll<Result<Arc<Socket>>> {
+    Poll::Ready(Err(Errno::EOPNOTSUPP))
+}
+
+/// `sock_no_listen`.
+pub fn sock_no_listen(_: &Socket, _backlog: i32) -> Result<()> {
+    Err(Errno::EOPNOTSUPP)
+}
+
 impl Drop for Socket {
     fn drop(&mut self) {
         self.release();

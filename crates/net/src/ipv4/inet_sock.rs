@@ -1,14 +1,16 @@
 //! What TCP and UDP sockets share: addresses, ports, IP options of the socket.
 //!
-//! Interface: `InetSock`, `InetTuple`.
-//! Linux counterpart: `include/net/inet_sock.h`, `net/ipv4/ip_sockglue.c`.
+//! Interface: [`InetSock`], [`inet_sk`], [`inet_autobind`].
+//! Linux counterpart: `include/net/inet_sock.h`, `struct ipv6_pinfo`.
 //! Locks and context: under the socket lock.
 
 use crate::core::flow::Flow;
 use crate::core::l3::XmitParams;
-use crate::core::sock::{ProtoSock, Sock};
-use std::net::{IpAddr, Ipv4Addr};
+use crate::core::sock::{ProtoSock, Sock, SockFlags};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use uapi::{Errno, Result};
 
 /// What every socket of the Internet families has (`struct inet_sock`). Ports are in host order. On an IPv6 socket an
 /// address of an IPv4 peer is kept as IPv4 and shown as IPv4-mapped.
@@ -32,7 +34,68 @@ pub struct InetSock {
     pub recvttl: bool,
     pub recvtos: bool,
     pub pktinfo: bool,
+    /// The program writes the IP header itself (`IP_HDRINCL`).
+    pub hdrincl: bool,
+    /// `IP_RECVORIGDSTADDR`.
+    pub recvorigdstaddr: bool,
+    /// `IP_BIND_ADDRESS_NO_PORT`: a bind to port 0 leaves the choice of the port to `connect`.
+    pub bind_address_no_port: bool,
+    pub mc: McastOpts,
+    pub v6: Ipv6Opts,
     pub flowlabel: u32,
+}
+
+/// The options of level `IPPROTO_IPV6` (`struct ipv6_pinfo`).
+#[derive(Clone, Debug)]
+pub struct Ipv6Opts {
+    /// -1: the namespace's default.
+    pub hop_limit: i16,
+    pub tclass: u8,
+    pub pmtudisc: u8,
+    pub recverr: bool,
+    pub pktinfo: bool,
+    pub recvhoplimit: bool,
+    pub recvtclass: bool,
+    pub recvorigdstaddr: bool,
+    pub mc: McastOpts,
+}
+
+/// How a socket sends to groups, and which it has joined (`mc_ttl`, `mc_list`, …).
+#[derive(Clone, Debug)]
+pub struct McastOpts {
+    pub ttl: u8,
+    pub loopback: bool,
+    /// Device to leave by; 0: the routing table's choice.
+    pub oif: u32,
+    /// Receives what any socket of the namespace has joined (`IP_MULTICAST_ALL`).
+    pub all: bool,
+    /// Groups joined, each on a device. At most [`IP_MAX_MEMBERSHIPS`].
+    pub list: Vec<(IpAddr, u32)>,
+}
+
+/// `net.ipv4.igmp_max_memberships`.
+pub const IP_MAX_MEMBERSHIPS: usize = 20;
+
+impl Default for McastOpts {
+    fn default() -> Self {
+        McastOpts { ttl: 1, loopback: true, oif: 0, all: true, list: Vec::new() }
+    }
+}
+
+impl Default for Ipv6Opts {
+    fn default() -> Self {
+        Ipv6Opts {
+            hop_limit: -1,
+            tclass: 0,
+            pmtudisc: uapi::socket::IP_PMTUDISC_WANT as u8,
+            recverr: false,
+            pktinfo: false,
+            recvhoplimit: false,
+            recvtclass: false,
+            recvorigdstaddr: false,
+            mc: McastOpts::default(),
+        }
+    }
 }
 
 impl Default for InetSock {
@@ -52,6 +115,11 @@ impl Default for InetSock {
             recvttl: false,
             recvtos: false,
             pktinfo: false,
+            recvorigdstaddr: false,
+            hdrincl: false,
+            bind_address_no_port: false,
+            mc: McastOpts::default(),
+            v6: Ipv6Opts::default(),
             flowlabel: 0,
         }
     }
@@ -74,31 +142,68 @@ pub fn inet_sk(state: &mut dyn ProtoSock) -> &mut InetSock {
     }
 }
 
+/// `inet_autobind`: gives an unbound socket a port of the transport's choice; `EAGAIN` when there is none.
+pub fn inet_autobind(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> Result<()> {
+    if inet_sk(state).num == 0 {
+        (sk.prot.get_port)(sk, state, 0).map_err(|_| Errno::EAGAIN)?;
+        let inet = inet_sk(state);
+        inet.sport = inet.num;
+    }
+    Ok(())
+}
+
+/// The unspecified address of the version that `like` is of.
+pub fn unspecified_like(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 impl InetSock {
-    /// The coordinates of its connection.
-    pub fn tuple(&self) -> InetTuple {
-        InetTuple { laddr: self.rcv_saddr, faddr: self.daddr, lport: self.num, fport: self.dport }
+    /// The flow to some peer. A source of the other version of IP is none.
+    pub fn flow_to(&self, sk: &Sock, daddr: IpAddr, dport: u16) -> Flow {
+        let fits = self.saddr.is_ipv4() == daddr.is_ipv4();
+        let saddr = if fits { self.saddr } else { unspecified_like(daddr) };
+        Flow {
+            tos: if daddr.is_ipv6() { self.v6.tclass } else { self.tos },
+            mark: sk.mark.load(Relaxed),
+            oif: sk.bound_dev_if.load(Relaxed),
+            anysrc: sk.flag(SockFlags::TRANSPARENT),
+            ..Flow::new(sk.protocol as u8, saddr, self.sport, daddr, dport)
+        }
     }
 
     /// The flow of its connection.
     pub fn flow(&self, sk: &Sock) -> Flow {
-        Flow {
-            tos: self.tos,
-            mark: sk.mark.load(Relaxed),
-            oif: sk.bound_dev_if.load(Relaxed),
-            ..Flow::new(sk.protocol as u8, self.saddr, self.sport, self.daddr, self.dport)
-        }
+        self.flow_to(sk, self.daddr, self.dport)
     }
 
-    /// How its packets look.
+    /// How its packets to the connected peer look.
     pub fn xmit_params(&self, sk: &Sock) -> XmitParams {
+        self.xmit_params_to(sk, self.daddr.is_ipv6())
+    }
+
+    /// How its packets look in one version of IP.
+    pub fn xmit_params_to(&self, sk: &Sock, v6: bool) -> XmitParams {
+        let (ttl, tos, pmtudisc) = match v6 {
+            false => (self.uc_ttl, self.tos, self.pmtudisc),
+            true => (self.v6.hop_limit, self.v6.tclass, self.v6.pmtudisc),
+        };
         XmitParams {
-            ttl: u8::try_from(self.uc_ttl).unwrap_or(0),
-            tos: self.tos,
-            dont_fragment: self.pmtudisc != uapi::socket::IP_PMTUDISC_DONT as u8,
+            ttl: u8::try_from(ttl).unwrap_or(0),
+            tos,
+            dont_fragment: pmtudisc != uapi::socket::IP_PMTUDISC_DONT as u8,
             flowlabel: self.flowlabel,
             priority: sk.priority.load(Relaxed),
             mark: sk.mark.load(Relaxed),
         }
+    }
+
+    /// `inet_sk(sk)->cmsg_flags != 0`: whether received packets come with control messages of IP's.
+    pub fn wants_cmsg(&self) -> bool {
+        let v4 = self.recvttl || self.recvtos || self.pktinfo || self.recvorigdstaddr;
+        let o = &self.v6;
+        v4 || o.pktinfo || o.recvhoplimit || o.recvtclass || o.recvorigdstaddr
     }
 }
