@@ -12,5 +12,12 @@ use std::sync::Arc;
 pub fn net_init(kernel: &Arc<Kernel>) -> Arc<Registries> {
     let reg = Registries::new(kernel.clone());
     crate::core::dev::net_dev_init(&reg);
+    register_families(&reg);
     reg
+}
+
+/// The address families (`fs_initcall(inet_init)` and its like). A slot is taken once, in a registry that is new.
+fn register_families(reg: &Registries) {
+    let results = [crate::ipv4::af_inet::inet_init(reg), crate::ipv6::af_inet6::inet6_init(reg)];
+    debug_assert!(results.iter().all(Result::is_ok));
 }
