@@ -13,9 +13,7 @@ use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Proto, ProtoSock, RCV_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags, SockGuard};
 use crate::ipv4::inet_sock::{InetSock, inet_autobind, inet_sk, unspecified_like};
 use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt};
-use crate::socket::{
-    NetProtoFamily, ProtoOps, Socket, SocketState, sock_no_accept, sock_no_listen, sock_register,
-};
+use crate::socket::{NetProtoFamily, ProtoOps, Socket, SocketState, sock_no_accept, sock_no_listen, sock_register};
 use kernel::{SpinLock, Wait, tp};
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
