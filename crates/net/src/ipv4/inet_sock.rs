@@ -1,6 +1,6 @@
 //! What TCP and UDP sockets share: addresses, ports, IP options of the socket.
 //!
-//! Interface: [`InetSock`], [`inet_sk`], [`inet_autobind`].
+//! Interface: [`InetSock`], [`InetTuple`], [`inet_sk`], [`inet_autobind`].
 //! Linux counterpart: `include/net/inet_sock.h`, `struct ipv6_pinfo`.
 //! Locks and context: under the socket lock.
 
@@ -161,6 +161,11 @@ pub fn unspecified_like(like: IpAddr) -> IpAddr {
 }
 
 impl InetSock {
+    /// The coordinates of its connection.
+    pub fn tuple(&self) -> InetTuple {
+        InetTuple { laddr: self.rcv_saddr, faddr: self.daddr, lport: self.num, fport: self.dport }
+    }
+
     /// The flow to some peer. A source of the other version of IP is none.
     pub fn flow_to(&self, sk: &Sock, daddr: IpAddr, dport: u16) -> Flow {
         let fits = self.saddr.is_ipv4() == daddr.is_ipv4();
