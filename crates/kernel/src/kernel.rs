@@ -163,23 +163,15 @@ impl Kernel {
                 }
             }
         }
-        if slot.pending.load(Ordering::Relaxed) != 0 {
-            self.arch.wakeup_softirqd(id);
-        }
+        // What is left runs when this CPU next enables bottom halves, or in `ksoftirqd` once the thread has left.
     }
 
-    /// `run_ksoftirqd`: works off what CPU `id` left pending when it reached its limit. Called by the arch's workers.
+    /// `run_ksoftirqd`: works off what CPU `id` left pending when its thread went. Called by the arch's workers.
     pub fn run_ksoftirqd(&self, id: usize) {
-        let mut spins = 0;
-        while self.cpus[id].pending.load(Ordering::Relaxed) != 0 {
-            if self.try_claim(id) {
-                drop(self.enter_as(id));
-                return;
-            }
-            // Whoever is on that CPU runs them when it leaves.
-            self.arch.cpu_relax(spins);
-            spins += 1;
+        if self.cpus[id].pending.load(Ordering::Relaxed) != 0 && self.try_claim(id) {
+            drop(self.enter_as(id));
         }
+        // Busy again: whoever is there now runs them when it leaves.
     }
 
     /// Fires the due timers of wheel `base`, in softirq context. Called by the arch when the programmed time has come.
@@ -200,7 +192,11 @@ impl Drop for Inside<'_> {
             if let Some(s) = saved {
                 cpu::restore(s);
             }
-            self.kernel.cpus[id].busy.store(false, Ordering::Release);
+            let slot = &self.kernel.cpus[id];
+            slot.busy.store(false, Ordering::SeqCst);
+            if slot.pending.load(Ordering::SeqCst) != 0 {
+                self.kernel.arch.wakeup_softirqd(id);
+            }
         }
     }
 }
