@@ -67,6 +67,12 @@ pub trait Traceable {
     fn describe(&self, s: &mut Subject);
 }
 
+impl<T: Traceable + ?Sized> Traceable for std::sync::Arc<T> {
+    fn describe(&self, s: &mut Subject) {
+        (**self).describe(s);
+    }
+}
+
 /// A number of bytes.
 impl Traceable for usize {
     fn describe(&self, s: &mut Subject) {

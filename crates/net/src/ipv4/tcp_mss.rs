@@ -1,0 +1,200 @@
+//! Segment sizes and windows: what a path and a buffer allow.
+//!
+//! Interface: [`tcp_sync_mss`], [`tcp_current_mss`], [`tcp_select_initial_window`], [`tcp_select_window`].
+//! Linux counterpart: the first half of `net/ipv4/tcp_output.c`.
+//! Locks and context: socket lock.
+
+use super::tcp_sock::*;
+use crate::core::dst::Dst;
+use crate::core::net_namespace::Net;
+use crate::core::snmp::Mib;
+use crate::core::sock::Sock;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use uapi::{Errno, Result};
+
+/// The connection's route, looked up anew when the tables have changed (`__sk_dst_check`, `inet_sk_rebuild_header`).
+pub fn tcp_dst(sk: &Sock, tp: &mut TcpSock) -> Result<Arc<Dst>> {
+    if let Some(dst) = &*sk.dst_cache.lock_bh()
+        && dst.is_current(&sk.net)
+    {
+        return Ok(dst.clone());
+    }
+    tcp_reroute(sk, tp)
+}
+
+#[cold]
+fn tcp_reroute(sk: &Sock, tp: &mut TcpSock) -> Result<Arc<Dst>> {
+    let l3 = sk.net.l3(tp.is_v6()).ok_or(Errno::EHOSTUNREACH)?;
+    let mut flow = tp.inet.flow(sk);
+    let dst = (l3.route_output)(&sk.net, &mut flow)?;
+    *sk.dst_cache.lock_bh() = Some(dst.clone());
+    Ok(dst)
+}
+
+/// IP header bytes of the connection's packets.
+fn net_header_len(tp: &TcpSock) -> u32 {
+    (if tp.is_v6() { 40 } else { 20 }) + tp.icsk_ext_hdr_len as u32
+}
+
+/// Largest payload for a path of this MTU, timestamps considered (`tcp_mtu_to_mss`).
+pub fn tcp_mtu_to_mss(tp: &TcpSock, mtu: u32) -> u32 {
+    let fixed = net_header_len(tp) + 20;
+    let mss = mtu.saturating_sub(fixed).min(tp.rx_opt.mss_clamp as u32);
+    let options = (tp.tcp_header_len as u32).saturating_sub(20);
+    mss.max(TCP_MIN_SND_MSS).saturating_sub(options).max(8)
+}
+
+/// `TCP_MIN_SND_MSS`: options and a few bytes.
+const TCP_MIN_SND_MSS: u32 = 48;
+
+/// At most half of the largest window the peer ever offered (`tcp_bound_to_half_wnd`).
+pub fn tcp_bound_to_half_wnd(tp: &TcpSock, pktsize: u32) -> u32 {
+    let cutoff = if tp.max_window > TCP_MSS_DEFAULT { tp.max_window >> 1 } else { tp.max_window };
+    if cutoff != 0 && pktsize > cutoff { cutoff.max(68 - tp.tcp_header_len as u32) } else { pktsize }
+}
+
+/// Takes a path MTU over into `mss_cache` (`tcp_sync_mss`).
+pub fn tcp_sync_mss(tp: &mut TcpSock, pmtu: u32) -> u32 {
+    let mss = tcp_bound_to_half_wnd(tp, tcp_mtu_to_mss(tp, pmtu));
+    tp.icsk_pmtu_cookie = pmtu;
+    tp.mss_cache = mss;
+    mss
+}
+
+/// Options of the moment in a data segment, in bytes: timestamps and SACK blocks (`tcp_established_options`' size).
+pub fn tcp_established_options_size(tp: &TcpSock) -> u32 {
+    let mut n = 0;
+    if tp.rx_opt.tstamp_ok {
+        n += TCPOLEN_TSTAMP_ALIGNED;
+    }
+    let blocks = (tp.rx_opt.num_sacks as usize + tp.duplicate_sack.is_some() as usize)
+        .min((MAX_TCP_OPTION_SPACE - n - TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK)
+        .min(TCP_NUM_SACKS);
+    if blocks > 0 {
+        n += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK;
+    }
+    n as u32
+}
+
+/// The MSS for data now: path MTU and options of the moment considered (`tcp_current_mss`).
+pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
+    let pmtu = sk.dst_cache.lock_bh().as_ref().map(|d| d.mtu());
+    if let Some(pmtu) = pmtu
+        && pmtu != tp.icsk_pmtu_cookie
+    {
+        tcp_sync_mss(tp, pmtu);
+    }
+    let header = 20 + tcp_established_options_size(tp);
+    let mss = tp.mss_cache as i64 + tp.tcp_header_len as i64 - header as i64;
+    mss.max(1) as u32
+}
+
+/// The MSS to advertise on a route (`tcp_advertise_mss`, `ipv4_default_advmss`).
+pub fn tcp_advertise_mss(dst: &Dst, v6: bool) -> u16 {
+    let forced = dst.advmss.load(Relaxed);
+    let from_mtu = dst.dev.mtu().saturating_sub(if v6 { 60 } else { 40 });
+    let mss = if forced != 0 { forced.min(from_mtu.max(forced)) } else { from_mtu };
+    mss.clamp(if v6 { 1220 } else { 256 }, 65535 - 60) as u16
+}
+
+/// Window bytes that a buffer of `space` bytes stands for (`tcp_win_from_space`).
+pub fn tcp_win_from_space(space: u32, scaling_ratio: u8) -> u32 {
+    ((space as u64 * scaling_ratio as u64) >> 8) as u32
+}
+
+/// Buffer bytes that a window of `win` bytes needs (`tcp_space_from_win`).
+pub fn tcp_space_from_win(win: u32, scaling_ratio: u8) -> u32 {
+    (((win as u64) << 8) / scaling_ratio.max(1) as u64).min(i32::MAX as u64) as u32
+}
+
+/// Window bytes the socket has room for now (`tcp_space`).
+pub fn tcp_space(sk: &Sock, tp: &TcpSock) -> u32 {
+    let used = sk.rmem_alloc.load(Relaxed).min(u32::MAX as usize) as u32;
+    tcp_win_from_space(sk.rcvbuf.load(Relaxed).saturating_sub(used), tp.scaling_ratio)
+}
+
+/// Window bytes of an empty receive buffer (`tcp_full_space`).
+pub fn tcp_full_space(sk: &Sock, tp: &TcpSock) -> u32 {
+    tcp_win_from_space(sk.rcvbuf.load(Relaxed), tp.scaling_ratio)
+}
+
+/// A window to start with (RFC 9293, 3.8.6.2.2; RFC 7323, 2.2): from the buffer `space`, the `mss` and the clamp given
+/// (0: none). Answers `(rcv_wnd, window_clamp, rcv_wscale)` (`tcp_select_initial_window`).
+pub fn tcp_select_initial_window(net: &Net, space: u32, mss: u32, clamp: u32, wscale_ok: bool) -> (u32, u32, u8) {
+    let clamp = if clamp == 0 { 65535 << TCP_MAX_WSCALE } else { clamp };
+    let mut space = space.min(clamp);
+    if space > mss && mss > 0 {
+        space = space / mss * mss;
+    }
+    let rcv_wnd = space.min(65535);
+    let mut wscale = 0;
+    if wscale_ok {
+        let most = (space as i64).max(net.sysctl.tcp_rmem_max.get()).max(net.sysctl.rmem_max.get()).min(clamp as i64);
+        while wscale < TCP_MAX_WSCALE && (most >> wscale) > 65535 {
+            wscale += 1;
+        }
+    }
+    (rcv_wnd, clamp.min(65535 << wscale), wscale)
+}
+
+/// The window to advertise now, in the header's units, never taking back what was offered (RFC 7323, 2.4; `tcp_select_window`).
+pub fn tcp_select_window(sk: &Sock, tp: &mut TcpSock) -> u16 {
+    let old_win = tp.rcv_wnd;
+    let cur_win = tp.receive_window();
+    let scale = tp.rx_opt.rcv_wscale;
+    let mut new_win = __tcp_select_window(sk, tp);
+    if new_win < cur_win {
+        if new_win == 0 {
+            sk.net.mib.inc(Mib::TcpExtTCPWantZeroWindowAdv);
+        }
+        new_win = (cur_win + (1 << scale) - 1) >> scale << scale;
+    }
+    tp.rcv_wnd = new_win;
+    tp.rcv_wup = tp.rcv_nxt;
+    let most = if scale == 0 { MAX_TCP_WINDOW.max(65535) } else { 65535 << scale };
+    let field = (new_win.min(most) >> scale) as u16;
+    if field == 0 {
+        if old_win != 0 {
+            sk.net.mib.inc(Mib::TcpExtTCPToZeroWindowAdv);
+        }
+    } else if old_win == 0 {
+        sk.net.mib.inc(Mib::TcpExtTCPFromZeroWindowAdv);
+    }
+    field
+}
+
+/// The window the buffer allows, without silly ones (RFC 9293, 3.8.6.2.2; `__tcp_select_window`).
+pub fn __tcp_select_window(sk: &Sock, tp: &mut TcpSock) -> u32 {
+    let mut mss = tp.icsk_ack.rcv_mss as u32;
+    let mut free_space = tcp_space(sk, tp);
+    let allowed_space = tcp_full_space(sk, tp);
+    let full_space = tp.window_clamp.min(allowed_space);
+    mss = mss.min(full_space).max(if full_space == 0 { 0 } else { 1 });
+    if mss == 0 {
+        return 0;
+    }
+    if free_space < full_space >> 1 {
+        tp.icsk_ack.quick = 0;
+        // Pressure: do not offer what is not there, and close below a sixteenth or one segment.
+        let floor = 1 << tp.rx_opt.rcv_wscale;
+        free_space = free_space / floor * floor;
+        if free_space < allowed_space >> 4 || free_space < mss {
+            return 0;
+        }
+    }
+    let free_space = free_space.min(tp.rcv_ssthresh);
+    let scale = tp.rx_opt.rcv_wscale;
+    if scale != 0 {
+        // Rounded up: a zero would look like a closed window.
+        return (free_space.div_ceil(1 << scale)) << scale;
+    }
+    let window = tp.rcv_wnd;
+    if window <= free_space.saturating_sub(mss) || window > free_space {
+        free_space / mss * mss
+    } else if mss == full_space && free_space > window + (full_space >> 1) {
+        free_space
+    } else {
+        window
+    }
+}

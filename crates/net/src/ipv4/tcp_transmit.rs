@@ -1,0 +1,338 @@
+//! From a piece of the stream to a packet: header, options, and down to IP.
+//!
+//! Interface: [`tcp_transmit_skb`], [`tcp_xmit_piece`], [`tcp_send_ack`], [`tcp_send_active_reset`], [`tcp_make_synack`].
+//! Linux counterpart: `__tcp_transmit_skb` and around it in `net/ipv4/tcp_output.c`.
+//! Locks and context: socket lock; process or softirq context.
+
+use super::tcp_mss::{tcp_dst, tcp_select_window};
+use super::tcp_options::TcpOutOptions;
+use super::tcp_queue::TxSkb;
+use super::tcp_sock::*;
+use super::tcp_tsq::tcp_wfree;
+use crate::core::checksum::csum_partial_seed;
+use crate::core::net_namespace::Net;
+use crate::core::skbuff::{GsoType, MAX_HEADER, Skb};
+use crate::core::snmp::Mib;
+use crate::core::sock::Sock;
+use crate::hdr::{IPPROTO_TCP, TcpHdr, tcp_flag};
+use kernel::tp;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::AcqRel;
+use uapi::{Errno, Result};
+
+/// Room in front of a segment's payload: every header, options included.
+const MAX_TCP_HEADER: usize = MAX_HEADER + 60;
+
+/// What the SYN-ACK of a request looks like (`struct tcp_request_sock`, `tcp_out_options`). Ports in host order.
+#[derive(Clone, Copy, Debug)]
+pub struct SynAckArgs {
+    pub saddr: IpAddr,
+    pub daddr: IpAddr,
+    pub sport: u16,
+    pub dport: u16,
+    /// Our initial sequence number (`snt_isn`).
+    pub isn: u32,
+    /// The peer's + 1.
+    pub rcv_nxt: u32,
+    /// Not scaled: as it stands in a SYN.
+    pub rcv_wnd: u32,
+    /// MSS we advertise.
+    pub mss: u16,
+    pub tstamp_ok: bool,
+    /// Our timestamp, offset included, and the peer's to echo.
+    pub tsval: u32,
+    pub tsecr: u32,
+    pub wscale_ok: bool,
+    pub rcv_wscale: u8,
+    pub sack_ok: bool,
+    pub ecn_ok: bool,
+}
+
+/// The SYN-ACK for a request: TCP header with options and checksum (`Partial`), `data` at the header, headroom for the
+/// rest (`tcp_make_synack`).
+pub fn tcp_make_synack(net: &Net, a: &SynAckArgs) -> Box<Skb> {
+    let opts = TcpOutOptions {
+        mss: a.mss,
+        sack_perm: a.sack_ok,
+        wscale: a.wscale_ok.then_some(a.rcv_wscale),
+        tstamp: a.tstamp_ok.then_some((a.tsval, a.tsecr)),
+        ..TcpOutOptions::default()
+    };
+    let mut skb = Skb::alloc(MAX_TCP_HEADER);
+    skb.reserve(MAX_TCP_HEADER);
+    let ece = if a.ecn_ok { tcp_flag::ECE } else { 0 };
+    let h = Header {
+        sport: a.sport,
+        dport: a.dport,
+        seq: a.isn,
+        ack: a.rcv_nxt,
+        flags: tcp_flag::SYN | tcp_flag::ACK | ece,
+        window: a.rcv_wnd.min(65535) as u16,
+        urg_ptr: 0,
+    };
+    push_header(&mut skb, &h, &opts);
+    tcp_v_send_check(&mut skb, a.saddr, a.daddr);
+    net.mib.inc(Mib::TcpOutSegs);
+    skb
+}
+
+/// A header's fields, in host order.
+struct Header {
+    sport: u16,
+    dport: u16,
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    window: u16,
+    urg_ptr: u16,
+}
+
+fn push_header(skb: &mut Skb, h: &Header, opts: &TcpOutOptions) {
+    let len = TcpHdr::LEN + opts.size();
+    let b = skb.push(len);
+    if let Some(th) = TcpHdr::read_mut(b) {
+        th.source.set(h.sport);
+        th.dest.set(h.dport);
+        th.seq.set(h.seq);
+        th.ack_seq.set(h.ack);
+        th.doff = (len as u8 / 4) << 4;
+        th.flags = h.flags;
+        th.window.set(h.window);
+        th.check = [0; 2];
+        th.urg_ptr.set(h.urg_ptr);
+    }
+    opts.write(&mut b[TcpHdr::LEN..]);
+    skb.reset_transport_header();
+}
+
+/// Sets the checksum up for the device: pseudo-header sum and `IpSummed::Partial`; `data` at the TCP header
+/// (`tcp_v4_send_check`, both versions).
+pub fn tcp_v_send_check(skb: &mut Skb, saddr: IpAddr, daddr: IpAddr) {
+    let seed = csum_partial_seed(saddr, daddr, skb.len(), IPPROTO_TCP);
+    if let Some(th) = TcpHdr::read_mut(skb.data_mut()) {
+        th.check = seed;
+    }
+    skb.set_csum_partial(16);
+}
+
+/// Options of a SYN or of a SYN-ACK sent by a socket (`tcp_syn_options`).
+fn tcp_syn_options(sk: &Sock, tp: &TcpSock, synack: bool) -> TcpOutOptions {
+    let s = &sk.net.sysctl;
+    let agreed = |ours: bool, both: bool| if synack { both } else { ours };
+    let mut o = TcpOutOptions { mss: tp.advmss, ..TcpOutOptions::default() };
+    if agreed(s.tcp_timestamps.on(), tp.rx_opt.tstamp_ok) {
+        o.tstamp = Some((tp.time_stamp().wrapping_add(tp.tsoffset), tp.rx_opt.ts_recent));
+    }
+    if agreed(s.tcp_window_scaling.on(), tp.rx_opt.wscale_ok) {
+        o.wscale = Some(tp.rx_opt.rcv_wscale);
+    }
+    o.sack_perm = agreed(s.tcp_sack.on(), tp.rx_opt.sack_ok);
+    o
+}
+
+/// Options of a segment on a synchronised connection (`tcp_established_options`).
+fn tcp_established_options(tp: &mut TcpSock) -> TcpOutOptions {
+    let mut o = TcpOutOptions::default();
+    if tp.rx_opt.tstamp_ok {
+        o.tstamp = Some((tp.time_stamp().wrapping_add(tp.tsoffset), tp.rx_opt.ts_recent));
+    }
+    if tp.rx_opt.num_sacks == 0 && tp.duplicate_sack.is_none() {
+        return o;
+    }
+    let room = (MAX_TCP_OPTION_SPACE - o.size() - TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK;
+    let ours = tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize).copied();
+    // RFC 2883: a duplicate is reported once, in the first block.
+    for block in tp.duplicate_sack.take().into_iter().chain(ours).take(room.min(TCP_NUM_SACKS)) {
+        o.sacks[o.num_sacks as usize] = block;
+        o.num_sacks += 1;
+    }
+    o
+}
+
+/// A new packet that shares a piece's payload, without headers.
+pub fn tcp_packet_of(piece: &TxSkb, v6: bool) -> Box<Skb> {
+    let mut skb = Skb::alloc(MAX_TCP_HEADER);
+    skb.reserve(MAX_TCP_HEADER);
+    for f in &piece.frags {
+        skb.add_frag(f.clone());
+    }
+    if piece.gso_segs > 1 {
+        skb.gso_size = piece.gso_size;
+        skb.gso_segs = piece.gso_segs;
+        skb.gso_type = if v6 { GsoType::TCPV6 } else { GsoType::TCPV4 };
+    }
+    skb
+}
+
+/// A packet without payload.
+fn tcp_empty_packet() -> Box<Skb> {
+    let mut skb = Skb::alloc(MAX_TCP_HEADER);
+    skb.reserve(MAX_TCP_HEADER);
+    skb
+}
+
+/// `tcp_ecn_send`: marks of RFC 3168, 6.1; answers the ECN bits for the IP header.
+fn tcp_ecn_send(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: &mut u8) -> u8 {
+    if tp.ecn_flags & TCP_ECN_OK == 0 {
+        return 0;
+    }
+    let mut tos = 0;
+    // New data only: neither pure ACKs nor retransmissions are marked.
+    if !skb.is_empty() && !before(seq, tp.snd_nxt) {
+        tos = INET_ECN_ECT_0;
+        if tp.ecn_flags & TCP_ECN_QUEUE_CWR != 0 {
+            tp.ecn_flags &= !TCP_ECN_QUEUE_CWR;
+            *flags |= tcp_flag::CWR;
+            if skb.is_gso() {
+                skb.gso_type |= GsoType::TCP_ECN;
+            }
+        }
+    }
+    if tp.ecn_flags & TCP_ECN_DEMAND_CWR != 0 {
+        *flags |= tcp_flag::ECE;
+    }
+    tos
+}
+
+/// Puts the TCP header on `skb`, which holds the payload, and hands it to IP (`__tcp_transmit_skb`).
+pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq: u32, flags: u8) -> Result<()> {
+    tp!(tcp_transmit_skb, skb, sk);
+    let dst = tcp_dst(sk, tp)?;
+    let l3 = sk.net.l3(tp.is_v6()).ok_or(Errno::EHOSTUNREACH)?;
+    let (len, pcount) = (skb.len() as u32, (skb.gso_segs as u32).max(1));
+    let syn = flags & tcp_flag::SYN != 0;
+    let mut flags = flags;
+    let (opts, window, ecn) = if syn {
+        (tcp_syn_options(sk, tp, flags & tcp_flag::ACK != 0), tp.rcv_wnd.min(65535) as u16, 0)
+    } else {
+        let opts = tcp_established_options(tp);
+        (opts, tcp_select_window(sk, tp), tcp_ecn_send(tp, &mut skb, seq, &mut flags))
+    };
+    let urg_ptr = tcp_urg_ptr(tp, seq, len, &mut flags);
+    let ack = if flags & tcp_flag::ACK != 0 { tp.rcv_nxt } else { 0 };
+    let h = Header { sport: tp.inet.sport, dport: tp.inet.dport, seq, ack, flags, window, urg_ptr };
+    push_header(&mut skb, &h, &opts);
+    tcp_v_send_check(&mut skb, tp.inet.saddr, tp.inet.daddr);
+
+    if flags & tcp_flag::ACK != 0 {
+        tcp_event_ack_sent(tp);
+    }
+    if len > 0 {
+        tcp_event_data_sent(sk, tp);
+        tp.data_segs_out = tp.data_segs_out.wrapping_add(pcount);
+        tp.bytes_sent += len as u64;
+    }
+    if len > 0 || flags & (tcp_flag::SYN | tcp_flag::FIN) != 0 {
+        sk.wmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
+        skb.sk = Some(sk.clone());
+        skb.destructor = Some(tcp_wfree);
+    }
+    tp.segs_out = tp.segs_out.wrapping_add(pcount);
+    sk.net.mib.add(Mib::TcpOutSegs, pcount as u64);
+    skb.dst = Some(dst);
+    let mut params = tp.inet.xmit_params(sk);
+    params.tos = (params.tos & !INET_ECN_MASK) | ecn;
+    (l3.queue_xmit)(&sk.net, Some(sk), skb, &tp.inet.flow(sk), &params)
+}
+
+/// The urgent pointer for a segment (RFC 9293, 3.8.5; RFC 6093: it points behind the urgent byte).
+fn tcp_urg_ptr(tp: &TcpSock, seq: u32, len: u32, flags: &mut u8) -> u16 {
+    if tp.snd_una == tp.snd_up || !before(seq, tp.snd_up) {
+        return 0;
+    }
+    let ahead = tp.snd_up.wrapping_sub(seq);
+    if ahead <= 0xffff {
+        *flags |= tcp_flag::URG;
+        ahead as u16
+    } else if after(seq.wrapping_add(0xffff), tp.snd_nxt.max(seq.wrapping_add(len))) {
+        *flags |= tcp_flag::URG;
+        0xffff
+    } else {
+        0
+    }
+}
+
+/// An ACK is on its way: nothing is owed any more (`tcp_event_ack_sent`).
+fn tcp_event_ack_sent(tp: &mut TcpSock) {
+    let a = &mut tp.icsk_ack;
+    if a.quick > 0 {
+        a.quick -= 1;
+        if a.quick == 0 {
+            a.ato = TCP_ATO_MIN;
+        }
+    }
+    a.pending = 0;
+    a.retry = 0;
+}
+
+/// `tcp_event_data_sent`.
+fn tcp_event_data_sent(sk: &Sock, tp: &mut TcpSock) {
+    let now = tp.jiffies32();
+    if tp.packets_out == 0 {
+        super::tcp_cong::tcp_ca_event(tp, TcpCaEvent::TxStart);
+        let idle = now.wrapping_sub(tp.lsndtime) as i32;
+        if sk.net.sysctl.tcp_slow_start_after_idle.on() && idle > tp.icsk_rto as i32 && tp.lsndtime != 0 {
+            super::tcp_cong::tcp_cwnd_restart(tp, idle as u32);
+        }
+    }
+    tp.lsndtime = now;
+    // A reply soon after data came: the session is interactive.
+    if now.wrapping_sub(tp.icsk_ack.lrcvtime) < tp.icsk_ack.ato {
+        tp.icsk_ack.pingpong = tp.icsk_ack.pingpong.saturating_add(1);
+    }
+}
+
+/// Sends piece `i` of the queue as it is (`tcp_transmit_skb` with a clone).
+pub fn tcp_xmit_piece(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize) -> Result<()> {
+    let v6 = tp.is_v6();
+    let now = tp.tcp_mstamp;
+    let idle = tp.packets_out == 0;
+    if idle {
+        // `tcp_rate_skb_sent`: nothing is in flight, so the interval starts here.
+        tp.first_tx_mstamp = now;
+        tp.delivered_mstamp = now;
+    }
+    let (first, dm, d, ce) = (tp.first_tx_mstamp, tp.delivered_mstamp, tp.delivered, tp.delivered_ce);
+    let app_limited = tp.app_limited != u32::MAX;
+    let Some(piece) = tp.tx.get_mut(i) else { return Err(Errno::EINVAL) };
+    piece.mstamp = now;
+    (piece.first_tx_mstamp, piece.delivered_mstamp, piece.delivered, piece.delivered_ce) = (first, dm, d, ce);
+    piece.is_app_limited = app_limited;
+    let (skb, seq, flags) = (tcp_packet_of(piece, v6), piece.seq, piece.tcp_flags);
+    tcp_transmit_skb(sk, tp, skb, seq, flags)
+}
+
+/// The sequence number of a segment without data, inside the peer's window as well as can be (`tcp_acceptable_seq`).
+fn tcp_acceptable_seq(tp: &TcpSock) -> u32 {
+    let end = tp.wnd_end();
+    let close = tp.rx_opt.wscale_ok && tp.snd_nxt.wrapping_sub(end) < 1 << tp.rx_opt.rcv_wscale;
+    if !before(end, tp.snd_nxt) || close { tp.snd_nxt } else { end }
+}
+
+/// Sends an ACK now (`tcp_send_ack`).
+pub fn tcp_send_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    use uapi::tcp::TcpState;
+    if sk.state() == TcpState::Close {
+        return;
+    }
+    let seq = tcp_acceptable_seq(tp);
+    let _ = tcp_transmit_skb(sk, tp, tcp_empty_packet(), seq, tcp_flag::ACK);
+}
+
+/// Sends an ACK with an old sequence number, to make the peer answer (`tcp_xmit_probe_skb`).
+pub fn tcp_xmit_probe_skb(sk: &Arc<Sock>, tp: &mut TcpSock, urgent: bool, mib: Mib) -> Result<()> {
+    let seq = tp.snd_una.wrapping_sub(!urgent as u32);
+    sk.net.mib.inc(mib);
+    tcp_transmit_skb(sk, tp, tcp_empty_packet(), seq, tcp_flag::ACK)
+}
+
+/// Sends a RST for the connection (`tcp_send_active_reset`).
+pub fn tcp_send_active_reset(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    sk.net.mib.inc(Mib::TcpOutRsts);
+    tp.mstamp_refresh(sk);
+    let seq = tcp_acceptable_seq(tp);
+    if tcp_transmit_skb(sk, tp, tcp_empty_packet(), seq, tcp_flag::ACK | tcp_flag::RST).is_err() {
+        sk.net.mib.inc(Mib::TcpExtTCPAbortFailed);
+    }
+}
