@@ -38,7 +38,7 @@ pub mod tcp_prot;
 pub mod tcp_queue;
 pub mod tcp_sock;
 pub mod tcp_state;
-pub mod tcp_transmit;
 pub mod tcp_timer;
+pub mod tcp_transmit;
 pub mod tcp_tsq;
 pub mod udp;

@@ -179,11 +179,8 @@ fn cubictcp_recalc_ssthresh(tp: &mut TcpSock) -> u32 {
     let c = ca(tp);
     c.epoch_start = 0;
     // Fast convergence (RFC 9438, 4.7): give room to newcomers.
-    c.last_max_cwnd = if cwnd < c.last_max_cwnd {
-        (cwnd as u64 * (BETA_SCALE + BETA) / (2 * BETA_SCALE)) as u32
-    } else {
-        cwnd
-    };
+    c.last_max_cwnd =
+        if cwnd < c.last_max_cwnd { (cwnd as u64 * (BETA_SCALE + BETA) / (2 * BETA_SCALE)) as u32 } else { cwnd };
     ((cwnd as u64 * BETA / BETA_SCALE) as u32).max(2)
 }
 
