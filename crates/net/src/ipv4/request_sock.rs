@@ -34,9 +34,12 @@ pub struct RequestSock {
     /// The receive window offered in the SYN-ACK, in bytes.
     pub rsk_rcv_wnd: u32,
     pub rsk_window_clamp: u32,
+    /// The MSS we advertise.
+    pub advmss: u16,
+    /// TOS or traffic class, and TTL (0: the namespace's default) of our packets.
     pub tos: u8,
+    pub ttl: u8,
     pub mark: u32,
-    pub hash: u32,
     /// The device the SYN came in by, for replies to link-local peers.
     pub iif: u32,
     /// The peer's latest timestamp value.
