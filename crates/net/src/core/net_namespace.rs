@@ -4,10 +4,10 @@
 //! Linux counterpart: `net/core/net_namespace.c`, `struct net`, `net_generic`.
 //! Locks and context: look-ups anywhere, under RCU; registration in process context.
 
-use crate::core::dev::{DeviceTable, PacketTypes, SoftnetData};
+use crate::core::dev::{DeviceTable, NetdevChain, PacketTypes, SoftnetData};
 use crate::core::flow::Flow;
 use crate::core::l3::L3Ops;
-use crate::core::neighbour::NeighTables;
+use crate::core::neighbour::{NeighOps, NeighTables};
 use crate::core::netfilter::NfHooks;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::MibTable;
@@ -38,6 +38,9 @@ pub struct Registries {
     pub inetsw6: [SpinLock<Vec<Arc<dyn Any + Send + Sync>>>; SOCK_MAX],
     /// `ptype_base`, `ptype_all`.
     pub ptypes: PacketTypes,
+    pub netdev_chain: NetdevChain,
+    /// How ARP and ND ask, for IPv4 and IPv6.
+    pub neigh_ops: [OnceLock<&'static NeighOps>; 2],
     /// `inet_protos`, `inet6_protos`, by protocol number.
     pub inet_protos: [Rcu<NetProtocol>; 256],
     pub inet6_protos: [Rcu<NetProtocol>; 256],
@@ -68,6 +71,8 @@ impl Registries {
             inetsw: Default::default(),
             inetsw6: Default::default(),
             ptypes: PacketTypes::default(),
+            netdev_chain: NetdevChain::default(),
+            neigh_ops: Default::default(),
             inet_protos: std::array::from_fn(|_| Rcu::default()),
             inet6_protos: std::array::from_fn(|_| Rcu::default()),
             l3: Default::default(),

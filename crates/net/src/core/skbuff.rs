@@ -361,7 +361,10 @@ impl Skb {
         let mut new = PageMut::alloc(self.tail as usize + shift + tailroom);
         let (from, to) = (self.data as usize, self.tail as usize);
         new.as_mut_slice()[from + shift..to + shift].copy_from_slice(&self.head.as_slice()[from..to]);
-        self.truesize = self.truesize + new.len() as u32 - self.head.len() as u32;
+        // A packet that a socket answers for is charged once: what was charged is what is given back.
+        if self.destructor.is_none() {
+            self.truesize = self.truesize + new.len() as u32 - self.head.len() as u32;
+        }
         self.head = new;
         let shift = shift as u32;
         self.data += shift;

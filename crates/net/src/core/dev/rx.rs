@@ -1,0 +1,239 @@
+//! The way up: from a driver to the protocols.
+//!
+//! Interface: [`netif_rx`], [`netif_receive_skb`], [`napi_schedule`], [`napi_complete_done`], [`napi_gro_receive`],
+//! [`netif_napi_add`].
+//! Linux counterpart: `net/core/dev.c` (`enqueue_to_backlog`, `net_rx_action`, `process_backlog`, `__netif_receive_skb_core`).
+//! Locks and context: softirq context; `netif_rx` anywhere inside the kernel, `napi_schedule` also in a top half.
+
+use crate::core::dev::device::{Features, NetDevice};
+use crate::core::dev::ptype::{deliver_ptype, deliver_taps};
+use crate::core::dev::softnet::{NAPI_DISABLE, NAPI_MISSED, NAPI_SCHED, NapiPoll, NapiStruct, Poll, SoftnetData};
+use crate::core::gro::{GroList, dev_gro_receive};
+use crate::core::net_namespace::Registries;
+use crate::core::skbuff::Skb;
+use kernel::kernel::raise_softirq;
+use kernel::{Softirq, SpinLock, local_bh_disable, tp};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::*};
+use uapi::{Errno, Result};
+
+/// `NAPI_POLL_WEIGHT`, and the input queue's quota (`dev_rx_weight`).
+pub const NAPI_POLL_WEIGHT: usize = 64;
+/// `netdev_budget` where no namespace says otherwise.
+const DEFAULT_BUDGET: usize = 300;
+/// `netdev_budget_usecs`: jiffies after which `net_rx_action` leaves the rest for the next round.
+const BUDGET_JIFFIES: u64 = 2;
+
+/// `netif_rx`: puts a packet on this CPU's input queue (bounded by `netdev_max_backlog`) and raises `NET_RX_SOFTIRQ`.
+/// `skb.dev`, `protocol` and `pkt_type` are set (`eth_type_trans`), `data` is at the network header. `ENOBUFS` (counted).
+pub fn netif_rx(mut skb: Box<Skb>) -> Result<()> {
+    if kernel::trace::enabled() {
+        skb.identify();
+    }
+    tp!(netif_rx, skb);
+    let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
+    let Some(net) = dev.net() else { return Err(Errno::ENODEV) };
+    let limit = net.sysctl.netdev_max_backlog.get() as usize;
+    let len = skb.len() + skb.mac_len as usize;
+    // Process context: the softirq runs when this guard goes.
+    let _bh = local_bh_disable();
+    let softnet = dev.reg.softnet.this();
+    let mut q = softnet.inner.lock_irqsave();
+    if q.input_pkt_queue.len() > limit || !dev.is_up() {
+        drop(q);
+        softnet.dropped.fetch_add(1, Relaxed);
+        dev.stats.rx_dropped.fetch_add(1, Relaxed);
+        return Err(Errno::ENOBUFS);
+    }
+    q.input_pkt_queue.push_back(skb);
+    dev.stats.count_rx(len);
+    if !q.backlog_scheduled {
+        q.backlog_scheduled = true;
+        q.poll_list.push_back(Poll::Backlog);
+        raise_softirq(Softirq::NetRx);
+    }
+    Ok(())
+}
+
+/// `net_rx_action`, the handler of `NET_RX_SOFTIRQ`: polls what is on this CPU's list, fairly, within a budget of packets
+/// and of time.
+pub(super) fn net_rx_action(reg: &Registries) {
+    tp!(net_rx_action);
+    let softnet = reg.softnet.this();
+    let mut budget = None;
+    let mut deadline = None;
+    loop {
+        let Some(entry) = softnet.inner.lock_irqsave().poll_list.pop_front() else { return };
+        let left = budget.get_or_insert_with(|| netdev_budget(softnet, &entry));
+        let work = match entry {
+            Poll::Backlog => process_backlog(softnet, NAPI_POLL_WEIGHT),
+            Poll::Napi(n) => napi_poll(softnet, n),
+        };
+        *left = left.saturating_sub(work);
+        if softnet.inner.lock_irqsave().poll_list.is_empty() {
+            return;
+        }
+        // The clock is only read when one poll was not enough.
+        let now = reg.kernel.jiffies();
+        if *left == 0 || now >= *deadline.get_or_insert(now + BUDGET_JIFFIES) {
+            softnet.time_squeeze.fetch_add(1, Relaxed);
+            raise_softirq(Softirq::NetRx);
+            return;
+        }
+    }
+}
+
+/// The budget of the namespace whose packets are at hand: the tunable is one a namespace, the CPU is not.
+fn netdev_budget(softnet: &SoftnetData, entry: &Poll) -> usize {
+    let dev = match entry {
+        Poll::Napi(n) => Some(n.dev.clone()),
+        Poll::Backlog => softnet.inner.lock_irqsave().input_pkt_queue.front().and_then(|s| s.dev.clone()),
+    };
+    let net = dev.and_then(|d| d.net());
+    net.map_or(DEFAULT_BUDGET, |n| n.sysctl.netdev_budget.get() as usize)
+}
+
+/// `process_backlog`: up to `quota` packets from the input queue to the protocols; goes back on the list if more are left.
+fn process_backlog(softnet: &SoftnetData, quota: usize) -> usize {
+    let mut work = 0;
+    loop {
+        let skb = {
+            let mut q = softnet.inner.lock_irqsave();
+            if q.input_pkt_queue.is_empty() {
+                q.backlog_scheduled = false;
+                break;
+            }
+            if work == quota {
+                q.poll_list.push_back(Poll::Backlog);
+                break;
+            }
+            q.input_pkt_queue.pop_front()
+        };
+        work += 1;
+        skb.into_iter().for_each(receive_skb_core);
+    }
+    softnet.processed.fetch_add(work as u64, Relaxed);
+    work
+}
+
+/// `__napi_poll`: one round of a device queue; back on the list if it used its whole weight.
+fn napi_poll(softnet: &SoftnetData, n: Arc<NapiStruct>) -> usize {
+    if n.state.load(Acquire) & NAPI_DISABLE != 0 {
+        napi_gro_flush(&n);
+        n.state.fetch_and(!(NAPI_SCHED | NAPI_MISSED), AcqRel);
+        return 0;
+    }
+    let work = (n.poll)(&n, n.weight);
+    debug_assert!(work <= n.weight, "{}: a poll took more than its budget", n.dev.name);
+    if work >= n.weight {
+        // Nothing may wait in GRO for a poll that can be long in coming.
+        napi_gro_flush(&n);
+        softnet.inner.lock_irqsave().poll_list.push_back(Poll::Napi(n));
+    }
+    work
+}
+
+/// `netif_receive_skb`: taps, then the packet type's handler. Softirq context.
+pub fn netif_receive_skb(mut skb: Box<Skb>) {
+    if kernel::trace::enabled() {
+        skb.identify();
+    }
+    if let Some(dev) = &skb.dev {
+        dev.stats.count_rx(skb.len() + skb.mac_len as usize);
+    }
+    receive_skb_core(skb)
+}
+
+/// `__netif_receive_skb_core`. The packet has been counted.
+fn receive_skb_core(mut skb: Box<Skb>) {
+    tp!(netif_receive_skb, skb);
+    let Some(dev) = skb.dev.clone() else { return };
+    let Some(net) = dev.net() else { return };
+    if !dev.is_up() {
+        dev.stats.rx_dropped.fetch_add(1, Relaxed);
+        return;
+    }
+    skb.skb_iif = dev.ifindex;
+    skb.reset_network_header();
+    skb.reset_transport_header();
+    deliver_taps(&net, &dev, &skb);
+    if deliver_ptype(&net, skb).is_err() {
+        dev.stats.rx_dropped.fetch_add(1, Relaxed);
+    }
+}
+
+/// `netif_napi_add`. The device is enabled for polling at once.
+pub fn netif_napi_add(dev: &Arc<NetDevice>, weight: usize, poll: NapiPoll) -> Arc<NapiStruct> {
+    Arc::new(NapiStruct {
+        dev: dev.clone(),
+        weight: weight.max(1),
+        poll,
+        state: AtomicU8::new(0),
+        gro: SpinLock::new(GroList::default()),
+    })
+}
+
+/// `napi_schedule`, by a top half that has masked its interrupt: polls soon, on this CPU. `false` if already scheduled; then
+/// the poll that is under way will not complete without looking again.
+pub fn napi_schedule(n: &Arc<NapiStruct>) -> bool {
+    let old = n.state.fetch_update(AcqRel, Acquire, |s| match s {
+        s if s & NAPI_DISABLE != 0 => None,
+        s if s & NAPI_SCHED != 0 => Some(s | NAPI_MISSED),
+        s => Some(s | NAPI_SCHED),
+    });
+    let fresh = old.is_ok_and(|s| s & NAPI_SCHED == 0);
+    if fresh {
+        napi_enlist(n);
+    }
+    fresh
+}
+
+fn napi_enlist(n: &Arc<NapiStruct>) {
+    n.dev.reg.softnet.this().inner.lock_irqsave().poll_list.push_back(Poll::Napi(n.clone()));
+    raise_softirq(Softirq::NetRx);
+}
+
+/// `napi_complete_done`: the ring is empty; flushes GRO. `false` if it must be polled again (it already is on the list):
+/// the driver leaves its interrupt masked.
+pub fn napi_complete_done(n: &Arc<NapiStruct>, _work: usize) -> bool {
+    napi_gro_flush(n);
+    let old = n.state.fetch_update(AcqRel, Acquire, |s| match s & NAPI_MISSED {
+        0 => Some(s & !NAPI_SCHED),
+        _ => Some(s & !NAPI_MISSED),
+    });
+    let done = old.is_ok_and(|s| s & NAPI_MISSED == 0);
+    if !done {
+        napi_enlist(n);
+    }
+    done
+}
+
+/// `napi_disable`, without the wait: from now on nothing schedules it, and a poll that is due is not made.
+pub fn napi_disable(n: &NapiStruct) {
+    n.state.fetch_or(NAPI_DISABLE, AcqRel);
+}
+
+/// `napi_enable`.
+pub fn napi_enable(n: &NapiStruct) {
+    n.state.fetch_and(!NAPI_DISABLE, AcqRel);
+}
+
+/// `napi_gro_receive`: merges the packet with others of its flow, or passes it on. In a NAPI poll.
+pub fn napi_gro_receive(n: &Arc<NapiStruct>, mut skb: Box<Skb>) {
+    if kernel::trace::enabled() {
+        skb.identify();
+    }
+    tp!(napi_gro_receive, skb);
+    n.dev.stats.count_rx(skb.len() + skb.mac_len as usize);
+    if !n.dev.features.contains(Features::GRO) {
+        return receive_skb_core(skb);
+    }
+    let ready = dev_gro_receive(&mut n.gro.lock(), skb);
+    ready.into_iter().for_each(receive_skb_core);
+}
+
+/// `napi_gro_flush`.
+fn napi_gro_flush(n: &NapiStruct) {
+    let ready = n.gro.lock().flush();
+    ready.into_iter().for_each(receive_skb_core);
+}
