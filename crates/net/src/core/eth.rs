@@ -7,7 +7,8 @@
 use crate::core::dev::{ETH_P_IP, ETH_P_IPV6, NetDevice};
 use crate::core::skbuff::{PktType, Skb};
 use crate::hdr::{
-    EthHdr, FragHdr, IPPROTO_FRAGMENT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, IpHdr, Ipv6Hdr, TcpHdr, UdpHdr,
+    EthHdr, FragHdr, IPPROTO_FRAGMENT, IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, IpHdr, Ipv6Hdr, TcpHdr,
+    UdpHdr,
 };
 use std::sync::Arc;
 

@@ -15,7 +15,9 @@
 //! ```
 //! (RFC 4861, 7.3.2; IPv4 does the same. A failed entry is asked for anew by the next packet.)
 
-use crate::core::dev::{ETH_P_IP, ETH_P_IPV6, Iff, NetDevice, NetdevEvent, dev_queue_xmit, register_netdevice_notifier};
+use crate::core::dev::{
+    ETH_P_IP, ETH_P_IPV6, Iff, NetDevice, NetdevEvent, dev_queue_xmit, register_netdevice_notifier,
+};
 use crate::core::dst::Dst;
 use crate::core::eth::{ETH_HLEN, eth_header};
 use crate::core::net_namespace::{Net, Registries};
@@ -372,7 +374,13 @@ fn neigh_event_send(net: &Arc<Net>, n: &Arc<Neighbour>, skb: Box<Skb>) -> Option
 
 #[allow(clippy::too_many_arguments)]
 fn start_resolution(
-    net: &Arc<Net>, n: &Neighbour, inner: &mut Inner, now: u64, skb: Box<Skb>, todo: &mut Todo, dropped: &mut SkbQueue,
+    net: &Arc<Net>,
+    n: &Neighbour,
+    inner: &mut Inner,
+    now: u64,
+    skb: Box<Skb>,
+    todo: &mut Todo,
+    dropped: &mut SkbQueue,
 ) {
     n.updated.store(now, Relaxed);
     if net.sysctl.neigh_mcast_solicit.get() == 0 {
@@ -511,7 +519,11 @@ pub fn neigh_confirm(net: &Net, ifindex: u32, hop: IpAddr) {
 /// sends what waited for it. `EPERM` for an entry that only an administrator may change, `EINVAL` for a valid state without an
 /// address.
 pub fn neigh_update(
-    net: &Arc<Net>, n: &Arc<Neighbour>, lladdr: Option<[u8; 6]>, new: Nud, flags: NeighUpdate,
+    net: &Arc<Net>,
+    n: &Arc<Neighbour>,
+    lladdr: Option<[u8; 6]>,
+    new: Nud,
+    flags: NeighUpdate,
 ) -> Result<()> {
     let mut todo = Todo::default();
     let result = {
@@ -524,7 +536,13 @@ pub fn neigh_update(
 
 #[allow(clippy::too_many_arguments)]
 fn update_locked(
-    net: &Net, n: &Neighbour, inner: &mut Inner, lladdr: Option<[u8; 6]>, mut new: Nud, flags: NeighUpdate, todo: &mut Todo,
+    net: &Net,
+    n: &Neighbour,
+    inner: &mut Inner,
+    lladdr: Option<[u8; 6]>,
+    mut new: Nud,
+    flags: NeighUpdate,
+    todo: &mut Todo,
 ) -> Result<()> {
     let old = n.state();
     if inner.dead || (matches!(old, Nud::NoArp | Nud::Permanent) && !flags.contains(NeighUpdate::ADMIN)) {

@@ -70,7 +70,12 @@ pub fn register_netdevice(net: &Arc<Net>, spec: NetDeviceSpec) -> Result<Arc<Net
 /// The name with `%d` replaced by the first free number.
 fn dev_get_valid_name(net: &Net, name: &str) -> Result<String> {
     let ok = |n: &str| {
-        !n.is_empty() && n.len() < IFNAMSIZ && n != "." && n != ".." && !n.contains(['/', ':', '%']) && !n.contains(char::is_whitespace)
+        !n.is_empty()
+            && n.len() < IFNAMSIZ
+            && n != "."
+            && n != ".."
+            && !n.contains(['/', ':', '%'])
+            && !n.contains(char::is_whitespace)
     };
     let free = |n: &str| dev_get_by_name(net, n).is_none();
     let Some((front, back)) = name.split_once("%d") else {
