@@ -28,6 +28,7 @@ pub mod tcp;
 pub mod tcp_ca;
 pub mod tcp_cong;
 pub mod tcp_cubic;
+pub mod tcp_fragment;
 pub mod tcp_input;
 pub mod tcp_ipv4;
 pub mod tcp_minisocks;

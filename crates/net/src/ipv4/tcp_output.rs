@@ -1,100 +1,794 @@
-//! TCP transmit.
+//! TCP transmit: what may be sent, and when.
 //!
-//! Interface: `tcp_write_xmit`, `tcp_transmit_skb`, `tcp_send_ack`, `tcp_connect`, `tcp_make_synack`.
+//! Interface: [`tcp_write_xmit`], [`__tcp_push_pending_frames`], [`tcp_retransmit_skb`], [`tcp_connect`], [`tcp_send_fin`],
+//! and what `tcp_mss` and `tcp_transmit` below it give.
 //! Linux counterpart: `net/ipv4/tcp_output.c`.
-//! Locks and context: socket lock.
+//! Locks and context: socket lock; process or softirq context.
 
-use super::tcp_sock::TcpSock;
-use crate::core::net_namespace::Net;
-use crate::core::skbuff::Skb;
-use crate::core::sock::Sock;
-use std::net::IpAddr;
+pub use super::tcp_fragment::*;
+pub use super::tcp_mss::*;
+pub use super::tcp_transmit::*;
+
+use super::inet_csk_timers::*;
+use super::tcp_cong::*;
+use super::tcp_queue::*;
+use super::tcp_sock::*;
+use super::tcp_tsq::tcp_small_queue_check;
+use crate::core::skbuff::GSO_MAX_SIZE;
+use crate::core::snmp::Mib;
+use crate::core::sock::{Sock, SockFlags};
+use crate::hdr::tcp_flag;
+use kernel::tp;
 use std::sync::Arc;
-use uapi::Result;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use uapi::tcp::TcpState;
+use uapi::{Errno, Result};
 
-/// What the SYN-ACK of a request looks like (`struct tcp_request_sock`, `tcp_out_options`). Ports in host order.
-#[derive(Clone, Copy, Debug)]
-pub struct SynAckArgs {
-    pub saddr: IpAddr,
-    pub daddr: IpAddr,
-    pub sport: u16,
-    pub dport: u16,
-    /// Our initial sequence number (`snt_isn`).
-    pub isn: u32,
-    /// The peer's + 1.
-    pub rcv_nxt: u32,
-    /// Not scaled: as it stands in a SYN.
-    pub rcv_wnd: u32,
-    /// MSS we advertise.
-    pub mss: u16,
-    pub tstamp_ok: bool,
-    /// Our timestamp, offset included, and the peer's to echo.
-    pub tsval: u32,
-    pub tsecr: u32,
-    pub wscale_ok: bool,
-    pub rcv_wscale: u8,
-    pub sack_ok: bool,
-    pub ecn_ok: bool,
+// --- What may be sent ---
+
+/// Whether urgent data is still to be announced.
+fn tcp_urg_mode(tp: &TcpSock) -> bool {
+    tp.snd_una != tp.snd_up
 }
 
-/// The SYN-ACK for a request: TCP header with options and checksum (`Partial`), `data` at the header, headroom for the
-/// rest (`tcp_make_synack`).
-pub fn tcp_make_synack(net: &Net, a: &SynAckArgs) -> Box<Skb> {
-    let _ = (net, a);
-    todo!()
+/// Minshall's variant of Nagle: one small segment in flight at a time (`tcp_minshall_check`).
+fn tcp_minshall_check(tp: &TcpSock) -> bool {
+    after(tp.snd_sml, tp.snd_una) && !after(tp.snd_sml, tp.snd_nxt)
 }
 
-/// Sets the checksum up for the device: pseudo-header sum and `IpSummed::Partial`; `data` at the TCP header
-/// (`tcp_v4_send_check`, both versions).
-pub fn tcp_v_send_check(skb: &mut Skb, saddr: IpAddr, daddr: IpAddr) {
-    let _ = (skb, saddr, daddr);
-    todo!()
+/// Whether a segment that is not full must wait (RFC 9293, 3.7.4; `tcp_nagle_check`).
+fn tcp_nagle_check(partial: bool, tp: &TcpSock, nonagle: u8) -> bool {
+    partial
+        && (nonagle & TCP_NAGLE_CORK != 0 || (nonagle == 0 && tp.packets_out != 0 && tcp_minshall_check(tp)))
 }
 
-/// A window to start with (RFC 9293, 3.8.6.2.2): from the buffer `space`, the `mss` and the clamp given (0: none).
-/// Answers `(rcv_wnd, window_clamp, rcv_wscale)` (`tcp_select_initial_window`).
-pub fn tcp_select_initial_window(net: &Net, space: u32, mss: u32, clamp: u32, wscale_ok: bool) -> (u32, u32, u8) {
-    let _ = (net, space, mss, clamp, wscale_ok);
-    todo!()
+fn tcp_nagle_test(tp: &TcpSock, s: &TxSkb, mss: u32, nonagle: u8) -> bool {
+    nonagle & TCP_NAGLE_PUSH != 0
+        || tcp_urg_mode(tp)
+        || s.has(tcp_flag::FIN)
+        || !tcp_nagle_check(s.len < mss, tp, nonagle)
 }
 
-/// Buffer bytes to window bytes with the default scaling ratio (`tcp_win_from_space`).
-pub fn tcp_win_from_space(space: u32, scaling_ratio: u8) -> u32 {
-    ((space as u64 * scaling_ratio as u64) >> 8) as u32
+/// Segments the congestion window has room for; at most half of it at once (`tcp_cwnd_test`).
+fn tcp_cwnd_test(tp: &TcpSock) -> u32 {
+    let room = tp.snd_cwnd.saturating_sub(tp.packets_in_flight());
+    room.min((tp.snd_cwnd >> 1).max(1))
 }
 
-/// Largest payload for a path of this MTU, without options that vary (`tcp_mtu_to_mss`).
-pub fn tcp_mtu_to_mss(tp: &TcpSock, mtu: u32) -> u32 {
-    let _ = (tp, mtu);
-    todo!()
+/// Whether at least one segment of the piece fits into the peer's window (`tcp_snd_wnd_test`).
+fn tcp_snd_wnd_test(tp: &TcpSock, s: &TxSkb, mss: u32) -> bool {
+    let end = if s.len > mss { s.seq.wrapping_add(mss) } else { s.end_seq };
+    !after(end, tp.wnd_end())
 }
 
-/// Takes a path MTU over into `mss_cache` (`tcp_sync_mss`).
-pub fn tcp_sync_mss(tp: &mut TcpSock, pmtu: u32) -> u32 {
-    let _ = (tp, pmtu);
-    todo!()
+/// Segments for one packet to the device: what leaves in a millisecond at the current rate, and more when the path is
+/// short (`tcp_tso_segs`).
+fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
+    let mut bytes = tp.pacing_rate >> 10;
+    let shift = tcp_min_rtt(tp) >> 9;
+    if shift < 32 {
+        bytes += GSO_MAX_SIZE as u64 >> shift;
+    }
+    let most = tcp_gso_limit(mss);
+    let segs = bytes.min(GSO_MAX_SIZE as u64) as u32 / mss.max(1);
+    segs.max(sk.net.sysctl.tcp_min_tso_segs.get() as u32).min(most)
 }
 
-/// The MSS for data now: path MTU and options of the moment considered (`tcp_current_mss`).
-pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
-    let _ = (sk, tp);
-    todo!()
+/// Segments that fit into the largest packet.
+pub fn tcp_gso_limit(mss: u32) -> u32 {
+    ((GSO_MAX_SIZE as u32 - 1 - 320) / mss.max(1)).max(1)
+}
+
+/// The least round-trip time of late, microseconds (`tcp_min_rtt`).
+pub fn tcp_min_rtt(tp: &TcpSock) -> u32 {
+    tp.rtt_min[0].v
+}
+
+/// Where to cut a piece that does not fit (`tcp_mss_split_point`).
+fn tcp_mss_split_point(tp: &TcpSock, s: &TxSkb, mss: u32, max_segs: u32, nonagle: u8) -> u32 {
+    let window = tp.wnd_end().wrapping_sub(s.seq);
+    let max_len = mss.saturating_mul(max_segs);
+    if max_len <= window && !tp.tx.send_head_is_last() {
+        return max_len;
+    }
+    let needed = s.len.min(window);
+    if max_len <= needed {
+        return max_len;
+    }
+    let partial = needed % mss;
+    if tcp_nagle_check(partial != 0, tp, nonagle) { needed - partial } else { needed }
+}
+
+/// Why [`tcp_write_xmit`] stopped.
+#[derive(Default)]
+struct Limits {
+    cwnd: bool,
+    rwnd: bool,
+}
+
+/// Whether waiting for the next ACK will make a fuller packet (`tcp_tso_should_defer`).
+fn tcp_tso_should_defer(tp: &TcpSock, s: &TxSkb, mss: u32, max_segs: u32, lim: &mut Limits) -> bool {
+    if tp.ca_state >= TcpCaState::Recovery || tp.jiffies32().wrapping_sub(tp.lsndtime) > 1 {
+        return false;
+    }
+    let send_win = tp.wnd_end().wrapping_sub(s.seq);
+    let cong_win = tp.snd_cwnd.saturating_sub(tp.packets_in_flight()).saturating_mul(mss);
+    let limit = send_win.min(cong_win);
+    if limit >= max_segs.saturating_mul(mss) || (!tp.tx.send_head_is_last() && limit >= s.len) {
+        return false;
+    }
+    // A third of the window is worth sending (`tcp_tso_win_divisor`).
+    if limit >= tp.snd_wnd.min(tp.snd_cwnd.saturating_mul(mss)) / 3 {
+        return false;
+    }
+    let Some(head) = tp.tx.rtx_front() else { return false };
+    if tp.tcp_mstamp.saturating_sub(head.mstamp) < (tp.srtt_us >> 4) as u64 {
+        return false;
+    }
+    if cong_win < send_win {
+        if cong_win <= s.len {
+            lim.cwnd = true;
+            return true;
+        }
+    } else if send_win <= s.len {
+        lim.rwnd = true;
+        return true;
+    }
+    !(s.has(tcp_flag::FIN) || s.eor)
+}
+
+// --- Sending ---
+
+/// How eager a [`tcp_write_xmit`] is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    /// All that may be sent.
+    All,
+    /// One packet.
+    One,
+    /// One segment, whatever the congestion window says: a loss probe.
+    Probe,
+}
+
+/// Sends what the windows allow. `true`: nothing is in flight and something still waits, so the peer's window must be
+/// probed (`tcp_write_xmit`).
+pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, push: Push) -> bool {
+    tp!(tcp_write_xmit, sk);
+    tp.mstamp_refresh(sk);
+    let max_segs = tcp_tso_segs(sk, tp, mss);
+    let mut lim = Limits::default();
+    let mut sent = 0;
+    while let Some(s) = tp.tx.send_head_mut() {
+        let tso_segs = tcp_init_tso_segs(s, mss);
+        let mut quota = tcp_cwnd_test(tp);
+        if quota == 0 {
+            if push != Push::Probe {
+                lim.cwnd = true;
+                break;
+            }
+            quota = 1;
+        }
+        let Some(s) = tp.tx.send_head() else { break };
+        if !tcp_snd_wnd_test(tp, s, mss) {
+            lim.rwnd = true;
+            break;
+        }
+        if tso_segs == 1 {
+            let eager = if tp.tx.send_head_is_last() { nonagle } else { TCP_NAGLE_PUSH };
+            if !tcp_nagle_test(tp, s, mss, eager) {
+                break;
+            }
+        } else if push == Push::All && tcp_tso_should_defer(tp, s, mss, max_segs, &mut lim) {
+            break;
+        }
+        let (len, truesize) = (s.len, s.truesize);
+        let limit = if tso_segs > 1 && !tcp_urg_mode(tp) {
+            tcp_mss_split_point(tp, s, mss, quota.min(max_segs), nonagle)
+        } else {
+            mss
+        };
+        if len > limit && !tcp_fragment(sk, tp, tp.tx.head_index(), limit, mss) {
+            break;
+        }
+        if tcp_small_queue_check(sk, tp, truesize) {
+            break;
+        }
+        if tcp_xmit_piece(sk, tp, tp.tx.head_index()).is_err() {
+            break;
+        }
+        sent += tcp_event_new_data_sent(sk, tp, mss);
+        if push != Push::All {
+            break;
+        }
+    }
+    tcp_chrono_update(tp, &lim);
+    if sent == 0 {
+        return tp.packets_out == 0 && !tp.tx.write_is_empty();
+    }
+    if tcp_in_cwnd_reduction(tp) {
+        tp.prr_out += sent;
+    }
+    if push != Push::Probe {
+        tcp_schedule_loss_probe(sk, tp, false);
+    }
+    lim.cwnd |= tp.packets_in_flight() >= tp.snd_cwnd;
+    tcp_cwnd_validate(sk, tp, lim.cwnd);
+    false
+}
+
+/// `tcp_in_cwnd_reduction`.
+#[inline]
+pub fn tcp_in_cwnd_reduction(tp: &TcpSock) -> bool {
+    matches!(tp.ca_state, TcpCaState::Cwr | TcpCaState::Recovery)
+}
+
+/// The send head has gone out (`tcp_event_new_data_sent`); its segments.
+fn tcp_event_new_data_sent(sk: &Sock, tp: &mut TcpSock, mss: u32) -> u32 {
+    let Some(s) = tp.tx.send_head() else { return 0 };
+    let (pcount, len, end_seq) = (s.pcount(), s.len, s.end_seq);
+    // `tcp_minshall_update`: the last partial segment.
+    if len < pcount * mss {
+        tp.snd_sml = end_seq;
+    }
+    tp.snd_nxt = end_seq;
+    tp.tx.advance_head();
+    let prior = tp.packets_out;
+    tp.packets_out += pcount;
+    if prior == 0 || tp.icsk_pending == ICSK_TIME_LOSS_PROBE {
+        tcp_rearm_rto(sk, tp);
+    }
+    sk.net.mib.add(Mib::TcpExtTCPOrigDataSent, pcount as u64);
+    pcount
+}
+
+/// Notes whether the window is what limits (`tcp_cwnd_validate`).
+fn tcp_cwnd_validate(sk: &Sock, tp: &mut TcpSock, limited: bool) {
+    let now = tp.jiffies32();
+    if !before(tp.snd_una, tp.cwnd_usage_seq)
+        || limited
+        || (!tp.is_cwnd_limited && tp.packets_out > tp.max_packets_out)
+    {
+        tp.is_cwnd_limited = limited;
+        tp.max_packets_out = tp.packets_out;
+        tp.cwnd_usage_seq = tp.snd_nxt;
+    }
+    if tcp_is_cwnd_limited(tp) {
+        (tp.snd_cwnd_used, tp.snd_cwnd_stamp) = (0, now);
+        return;
+    }
+    tp.snd_cwnd_used = tp.snd_cwnd_used.max(tp.packets_out);
+    if sk.net.sysctl.tcp_slow_start_after_idle.on() && now.wrapping_sub(tp.snd_cwnd_stamp) >= tp.icsk_rto {
+        tcp_cwnd_application_limited(tp);
+    }
+}
+
+/// `tcp_chrono_start`/`_stop` for the peer's window and for being busy.
+fn tcp_chrono_update(tp: &mut TcpSock, lim: &Limits) {
+    let want = if lim.rwnd {
+        TcpChrono::RwndLimited
+    } else if tp.tx.is_empty() {
+        TcpChrono::Unspec
+    } else {
+        TcpChrono::Busy
+    };
+    tcp_chrono_set(tp, want);
+}
+
+/// Closes the running interval and starts one of another kind.
+pub fn tcp_chrono_set(tp: &mut TcpSock, want: TcpChrono) {
+    if tp.chrono_type == want {
+        return;
+    }
+    let now = tp.jiffies32();
+    if tp.chrono_type != TcpChrono::Unspec {
+        tp.chrono_stat[tp.chrono_type as usize - 1] += now.wrapping_sub(tp.chrono_start);
+    }
+    tp.chrono_start = now;
+    tp.chrono_type = want;
+}
+
+/// Sends what may be sent, and sees to probing (`__tcp_push_pending_frames`).
+pub fn __tcp_push_pending_frames(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8) {
+    if sk.state() != TcpState::Close && tcp_write_xmit(sk, tp, mss, nonagle, Push::All) {
+        tcp_check_probe_timer(sk, tp);
+    }
+}
+
+/// `tcp_push_pending_frames`.
+pub fn tcp_push_pending_frames(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if !tp.tx.write_is_empty() {
+        let mss = tcp_current_mss(sk, tp);
+        let nonagle = tp.nonagle;
+        __tcp_push_pending_frames(sk, tp, mss, nonagle);
+    }
+}
+
+/// Sends one packet of a writer that has more to come (`tcp_push_one`).
+pub fn tcp_push_one(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32) {
+    tcp_write_xmit(sk, tp, mss, TCP_NAGLE_PUSH, Push::One);
+}
+
+/// `tcp_probe0_base`.
+fn tcp_probe0_base(tp: &TcpSock) -> u32 {
+    tp.icsk_rto.max(TCP_RTO_MIN)
+}
+
+/// `tcp_probe0_when`: with back-off, at most `max`.
+fn tcp_probe0_when(tp: &TcpSock, max: u32) -> u32 {
+    let backoff = (tp.icsk_backoff as u32).min(31);
+    ((tcp_probe0_base(tp) as u64) << backoff).min(max as u64) as u32
+}
+
+/// `tcp_check_probe_timer`.
+pub fn tcp_check_probe_timer(sk: &Sock, tp: &mut TcpSock) {
+    if tp.packets_out == 0 && tp.icsk_pending == 0 {
+        let when = tcp_probe0_base(tp);
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_PROBE0, when, TCP_RTO_MAX);
+    }
+}
+
+/// Microseconds until the oldest segment's timeout (`tcp_rto_delta_us`).
+fn tcp_rto_delta_us(tp: &TcpSock) -> i64 {
+    let sent = tp.tx.rtx_front().map_or(tp.tcp_mstamp, |s| s.mstamp);
+    (sent + tp.icsk_rto as u64 * 1000) as i64 - tp.tcp_mstamp as i64
+}
+
+/// RFC 6298, 5.1 to 5.3 (`tcp_rearm_rto`).
+pub fn tcp_rearm_rto(sk: &Sock, tp: &mut TcpSock) {
+    if tp.packets_out == 0 {
+        inet_csk_clear_xmit_timer(tp);
+        return;
+    }
+    let mut rto = tp.icsk_rto;
+    if matches!(tp.icsk_pending, ICSK_TIME_REO_TIMEOUT | ICSK_TIME_LOSS_PROBE) {
+        // Those timers were set behind the last transmission: count from that.
+        rto = (tcp_rto_delta_us(tp).max(1) as u64).div_ceil(1000) as u32;
+    }
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);
+}
+
+/// Arms a tail loss probe (RFC 8985, 7.2); `false` when there is to be none (`tcp_schedule_loss_probe`).
+pub fn tcp_schedule_loss_probe(sk: &Sock, tp: &mut TcpSock, advancing_rto: bool) -> bool {
+    let early = sk.net.sysctl.tcp_early_retrans.get();
+    if !(early == 3 || early == 4)
+        || tp.packets_out == 0
+        || !tp.rx_opt.sack_ok
+        || !matches!(tp.ca_state, TcpCaState::Open | TcpCaState::Cwr)
+        || !sk.state().is_in(TcpState::Established.flag() | TcpState::CloseWait.flag() | CLOSING_STATES)
+    {
+        return false;
+    }
+    let mut timeout = if tp.srtt_us != 0 {
+        let slack = if tp.packets_out == 1 { tp.icsk_rto_min } else { TCP_TIMEOUT_MIN };
+        (tp.srtt_us >> 2).div_ceil(1000) + slack
+    } else {
+        TCP_TIMEOUT_INIT
+    };
+    let rto_in = if advancing_rto { tp.icsk_rto as i64 * 1000 } else { tcp_rto_delta_us(tp) };
+    if rto_in > 0 {
+        timeout = timeout.min((rto_in as u64).div_ceil(1000) as u32);
+    }
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_LOSS_PROBE, timeout, TCP_RTO_MAX);
+    true
+}
+
+const CLOSING_STATES: u32 =
+    TcpState::FinWait1.flag() | TcpState::Closing.flag() | TcpState::LastAck.flag() | TcpState::FinWait2.flag();
+
+/// Sends something to make the peer acknowledge the tail: new data, or the last segment again (`tcp_send_loss_probe`).
+pub fn tcp_send_loss_probe(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    tp.mstamp_refresh(sk);
+    if tp.tlp_high_seq != 0 {
+        tp.icsk_pending = 0;
+        tcp_rearm_rto(sk, tp);
+        return;
+    }
+    tp.tlp_retrans = false;
+    let mss = tcp_current_mss(sk, tp);
+    let before_out = tp.packets_out;
+    if tp.tx.send_head().is_some_and(|s| tcp_snd_wnd_test(tp, s, mss)) {
+        tcp_write_xmit(sk, tp, mss, TCP_NAGLE_OFF, Push::Probe);
+    }
+    if tp.packets_out <= before_out && !tcp_probe_with_tail(sk, tp, mss) {
+        tp.icsk_pending = 0;
+        tcp_rearm_rto(sk, tp);
+        return;
+    }
+    tp.tlp_high_seq = tp.snd_nxt;
+    sk.net.mib.inc(Mib::TcpExtTCPLossProbes);
+    tp.icsk_pending = 0;
+    tcp_rearm_rto(sk, tp);
+}
+
+fn tcp_probe_with_tail(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32) -> bool {
+    let Some(mut i) = tp.tx.rtx_len().checked_sub(1) else { return false };
+    let Some(s) = tp.tx.rtx(i) else { return false };
+    let all_but_one = (s.pcount() - 1) * mss;
+    if s.pcount() > 1 && s.len > all_but_one && tcp_fragment(sk, tp, i, all_but_one, mss) {
+        i += 1;
+    }
+    tp.tlp_retrans = true;
+    tcp_retransmit_skb(sk, tp, i, 1).is_ok()
+}
+
+// --- Retransmission ---
+
+/// Sends piece `i` of the retransmit queue again, at most `segs` segments of it (`__tcp_retransmit_skb`).
+fn __tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -> Result<()> {
+    let una = tp.snd_una;
+    let (seq, end) = tp.tx.rtx(i).map(|s| (s.seq, s.end_seq)).ok_or(Errno::EINVAL)?;
+    if before(seq, una) {
+        if !before(una, end) || i != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if tp.tx.rtx(0).is_some_and(|s| !s.has(tcp_flag::SYN)) {
+            tcp_trim_head(sk, tp, una.wrapping_sub(seq));
+        }
+    }
+    let cur_mss = tcp_current_mss(sk, tp);
+    let seq = tp.tx.rtx(i).map_or(una, |s| s.seq);
+    let mut avail = tp.wnd_end().wrapping_sub(seq) as i32;
+    if avail <= 0 {
+        // Beyond the peer's window: only the very first segment, as a probe.
+        if seq != una {
+            return Err(Errno::EAGAIN);
+        }
+        avail = cur_mss as i32;
+    }
+    let mut len = cur_mss.saturating_mul(segs);
+    if len > avail as u32 {
+        len = avail as u32 / cur_mss * cur_mss;
+        if len == 0 {
+            len = avail as u32;
+        }
+    }
+    if tp.tx.rtx(i).is_some_and(|s| s.len > len) {
+        tcp_fragment(sk, tp, i, len, cur_mss);
+    } else if let Some(s) = tp.tx.rtx_mut(i) {
+        let (old, sacked) = (s.pcount(), s.sacked);
+        let diff = old as i64 - tcp_init_tso_segs(s, cur_mss) as i64;
+        if diff != 0 {
+            tcp_adjust_pcount(tp, sacked, diff);
+        }
+    }
+    let Some(s) = tp.tx.rtx_mut(i) else { return Err(Errno::EINVAL) };
+    s.sacked |= TCPCB_EVER_RETRANS;
+    // RFC 3168, 6.1.1: a SYN that may have been dropped for its ECN bits goes without.
+    if s.has(tcp_flag::SYN) && s.tcp_flags & (tcp_flag::ECE | tcp_flag::CWR) != 0 {
+        s.tcp_flags &= !(tcp_flag::ECE | tcp_flag::CWR);
+    }
+    let (pcount, len, syn) = (s.pcount(), s.len, s.has(tcp_flag::SYN));
+    sk.net.mib.add(Mib::TcpRetransSegs, pcount as u64);
+    if syn {
+        sk.net.mib.inc(Mib::TcpExtTCPSynRetrans);
+    }
+    tp.total_retrans = tp.total_retrans.wrapping_add(pcount);
+    tp.bytes_retrans += len as u64;
+    let r = tcp_xmit_piece(sk, tp, i);
+    if r.is_err() {
+        sk.net.mib.add(Mib::TcpExtTCPRetransFail, pcount as u64);
+    }
+    r
+}
+
+/// Sends piece `i` again and counts it (`tcp_retransmit_skb`).
+pub fn tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -> Result<()> {
+    tp!(tcp_retransmit_skb, sk);
+    let r = __tcp_retransmit_skb(sk, tp, i, segs);
+    let stamp = tp.time_stamp().max(1);
+    if r.is_ok()
+        && let Some(s) = tp.tx.rtx_mut(i)
+    {
+        let (fresh, pcount) = (s.sacked & TCPCB_SACKED_RETRANS == 0, s.pcount());
+        s.sacked |= TCPCB_RETRANS;
+        if fresh {
+            tp.retrans_out += pcount;
+        }
+        if tp.retrans_stamp == 0 {
+            tp.retrans_stamp = stamp;
+        }
+        tp.undo_retrans = tp.undo_retrans.max(0) + pcount as i32;
+    }
+    r
+}
+
+/// Sends again what is marked lost, as far as the window goes (`tcp_xmit_retransmit_queue`).
+pub fn tcp_xmit_retransmit_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if tp.packets_out == 0 {
+        return;
+    }
+    let mss = tcp_current_mss(sk, tp);
+    let max_segs = tcp_tso_segs(sk, tp, mss);
+    let mib = match tp.ca_state {
+        TcpCaState::Loss => Mib::TcpExtTCPSlowStartRetrans,
+        _ => Mib::TcpExtTCPFastRetrans,
+    };
+    let mut i = tp.retransmit_hint.map_or(0, |seq| tp.tx.rtx_index(seq));
+    let mut rearm = false;
+    while let Some(s) = tp.tx.rtx(i) {
+        if tp.retrans_out >= tp.lost_out {
+            break;
+        }
+        let segs = tp.snd_cwnd.saturating_sub(tp.packets_in_flight()).min(max_segs);
+        if segs == 0 {
+            break;
+        }
+        if s.sacked & TCPCB_LOST == 0 || s.sacked & (TCPCB_SACKED_ACKED | TCPCB_SACKED_RETRANS) != 0 {
+            i += 1;
+            continue;
+        }
+        tp.retransmit_hint = Some(s.seq);
+        let truesize = s.truesize;
+        if tcp_small_queue_check(sk, tp, truesize) || tcp_retransmit_skb(sk, tp, i, segs).is_err() {
+            return;
+        }
+        let pcount = tp.tx.rtx(i).map_or(1, |s| s.pcount());
+        sk.net.mib.add(mib, pcount as u64);
+        if tcp_in_cwnd_reduction(tp) {
+            tp.prr_out += pcount;
+        }
+        rearm |= i == 0 && tp.icsk_pending != ICSK_TIME_REO_TIMEOUT;
+        i += 1;
+        tp.retransmit_hint = tp.tx.rtx(i).map(|s| s.seq).or(Some(tp.snd_nxt));
+    }
+    if rearm {
+        let rto = tp.icsk_rto;
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);
+    }
+}
+
+/// The path MTU became smaller (`tcp_v4_mtu_reduced`): sync, and send again what does not fit (`tcp_simple_retransmit`).
+pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
+    if tp.icsk_pmtu_cookie <= mtu {
+        return;
+    }
+    tp.mstamp_refresh(sk);
+    tcp_sync_mss(tp, mtu);
+    let mss = tcp_current_mss(sk, tp);
+    let mut i = 0;
+    let prior_lost = tp.lost_out;
+    while let Some(s) = tp.tx.rtx_mut(i) {
+        let seglen = if s.gso_segs > 1 { s.gso_size as u32 } else { s.len };
+        if seglen > mss && s.sacked & TCPCB_SACKED_ACKED == 0 {
+            let pcount = s.pcount();
+            let retrans = s.sacked & TCPCB_SACKED_RETRANS != 0;
+            if s.sacked & TCPCB_LOST == 0 {
+                s.sacked |= TCPCB_LOST;
+                tp.lost_out += pcount;
+            }
+            if retrans && let Some(s) = tp.tx.rtx_mut(i) {
+                s.sacked &= !TCPCB_SACKED_RETRANS;
+                tp.retrans_out -= pcount.min(tp.retrans_out);
+            }
+        }
+        i += 1;
+    }
+    tp.retransmit_hint = None;
+    if prior_lost == tp.lost_out {
+        return;
+    }
+    // Not congestion: the window stays, the state is Loss so that everything marked goes out again.
+    if tp.ca_state != TcpCaState::Loss {
+        tp.high_seq = tp.snd_nxt;
+        tp.snd_ssthresh = tcp_current_ssthresh(tp);
+        tp.prior_ssthresh = 0;
+        tp.undo_marker = 0;
+        tcp_set_ca_state(tp, TcpCaState::Loss);
+    }
+    tcp_xmit_retransmit_queue(sk, tp);
+}
+
+// --- ACKs, probes, SYN, FIN ---
+
+/// Sends an ACK a little later, unless one is due soon anyway (RFC 5681, 4.2; `tcp_send_delayed_ack`).
+pub fn tcp_send_delayed_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let a = tp.icsk_ack;
+    let mut ato = a.ato;
+    if ato > TCP_DELACK_MIN {
+        let slow = a.pingpong >= 3 || a.pending & ICSK_ACK_PUSHED != 0;
+        let mut max_ato = if slow { TCP_DELACK_MAX } else { 500 };
+        if tp.srtt_us != 0 {
+            max_ato = max_ato.min((tp.srtt_us >> 3).div_ceil(1000).max(TCP_DELACK_MIN));
+        }
+        ato = ato.min(max_ato);
+    }
+    ato = ato.min(tp.icsk_delack_max).max(1);
+    let now = sk.net.kernel().jiffies();
+    let mut timeout = now + ato as u64;
+    if a.pending & ICSK_ACK_TIMER != 0 {
+        let left = a.timeout.wrapping_sub(now as u32) as i32;
+        if left <= (ato / 4) as i32 {
+            tcp_send_ack(sk, tp);
+            return;
+        }
+        timeout = timeout.min(now + left as u64);
+    }
+    tp.icsk_ack.pending |= ICSK_ACK_SCHED | ICSK_ACK_TIMER;
+    inet_csk_reset_delack_timer(sk, tp, timeout);
+}
+
+/// Something to make the peer open its window or show that it lives (`tcp_write_wakeup`).
+pub fn tcp_write_wakeup(sk: &Arc<Sock>, tp: &mut TcpSock, mib: Mib) -> Result<()> {
+    if sk.state() == TcpState::Close {
+        return Err(Errno::EPIPE);
+    }
+    let mss = tcp_current_mss(sk, tp);
+    let wnd_end = tp.wnd_end();
+    if let Some(s) = tp.tx.send_head_mut()
+        && before(s.seq, wnd_end)
+    {
+        // The window has room, though not for what was to be sent: fill it.
+        let room = wnd_end.wrapping_sub(s.seq);
+        s.tcp_flags |= tcp_flag::PSH;
+        let (end, len) = (s.end_seq, s.len);
+        if room < end.wrapping_sub(s.seq) || len > mss {
+            tcp_fragment(sk, tp, tp.tx.head_index(), room.min(mss), mss);
+            if let Some(s) = tp.tx.send_head_mut() {
+                s.tcp_flags |= tcp_flag::PSH;
+            }
+        }
+        if before(tp.pushed_seq, end) {
+            tp.pushed_seq = end;
+        }
+        if let Some(s) = tp.tx.send_head_mut() {
+            tcp_init_tso_segs(s, mss);
+        }
+        tcp_xmit_piece(sk, tp, tp.tx.head_index())?;
+        tcp_event_new_data_sent(sk, tp, mss);
+        return Ok(());
+    }
+    if between(tp.snd_up, tp.snd_una.wrapping_add(1), tp.snd_una.wrapping_add(0xffff)) {
+        tcp_xmit_probe_skb(sk, tp, true, mib)?;
+    }
+    tcp_xmit_probe_skb(sk, tp, false, mib)
+}
+
+/// A zero-window probe, and the next one's time (RFC 9293, 3.8.6.1; `tcp_send_probe0`).
+pub fn tcp_send_probe0(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let r = tcp_write_wakeup(sk, tp, Mib::TcpExtTCPWinProbe);
+    if tp.packets_out != 0 || tp.tx.write_is_empty() {
+        (tp.icsk_probes_out, tp.icsk_backoff, tp.icsk_probes_tstamp) = (0, 0, 0);
+        return;
+    }
+    tp.icsk_probes_out = tp.icsk_probes_out.saturating_add(1);
+    let mut when = TCP_RESOURCE_PROBE_INTERVAL;
+    if r.is_ok() {
+        if (tp.icsk_backoff as i64) < sk.net.sysctl.tcp_retries2.get() {
+            tp.icsk_backoff += 1;
+        }
+        when = tcp_probe0_when(tp, TCP_RTO_MAX);
+    }
+    if tp.icsk_user_timeout != 0 && tp.icsk_probes_tstamp != 0 {
+        let elapsed = tp.jiffies32().wrapping_sub(tp.icsk_probes_tstamp);
+        when = when.min(tp.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN));
+    }
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_PROBE0, when, TCP_RTO_MAX);
+}
+
+/// Queues the FIN behind the data and pushes (`tcp_send_fin`).
+pub fn tcp_send_fin(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let seq = tp.write_seq;
+    if let Some(tail) = tp.tx.write_back_mut() {
+        tail.tcp_flags |= tcp_flag::FIN;
+        tail.end_seq = tail.end_seq.wrapping_add(1);
+    } else {
+        tcp_queue_nondata(sk, tp, seq, tcp_flag::ACK | tcp_flag::FIN);
+    }
+    tp.write_seq = tp.write_seq.wrapping_add(1);
+    let mss = tcp_current_mss(sk, tp);
+    __tcp_push_pending_frames(sk, tp, mss, TCP_NAGLE_OFF);
+}
+
+/// Queues a piece that is only a SYN or FIN (`tcp_init_nondata_skb`).
+fn tcp_queue_nondata(sk: &Sock, tp: &mut TcpSock, seq: u32, flags: u8) {
+    let s = TxSkb {
+        seq,
+        end_seq: seq.wrapping_add(1),
+        tcp_flags: flags,
+        gso_segs: 1,
+        truesize: TX_SKB_OVERHEAD,
+        ..TxSkb::default()
+    };
+    sk.wmem_queued.fetch_add(TX_SKB_OVERHEAD as usize, AcqRel);
+    tp.tx.push_back(Box::new(s));
+}
+
+/// What the SYN says (`tcp_connect_init`).
+fn tcp_connect_init(sk: &Sock, tp: &mut TcpSock) -> Result<()> {
+    let dst = tcp_dst(sk, tp)?;
+    let s = &sk.net.sysctl;
+    tp.tcp_header_len = 20 + if s.tcp_timestamps.on() { TCPOLEN_TSTAMP_ALIGNED as u16 } else { 0 };
+    if tp.rx_opt.user_mss != 0 {
+        tp.rx_opt.mss_clamp = tp.rx_opt.user_mss;
+    }
+    tp.max_window = 0;
+    tcp_sync_mss(tp, dst.mtu());
+    tp.advmss = tcp_mss_clamp(tp, tcp_advertise_mss(&dst, tp.is_v6()));
+    tcp_initialize_rcv_mss(tp);
+    let full = tcp_full_space(sk, tp);
+    let mut clamp = tp.window_clamp;
+    if sk.flag(SockFlags::RCVBUF_LOCK) && (clamp > full || clamp == 0) {
+        clamp = full;
+    }
+    let mss = tp.advmss as u32 - (tp.tcp_header_len as u32 - 20).min(tp.advmss as u32);
+    let (wnd, clamp, wscale) = tcp_select_initial_window(&sk.net, full, mss, clamp, s.tcp_window_scaling.on());
+    (tp.rcv_wnd, tp.window_clamp, tp.rx_opt.rcv_wscale) = (wnd, clamp, wscale);
+    tp.rcv_ssthresh = wnd;
+    sk.take_error().ok();
+    (tp.snd_wnd, tp.snd_wl1) = (0, 0);
+    let isn = tp.write_seq;
+    (tp.snd_una, tp.snd_sml, tp.snd_up, tp.snd_nxt) = (isn, isn, isn, isn);
+    (tp.rcv_nxt, tp.rcv_wup, tp.copied_seq) = (0, 0, 0);
+    tp.icsk_rto = TCP_TIMEOUT_INIT;
+    tp.icsk_retransmits = 0;
+    (tp.retrans_out, tp.lost_out, tp.sacked_out, tp.undo_marker, tp.undo_retrans) = (0, 0, 0, 0, -1);
+    Ok(())
+}
+
+/// The user's `TCP_MAXSEG` over what the path would allow (`tcp_mss_clamp`).
+pub fn tcp_mss_clamp(tp: &TcpSock, mss: u16) -> u16 {
+    if tp.rx_opt.user_mss != 0 { mss.min(tp.rx_opt.user_mss) } else { mss }
+}
+
+/// A guess at the peer's segment size (`tcp_initialize_rcv_mss`).
+pub fn tcp_initialize_rcv_mss(tp: &mut TcpSock) {
+    let hint = (tp.advmss as u32).min(tp.mss_cache).min(tp.rcv_wnd / 2).min(TCP_MSS_DEFAULT);
+    tp.icsk_ack.rcv_mss = hint.max(TCP_MIN_MSS) as u16;
 }
 
 /// Builds and sends the SYN; the state is `SYN_SENT` already, and the socket hashed and routed (`tcp_connect`).
 pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
-    let _ = (sk, tp);
-    todo!()
+    tp!(tcp_connect, sk);
+    tp.mstamp_refresh(sk);
+    tcp_connect_init(sk, tp)?;
+    let mut flags = tcp_flag::SYN;
+    tp.ecn_flags = 0;
+    if sk.net.sysctl.tcp_ecn.get() == 1 || tp.ca_ops.needs_ecn {
+        flags |= tcp_flag::ECE | tcp_flag::CWR;
+        tp.ecn_flags = TCP_ECN_OK;
+    }
+    let seq = tp.write_seq;
+    tcp_queue_nondata(sk, tp, seq, flags);
+    tp.write_seq = seq.wrapping_add(1);
+    tp.retrans_stamp = tp.time_stamp().max(1);
+    let r = tcp_xmit_piece(sk, tp, 0);
+    tp.tx.advance_head();
+    tp.packets_out += 1;
+    tp.snd_nxt = tp.write_seq;
+    tp.pushed_seq = tp.write_seq;
+    sk.net.mib.inc(Mib::TcpActiveOpens);
+    let rto = tp.icsk_rto;
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);
+    match r {
+        Err(e @ Errno::ECONNREFUSED) => Err(e),
+        // Anything else may pass: the SYN is sent again.
+        _ => Ok(()),
+    }
 }
 
-/// Sends a RST for the connection (`tcp_send_active_reset`).
-pub fn tcp_send_active_reset(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    let _ = (sk, tp);
-    todo!()
+/// The answer to a SYN that crossed ours: the same SYN with an ACK (RFC 9293, figure 8; `tcp_send_synack`).
+pub fn tcp_send_synack(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if let Some(s) = tp.tx.rtx_mut(0)
+        && s.has(tcp_flag::SYN)
+    {
+        s.tcp_flags |= tcp_flag::ACK;
+        s.tcp_flags &= !(tcp_flag::ECE | tcp_flag::CWR);
+        if tp.ecn_flags & TCP_ECN_OK != 0
+            && let Some(s) = tp.tx.rtx_mut(0)
+        {
+            s.tcp_flags |= tcp_flag::ECE;
+        }
+        let _ = tcp_xmit_piece(sk, tp, 0);
+    }
 }
 
-/// The path MTU became smaller (`tcp_v4_mtu_reduced`): sync, and send again what does not fit.
-pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
-    let _ = (sk, tp, mtu);
-    todo!()
+/// How much is sent and not acknowledged, or waits, in bytes with SYN and FIN (`SIOCOUTQ`).
+pub fn tcp_outq(tp: &TcpSock) -> u32 {
+    tp.write_seq.wrapping_sub(tp.snd_una)
+}
+
+/// Whether the socket's send buffer is used up (`!sk_stream_memory_free`).
+#[inline]
+pub fn tcp_sndbuf_full(sk: &Sock) -> bool {
+    sk.wmem_queued.load(Relaxed) >= sk.sndbuf.load(Relaxed) as usize
 }

@@ -416,6 +416,8 @@ pub struct TcpSock {
     pub high_seq: u32,
     pub undo_marker: u32,
     pub undo_retrans: i32,
+    /// Where the search for segments to retransmit goes on.
+    pub retransmit_hint: Option<u32>,
     pub reordering: u32,
     pub reord_seen: u32,
     pub rack: TcpRack,
@@ -592,6 +594,7 @@ impl TcpSock {
             high_seq: 0,
             undo_marker: 0,
             undo_retrans: 0,
+            retransmit_hint: None,
             reordering: TCP_FASTRETRANS_THRESH,
             reord_seen: 0,
             rack: TcpRack { reo_wnd_steps: 1, ..TcpRack::default() },
