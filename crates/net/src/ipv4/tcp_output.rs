@@ -38,8 +38,7 @@ fn tcp_minshall_check(tp: &TcpSock) -> bool {
 
 /// Whether a segment that is not full must wait (RFC 9293, 3.7.4; `tcp_nagle_check`).
 fn tcp_nagle_check(partial: bool, tp: &TcpSock, nonagle: u8) -> bool {
-    partial
-        && (nonagle & TCP_NAGLE_CORK != 0 || (nonagle == 0 && tp.packets_out != 0 && tcp_minshall_check(tp)))
+    partial && (nonagle & TCP_NAGLE_CORK != 0 || (nonagle == 0 && tp.packets_out != 0 && tcp_minshall_check(tp)))
 }
 
 fn tcp_nagle_test(tp: &TcpSock, s: &TxSkb, mss: u32, nonagle: u8) -> bool {
@@ -244,9 +243,7 @@ fn tcp_event_new_data_sent(sk: &Sock, tp: &mut TcpSock, mss: u32) -> u32 {
 /// Notes whether the window is what limits (`tcp_cwnd_validate`).
 fn tcp_cwnd_validate(sk: &Sock, tp: &mut TcpSock, limited: bool) {
     let now = tp.jiffies32();
-    if !before(tp.snd_una, tp.cwnd_usage_seq)
-        || limited
-        || (!tp.is_cwnd_limited && tp.packets_out > tp.max_packets_out)
+    if !before(tp.snd_una, tp.cwnd_usage_seq) || limited || (!tp.is_cwnd_limited && tp.packets_out > tp.max_packets_out)
     {
         tp.is_cwnd_limited = limited;
         tp.max_packets_out = tp.packets_out;
