@@ -89,7 +89,10 @@ fn skb_scrub_packet(skb: &mut Skb) {
 /// `veth_newlink`: two Ethernet devices, down, with addresses drawn at random. `EINVAL` for namespaces of different kernels;
 /// `EEXIST` for a name in use.
 pub fn veth_pair(
-    net_a: &Arc<Net>, name_a: &str, net_b: &Arc<Net>, name_b: &str,
+    net_a: &Arc<Net>,
+    name_a: &str,
+    net_b: &Arc<Net>,
+    name_b: &str,
 ) -> Result<(Arc<NetDevice>, Arc<NetDevice>)> {
     veth_pair_with(net_a, name_a, net_b, name_b, |spec| spec, |spec| spec)
 }
