@@ -7,7 +7,9 @@
 pub mod af_inet;
 pub mod arp;
 pub mod devinet;
+pub mod fib_frontend;
 pub mod fib_trie;
+pub mod fnhe;
 pub mod icmp;
 pub mod inet_connection_sock;
 pub mod inet_csk_timers;

@@ -1,0 +1,122 @@
+//! What has been learnt about the path to single destinations: smaller path MTUs.
+//!
+//! Interface: [`Exceptions`] (`lookup`, `update`, `expire`), [`IP_RT_MIN_PMTU`].
+//! Linux counterpart: `struct fib_nh_exception`, `update_or_create_fnhe` in `net/ipv4/route.c`.
+//! Locks and context: look-ups anywhere, under RCU; changes under one lock, any context.
+//!
+//! The table has a fixed number of buckets of bounded depth: when one is full the entry that expires first gives way. What
+//! the wire can make us remember is bounded, and where it lands is hashed with a secret.
+
+use crate::core::dst::Dst;
+use crate::core::net_namespace::Net;
+use kernel::{HZ, Rcu, SpinLock, rcu_read_lock};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// `FNHE_HASH_SIZE`, `FNHE_RECLAIM_DEPTH`.
+const BUCKETS: usize = 512;
+const DEPTH: usize = 5;
+/// `ip_rt_mtu_expires`: jiffies after which a larger MTU may be tried again (RFC 1191, 6.3).
+pub const MTU_EXPIRES: u64 = 10 * 60 * HZ;
+/// `ip_rt_min_pmtu`: no path MTU below is believed; packets go out without DF instead.
+pub const IP_RT_MIN_PMTU: u32 = 552;
+
+/// An exception: the destination, what was learnt, and the route that says so.
+pub struct Exception {
+    pub daddr: Ipv4Addr,
+    pub pmtu: AtomicU32,
+    /// In jiffies.
+    expires: AtomicU64,
+    /// The route it is an exception to, with the smaller MTU.
+    pub rth: Rcu<Dst>,
+}
+
+impl Exception {
+    /// The route keeps no smaller MTU any more, also for sockets that hold on to it.
+    fn retire(&self) {
+        if let Some(d) = self.rth.get() {
+            d.pmtu.store(0, Relaxed);
+        }
+    }
+}
+
+/// A namespace's exceptions.
+pub struct Exceptions {
+    buckets: Box<[Rcu<Vec<Arc<Exception>>>]>,
+    count: AtomicUsize,
+    lock: SpinLock<()>,
+}
+
+impl Default for Exceptions {
+    fn default() -> Self {
+        let buckets = (0..BUCKETS).map(|_| Rcu::default()).collect();
+        Exceptions { buckets, count: AtomicUsize::new(0), lock: SpinLock::new(()) }
+    }
+}
+
+impl Exceptions {
+    fn bucket(&self, net: &Net, daddr: Ipv4Addr) -> &Rcu<Vec<Arc<Exception>>> {
+        &self.buckets[net.hash(&daddr) as usize % BUCKETS]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    pub fn len(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// What is known about `daddr` (`find_exception`).
+    pub fn lookup(&self, net: &Net, daddr: Ipv4Addr) -> Option<Arc<Exception>> {
+        let section = rcu_read_lock();
+        let list = self.bucket(net, daddr).dereference(&section)?;
+        let e = list.iter().find(|e| e.daddr == daddr)?;
+        (e.expires.load(Relaxed) > net.kernel().jiffies()).then(|| e.clone())
+    }
+
+    /// Notes a path MTU (`update_or_create_fnhe`); `true` if the destination had no exception yet.
+    pub fn update(&self, net: &Net, daddr: Ipv4Addr, pmtu: u32) -> bool {
+        let expires = net.kernel().jiffies() + MTU_EXPIRES;
+        let _l = self.lock.lock_bh();
+        let bucket = self.bucket(net, daddr);
+        let list = bucket.get();
+        if let Some(e) = list.as_ref().and_then(|l| l.iter().find(|e| e.daddr == daddr)) {
+            e.pmtu.store(pmtu, Relaxed);
+            e.expires.store(expires, Relaxed);
+            if let Some(d) = e.rth.get() {
+                d.pmtu.store(pmtu, Relaxed);
+            }
+            return false;
+        }
+        let mut new = list.map_or_else(Vec::new, |l| (*l).clone());
+        if new.len() >= DEPTH
+            && let Some(oldest) = (0..new.len()).min_by_key(|&i| new[i].expires.load(Relaxed))
+        {
+            new.swap_remove(oldest).retire();
+            self.count.fetch_sub(1, Relaxed);
+        }
+        let (pmtu, expires) = (AtomicU32::new(pmtu), AtomicU64::new(expires));
+        new.push(Arc::new(Exception { daddr, pmtu, expires, rth: Rcu::default() }));
+        self.count.fetch_add(1, Relaxed);
+        bucket.assign(Some(Arc::new(new)));
+        true
+    }
+
+    /// Forgets what is too old; the number of exceptions left.
+    pub fn expire(&self, now: u64) -> usize {
+        let _l = self.lock.lock_bh();
+        for bucket in &self.buckets {
+            let Some(list) = bucket.get() else { continue };
+            let (left, gone): (Vec<_>, Vec<_>) = list.iter().cloned().partition(|e| e.expires.load(Relaxed) > now);
+            if gone.is_empty() {
+                continue;
+            }
+            self.count.fetch_sub(gone.len(), Relaxed);
+            gone.iter().for_each(|e| e.retire());
+            bucket.assign((!left.is_empty()).then(|| Arc::new(left)));
+        }
+        self.len()
+    }
+}
