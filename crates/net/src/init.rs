@@ -13,6 +13,7 @@ pub fn net_init(kernel: &Arc<Kernel>) -> Arc<Registries> {
     let reg = Registries::new(kernel.clone());
     crate::core::dev::net_dev_init(&reg);
     crate::core::neighbour::neigh_init(&reg);
+    crate::ipv4::l3_ops::ip_init(&reg);
     crate::ipv4::arp::arp_init(&reg);
     register_families(&reg);
     // The last: each of the others hears of a namespace's loopback device when it is made.

@@ -83,6 +83,29 @@ pub const IPPROTO_UDP: u8 = 17;
 pub const IPPROTO_FRAGMENT: u8 = 44;
 pub const IPPROTO_ICMPV6: u8 = 58;
 
+/// ICMP types and codes (RFC 792, RFC 1122).
+pub mod icmp {
+    pub const ICMP_ECHOREPLY: u8 = 0;
+    pub const ICMP_DEST_UNREACH: u8 = 3;
+    pub const ICMP_SOURCE_QUENCH: u8 = 4;
+    pub const ICMP_REDIRECT: u8 = 5;
+    pub const ICMP_ECHO: u8 = 8;
+    pub const ICMP_TIME_EXCEEDED: u8 = 11;
+    pub const ICMP_PARAMETERPROB: u8 = 12;
+    pub const ICMP_TIMESTAMP: u8 = 13;
+    pub const ICMP_TIMESTAMPREPLY: u8 = 14;
+    /// Codes of "destination unreachable".
+    pub const ICMP_NET_UNREACH: u8 = 0;
+    pub const ICMP_HOST_UNREACH: u8 = 1;
+    pub const ICMP_PROT_UNREACH: u8 = 2;
+    pub const ICMP_PORT_UNREACH: u8 = 3;
+    pub const ICMP_FRAG_NEEDED: u8 = 4;
+    pub const ICMP_PKT_FILTERED: u8 = 13;
+    /// Codes of "time exceeded": in transit, in reassembly.
+    pub const ICMP_EXC_TTL: u8 = 0;
+    pub const ICMP_EXC_FRAGTIME: u8 = 1;
+}
+
 /// TCP flag bits.
 pub mod tcp_flag {
     pub const FIN: u8 = 0x01;
