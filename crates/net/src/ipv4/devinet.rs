@@ -272,7 +272,7 @@ fn inetdev_event(dev: &Arc<NetDevice>, event: NetdevEvent) {
             FibTables::of(&net).retain(|fi| fi.ifindex() != dev.ifindex || fi.scope == RT_SCOPE_HOST);
             net.bump_rt_genid();
         }
-        NetdevEvent::ChangeMtu => net.bump_rt_genid(),
+        NetdevEvent::ChangeMtu | NetdevEvent::Change => {}
         NetdevEvent::Unregister => {
             for ifa in inet_addr_list(dev) {
                 let _ = inet_addr_del(dev, ifa.addr, ifa.prefixlen);

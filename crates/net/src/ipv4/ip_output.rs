@@ -13,6 +13,7 @@ use crate::core::checksum::{ip_fast_csum, skb_checksum_help};
 use crate::core::dev::{ETH_P_IP, dev_queue_xmit, netif_rx};
 use crate::core::dst::{Dst, RtnType};
 use crate::core::flow::Flow;
+use crate::core::gso::skb_gso_segment;
 use crate::core::l3::XmitParams;
 use crate::core::neighbour::neigh_output;
 use crate::core::net_namespace::{Net, NetId};
@@ -208,13 +209,17 @@ pub fn gso_network_seglen(skb: &Skb) -> usize {
     skb.network_header_len() + header + skb.gso_size as usize
 }
 
-/// `ip_finish_output_gso`: segments fit the path as a rule; where it has shrunk since, they are refused as single packets with
-/// DF are, and the transport sends smaller ones.
+/// `ip_finish_output_gso`: segments fit the path as a rule. Where it has shrunk since, or what came in by one link is too large
+/// for another, each segment is treated as a packet of its own.
 fn ip_finish_output_gso(net: &Arc<Net>, dst: &Dst, skb: Box<Skb>, mtu: usize) -> Result<()> {
     if gso_network_seglen(&skb) <= mtu {
         return ip_finish_output2(net, dst, skb);
     }
-    too_big(net, &skb, mtu)
+    if IpHdr::read(skb.data()).is_none_or(|h| h.frag_off.get() & IP_DF != 0) {
+        return too_big(net, &skb, mtu);
+    }
+    let segments = skb_gso_segment(skb, false).inspect_err(|_| net.mib.inc(Mib::IpOutDiscards))?;
+    segments.into_iter().try_for_each(|s| ip_fragment(net, dst, s, mtu))
 }
 
 /// `ip_finish_output2`: to the neighbour.
