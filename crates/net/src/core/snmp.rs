@@ -47,6 +47,8 @@ mibs! {
     TcpRetransSegs, TcpInErrs, TcpOutRsts, TcpInCsumErrors,
     UdpInDatagrams, UdpNoPorts, UdpInErrors, UdpOutDatagrams, UdpRcvbufErrors, UdpSndbufErrors, UdpInCsumErrors,
     UdpIgnoredMulti, UdpMemErrors,
+    Udp6InDatagrams, Udp6NoPorts, Udp6InErrors, Udp6OutDatagrams, Udp6RcvbufErrors, Udp6SndbufErrors, Udp6InCsumErrors,
+    Udp6IgnoredMulti,
     TcpExtSyncookiesSent, TcpExtSyncookiesRecv, TcpExtSyncookiesFailed, TcpExtEmbryonicRsts, TcpExtPruneCalled,
     TcpExtRcvPruned, TcpExtOfoPruned, TcpExtOutOfWindowIcmps, TcpExtLockDroppedIcmps, TcpExtTW, TcpExtTWRecycled,
     TcpExtTWKilled, TcpExtPAWSActive, TcpExtPAWSEstab, TcpExtPAWSOldAck, TcpExtPAWSTimewait, TcpExtBeyondWindow,

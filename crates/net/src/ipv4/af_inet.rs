@@ -11,7 +11,7 @@ use crate::core::dst::RtnType;
 use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Proto, ProtoSock, RCV_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags, SockGuard};
-use crate::ipv4::inet_sock::{InetSock, inet_autobind, inet_sk, unspecified_like};
+use crate::ipv4::inet_sock::{InetSock, inet_autobind, inet_sk, this_host_v4, unspecified_like};
 use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt};
 use crate::socket::{NetProtoFamily, ProtoOps, Socket, SocketState, sock_no_accept, sock_no_listen, sock_register};
 use kernel::{SpinLock, Wait, tp};
@@ -240,15 +240,6 @@ fn read_peer_v4(_: &Sock, inet: &InetSock, addr: &SockAddr) -> Result<SockAddr> 
     match addr {
         SockAddr::V4(a) => Ok(SockAddr::V4(SocketAddrV4::new(this_host_v4(inet, *a.ip()), a.port()))),
         _ => Err(Errno::EAFNOSUPPORT),
-    }
-}
-
-/// INADDR_ANY as a destination: the socket's own address, or loopback.
-pub fn this_host_v4(inet: &InetSock, daddr: Ipv4Addr) -> Ipv4Addr {
-    match inet.saddr {
-        _ if !daddr.is_unspecified() => daddr,
-        IpAddr::V4(own) if !own.is_unspecified() => own,
-        _ => Ipv4Addr::LOCALHOST,
     }
 }
 

@@ -7,9 +7,10 @@
 use crate::core::flow::Flow;
 use crate::core::l3::XmitParams;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
+use kernel::SpinLock;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use uapi::{Errno, Result};
 
 /// What every socket of the Internet families has (`struct inet_sock`). Ports are in host order. On an IPv6 socket an
@@ -67,10 +68,63 @@ pub struct McastOpts {
     pub loopback: bool,
     /// Device to leave by; 0: the routing table's choice.
     pub oif: u32,
-    /// Receives what any socket of the namespace has joined (`IP_MULTICAST_ALL`).
-    pub all: bool,
+    pub groups: Arc<McastGroups>,
+}
+
+/// The groups a socket has joined (`mc_list`); read by the receive path, which has no socket lock.
+pub struct McastGroups {
+    /// Also receives what only other sockets of the namespace have joined (`IP_MULTICAST_ALL`).
+    pub all: AtomicBool,
     /// Groups joined, each on a device. At most [`IP_MAX_MEMBERSHIPS`].
-    pub list: Vec<(IpAddr, u32)>,
+    list: SpinLock<Vec<(IpAddr, u32)>>,
+}
+
+impl std::fmt::Debug for McastGroups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "McastGroups({:?})", &*self.list.lock_bh())
+    }
+}
+
+impl Default for McastGroups {
+    fn default() -> Self {
+        McastGroups { all: AtomicBool::new(true), list: SpinLock::default() }
+    }
+}
+
+impl McastGroups {
+    /// `ip_mc_join_group`: `EADDRINUSE` if it is joined already, `ENOBUFS` over the limit.
+    pub fn join(&self, group: IpAddr, ifindex: u32) -> Result<()> {
+        let mut list = self.list.lock_bh();
+        if list.contains(&(group, ifindex)) {
+            return Err(Errno::EADDRINUSE);
+        }
+        if list.len() >= IP_MAX_MEMBERSHIPS {
+            return Err(Errno::ENOBUFS);
+        }
+        list.push((group, ifindex));
+        Ok(())
+    }
+
+    /// `ip_mc_leave_group`, on any device if `ifindex` is 0; the device it was, `EADDRNOTAVAIL` if it is not joined.
+    pub fn leave(&self, group: IpAddr, ifindex: u32) -> Result<u32> {
+        let mut list = self.list.lock_bh();
+        let is = |&(g, i): &(IpAddr, u32)| g == group && (ifindex == 0 || i == ifindex);
+        let at = list.iter().position(is).ok_or(Errno::EADDRNOTAVAIL)?;
+        Ok(list.swap_remove(at).1)
+    }
+
+    /// `ip_mc_sf_allow`: whether a packet to the group that came in by the device is for the socket.
+    pub fn allows(&self, group: IpAddr, ifindex: u32) -> bool {
+        if self.list.lock_bh().iter().any(|&(g, i)| g == group && (i == 0 || i == ifindex)) {
+            return true;
+        }
+        self.all.load(Relaxed)
+    }
+
+    /// Takes everything out, for a socket that is closed.
+    pub fn drain(&self) -> Vec<(IpAddr, u32)> {
+        std::mem::take(&mut *self.list.lock_bh())
+    }
 }
 
 /// `net.ipv4.igmp_max_memberships`.
@@ -78,7 +132,7 @@ pub const IP_MAX_MEMBERSHIPS: usize = 20;
 
 impl Default for McastOpts {
     fn default() -> Self {
-        McastOpts { ttl: 1, loopback: true, oif: 0, all: true, list: Vec::new() }
+        McastOpts { ttl: 1, loopback: true, oif: 0, groups: Arc::default() }
     }
 }
 
@@ -157,6 +211,15 @@ pub fn unspecified_like(like: IpAddr) -> IpAddr {
     match like {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+/// INADDR_ANY as a destination: the socket's own address, or loopback.
+pub fn this_host_v4(inet: &InetSock, daddr: Ipv4Addr) -> Ipv4Addr {
+    match inet.saddr {
+        _ if !daddr.is_unspecified() => daddr,
+        IpAddr::V4(own) if !own.is_unspecified() => own,
+        _ => Ipv4Addr::LOCALHOST,
     }
 }
 

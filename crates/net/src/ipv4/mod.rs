@@ -6,6 +6,7 @@
 
 pub mod af_inet;
 pub mod arp;
+pub mod datagram;
 pub mod devinet;
 pub mod fib_frontend;
 pub mod fib_trie;
@@ -45,3 +46,6 @@ pub mod tcp_timer;
 pub mod tcp_transmit;
 pub mod tcp_tsq;
 pub mod udp;
+pub mod udp_input;
+pub mod udp_output;
+pub mod udp_table;

@@ -12,9 +12,9 @@ use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::af_inet::{
     InetProtosw, addr_type, bind_to, can_nonlocal_bind, check_bind_v4, create_from, dgram_connect, dgram_ops,
-    find_protosw, register_protosw, stream_connect, stream_ops, this_host_v4,
+    find_protosw, register_protosw, stream_connect, stream_ops,
 };
-use crate::ipv4::inet_sock::InetSock;
+use crate::ipv4::inet_sock::{InetSock, this_host_v4};
 use crate::socket::{NetProtoFamily, ProtoOps, Socket, sock_register};
 use kernel::{Wait, tp};
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
