@@ -5,6 +5,9 @@
 //! Locks and context: process context, once a kernel.
 
 use crate::core::net_namespace::Registries;
+use crate::ipv4::af_inet::{InetProtosw, inet_init};
+use crate::ipv4::udp::{UDP_PROTOSW, udp_init};
+use crate::ipv6::af_inet6::{INET6_DGRAM_OPS, inet6_init, inet6_register_protosw};
 use kernel::Kernel;
 use std::sync::Arc;
 
@@ -21,8 +24,14 @@ pub fn net_init(kernel: &Arc<Kernel>) -> Arc<Registries> {
     reg
 }
 
-/// The address families (`fs_initcall(inet_init)` and its like). A slot is taken once, in a registry that is new.
+/// The address families and their socket types (`fs_initcall(inet_init)` and its like). A slot is taken once, in a
+/// registry that is new.
 fn register_families(reg: &Registries) {
-    let results = [crate::ipv4::af_inet::inet_init(reg), crate::ipv6::af_inet6::inet6_init(reg)];
+    let results = [
+        inet_init(reg),
+        inet6_init(reg),
+        udp_init(reg),
+        inet6_register_protosw(reg, InetProtosw { ops: &INET6_DGRAM_OPS, ..UDP_PROTOSW }),
+    ];
     debug_assert!(results.iter().all(Result::is_ok));
 }
