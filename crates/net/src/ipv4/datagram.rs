@@ -468,8 +468,7 @@ impl ErrQueue {
             msg.flags |= MSG_TRUNC;
         }
         // `struct sock_extended_err`, and the address of whoever reported it.
-        let (level, kind) =
-            if sk.family == AF_INET6 { (IPPROTO_IPV6, IPV6_RECVERR) } else { (IPPROTO_IP, IP_RECVERR) };
+        let (level, kind) = if sk.family == AF_INET6 { (IPPROTO_IPV6, IPV6_RECVERR) } else { (IPPROTO_IP, IP_RECVERR) };
         let offender = e.offender.map_or(SockAddr::Unspec, |a| SockAddr::for_family(sk.family, a, 0));
         let (addr, n) = offender.to_bytes();
         let parts: [&[u8]; 5] = [

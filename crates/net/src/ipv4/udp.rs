@@ -191,4 +191,3 @@ fn udp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Result<
     b.truncate(len);
     Ok(b)
 }
-

@@ -150,7 +150,12 @@ impl UdpEntry {
     /// `compute_score`: how well the socket fits; `None`: not at all.
     fn score(&self, k: &UdpKey) -> Option<u32> {
         let here = self.rcv_saddr.is_unspecified() || self.rcv_saddr == k.daddr;
-        if self.port != k.dport || !here || !self.takes(k.daddr.is_ipv6()) || !self.on_device(k.dif) || !self.from_peer(k) {
+        if self.port != k.dport
+            || !here
+            || !self.takes(k.daddr.is_ipv6())
+            || !self.on_device(k.dif)
+            || !self.from_peer(k)
+        {
             return None;
         }
         // An exact family counts for less than any coordinate.
