@@ -11,6 +11,7 @@ pub mod eth;
 pub mod flow;
 pub mod gro;
 pub mod gso;
+pub mod inet_fragment;
 pub mod iov_iter;
 pub mod l3;
 pub mod neighbour;
