@@ -18,6 +18,7 @@ pub fn net_init(kernel: &Arc<Kernel>) -> Arc<Registries> {
     crate::core::neighbour::neigh_init(&reg);
     crate::ipv4::l3_ops::ip_init(&reg);
     crate::ipv4::arp::arp_init(&reg);
+    crate::ipv6::l3_ops::ip6_init(&reg);
     register_families(&reg);
     // The last: each of the others hears of a namespace's loopback device when it is made.
     crate::drivers::loopback::loopback_init(&reg);
