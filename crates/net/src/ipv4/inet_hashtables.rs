@@ -32,6 +32,9 @@ use uapi::{Errno, Result};
 /// Slots of the table that makes port choice differ from one destination to the next (RFC 6056, 3.3.4).
 const INET_TABLE_PERTURB_SIZE: usize = 256;
 
+/// For look-ups that do not know by which device a packet came: an ICMP error's quoted packet.
+pub const ANY_DEVICE: u32 = u32::MAX;
+
 /// What a 4-tuple stands for.
 pub enum EhashSock {
     Sock(Arc<Sock>),
@@ -110,6 +113,8 @@ pub struct InetConnectionSock {
     accept_queue: OnceLock<Box<RequestSockQueue>>,
     /// When this listener last turned to SYN cookies, in milliseconds; 0: never.
     pub synq_overflow: AtomicU64,
+    /// The path MTU that an ICMP error named while a process owned the socket.
+    pub mtu_info: AtomicU32,
 }
 
 /// Where a socket can be found.
@@ -223,7 +228,7 @@ impl EhashEntry {
     /// `inet_match`: whether a packet with these coordinates that came in by device `dif` is for it.
     #[inline]
     fn matches(&self, t: &InetTuple, dif: u32) -> bool {
-        self.tuple == *t && (self.bound_dev_if == 0 || self.bound_dev_if == dif)
+        self.tuple == *t && (self.bound_dev_if == 0 || self.bound_dev_if == dif || dif == ANY_DEVICE)
     }
 
     /// Whether another entry with these coordinates would make look-ups ambiguous.

@@ -129,6 +129,7 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
     let room = !cookie || tstamp_ok;
     let cb = tcp_skb_cb(skb);
     let dev = sk.bound_dev_if.load(Relaxed);
+    let params = ltp.inet.xmit_params_to(sk, tuple.laddr.is_ipv6());
     let ecn_wanted = th.flags & (ECE | CWR) == ECE | CWR && cb.ip_dsfield & 3 == 0;
     RequestSock {
         tuple,
@@ -147,9 +148,9 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         rsk_rcv_wnd: 0,
         rsk_window_clamp: 0,
         advmss: 0,
-        tos: ltp.inet.tos,
-        ttl: u8::try_from(ltp.inet.uc_ttl).unwrap_or(0),
-        mark: sk.mark.load(Relaxed),
+        tos: params.tos,
+        ttl: params.ttl,
+        mark: params.mark,
         iif: skb_dif(skb),
         ts_recent: AtomicU32::new(if tstamp_ok { opt.rcv_tsval } else { 0 }),
         snt_synack: AtomicU64::new(net.kernel().ktime_get()),

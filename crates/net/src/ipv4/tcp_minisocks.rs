@@ -319,6 +319,9 @@ pub fn tcp_create_openreq_child(
     inherit_options(tp, ltp);
     let inet = &mut tp.inet;
     *inet = ltp.inet.clone();
+    // Group memberships stay with the listener.
+    inet.mc.list.clear();
+    inet.v6.mc.list.clear();
     (inet.rcv_saddr, inet.saddr, inet.daddr) = (req.tuple.laddr, req.tuple.laddr, req.tuple.faddr);
     (inet.num, inet.sport, inet.dport) = (req.tuple.lport, req.tuple.lport, req.tuple.fport);
     tp.mstamp_refresh(child);
