@@ -85,7 +85,9 @@ pub struct BindBucket {
 }
 
 /// Bound ports: a bucket each, in pages made when first needed.
-struct BindTable(Box<[OnceLock<Box<[SpinLock<BindBucket>]>>]>);
+struct BindTable(Box<[OnceLock<BindPage>]>);
+
+type BindPage = Box<[SpinLock<BindBucket>]>;
 
 /// `BPF_PROG_TYPE_SK_LOOKUP`: names the listener for a connection, before the tables are asked.
 pub type SkLookup = Box<dyn Fn(&InetTuple) -> Option<Arc<Sock>> + Send + Sync>;
@@ -621,7 +623,7 @@ pub fn __inet_hash_connect(sk: &Arc<Sock>, inet: &mut InetSock) -> Result<Recycl
             let port = (low + (offset + parity + i) % remaining) as u16;
             let Some(recycled) = try_connect_port(sk, inet, port) else { continue };
             // Skips a candidate now and then, so that the sequence of ports tells less.
-            let noise = if i == 0 && net.kernel().random_u32() % 16 == 0 { 2 } else { i };
+            let noise = if i == 0 && net.kernel().random_u32().is_multiple_of(16) { 2 } else { i };
             tcp_hashinfo(net).table_perturb[index].fetch_add(noise + 2, Relaxed);
             return Ok(recycled);
         }

@@ -163,7 +163,7 @@ pub fn tcp_v4_do_rcv(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>) {
     kernel::tp!(tcp_v4_do_rcv, skb, sk.as_ref());
     let tp = tcp_sk(state);
     match sk.state() {
-        TcpState::Listen => return tcp_listen_rcv(sk, tp, skb),
+        TcpState::Listen => tcp_listen_rcv(sk, tp, skb),
         TcpState::Established => tcp_rcv_established(sk, tp, skb),
         _ => {
             if let Err(skb) = tcp_rcv_state_process(sk, tp, skb) {

@@ -45,7 +45,8 @@ fn tcp_paws_reject(o: &TcpOptionsReceived, now: u32, rst: bool) -> bool {
         // Some stacks send their SYN with a timestamp of zero.
         || o.ts_recent == 0;
     // A RST counts even with a bad timestamp, once the old ones can no longer be under way.
-    !fine && !(rst && age >= TCP_PAWS_MSL)
+    let excused = rst && age >= TCP_PAWS_MSL;
+    !fine && !excused
 }
 
 /// Whether the segment has anything in the window, or is an empty one at its edge (`tcp_in_window`).
@@ -318,10 +319,10 @@ pub fn tcp_create_openreq_child(
 ) {
     inherit_options(tp, ltp);
     let inet = &mut tp.inet;
-    *inet = ltp.inet.clone();
     // Group memberships stay with the listener.
-    inet.mc.list.clear();
-    inet.v6.mc.list.clear();
+    let (groups, groups6) = (inet.mc.groups.clone(), inet.v6.mc.groups.clone());
+    *inet = ltp.inet.clone();
+    (inet.mc.groups, inet.v6.mc.groups) = (groups, groups6);
     (inet.rcv_saddr, inet.saddr, inet.daddr) = (req.tuple.laddr, req.tuple.laddr, req.tuple.faddr);
     (inet.num, inet.sport, inet.dport) = (req.tuple.lport, req.tuple.lport, req.tuple.fport);
     tp.mstamp_refresh(child);
