@@ -7,8 +7,12 @@
 pub mod arch;
 #[allow(clippy::module_inception)]
 pub mod host;
+pub mod tap;
+pub mod tun;
+pub mod vnet_hdr;
 pub mod worker;
 
 pub use arch::HostArch;
 pub use host::Host;
+pub use tun::TapError;
 pub use worker::{IrqHandle, Ready};

@@ -203,7 +203,7 @@ impl Worker {
     fn wait(&self, nanos: u64, work: &mut Work) {
         work.irqs.clear();
         let timeout = (nanos != NEVER)
-            .then(|| Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 });
+            .then_some(Timespec { tv_sec: (nanos / 1_000_000_000) as i64, tv_nsec: (nanos % 1_000_000_000) as i64 });
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); BATCH];
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()) else { return };
         let irqs = events.iter().filter(|e| e.data.u64() != KICK);
