@@ -116,6 +116,7 @@ impl Timers {
         let at = {
             let mut w = b.wheel.lock_bh();
             w.remove(node);
+            w.forward(self.jiffies());
             w.insert(node, expires)
         };
         self.program(node.base, at);
@@ -148,6 +149,15 @@ impl Wheel {
             }
         }
         unreachable!("the last level takes everything")
+    }
+
+    /// Moves the clock of a wheel that had nothing to do (`forward_timer_base`): a distance counted from long ago would be
+    /// rounded like a long one.
+    fn forward(&mut self, now: u64) {
+        if self.clk < now {
+            let to = self.next_expiry().map_or(now, |at| at.min(now));
+            self.clk = self.clk.max(to);
+        }
     }
 
     fn insert(&mut self, node: &Arc<Node>, expires: u64) -> u64 {
@@ -276,5 +286,18 @@ impl Drop for Timer {
             let base = &self.0.timers.bases[self.0.base];
             base.wheel.lock_bh().remove(&self.0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_wheel_keeps_its_precision() {
+        let mut w = Wheel::new(0);
+        w.forward(1_000_003);
+        let (_, at) = w.place_for(1_000_203);
+        assert!((1_000_203..=1_000_228).contains(&at), "{at}");
     }
 }
