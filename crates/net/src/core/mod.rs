@@ -21,3 +21,5 @@ pub mod skbuff;
 pub mod snmp;
 pub mod sock;
 pub mod sysctl;
+#[cfg(test)]
+pub(crate) mod test_arch;
