@@ -1,13 +1,14 @@
 //! IPv4's part of a device: its addresses, and the routes that come with them.
 //!
 //! Interface: [`InDevice`], [`inet_addr_add`], [`inet_addr_del`], [`inet_addr_list`], [`inet_addr_onlink`], [`inet_select_addr`],
-//! [`register_inetaddr_notifier`], [`ip_mc_inc_group`], [`ip_check_mc`], [`devinet_init`].
+//! [`ip_mc_inc_group`], [`ip_check_mc`], [`devinet_init`].
 //! Linux counterpart: `net/ipv4/devinet.c`, the address half of `fib_frontend.c`, the group list of `igmp.c`.
 //! Locks and context: addresses are read under RCU anywhere; they change in process context, under the device's lock.
 
 use crate::core::dev::{NetDevice, NetdevEvent, dev_get_by_index, for_each_netdev, register_netdevice_notifier};
 use crate::core::dst::RtnType;
 use crate::core::net_namespace::{Net, NetId, Registries};
+use crate::ipv4::arp::arp_announce;
 use crate::ipv4::fib_trie::{
     FibInfo, FibTables, IfThere, RT_SCOPE_HOST, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RT_TABLE_LOCAL, RT_TABLE_MAIN,
     RTPROT_KERNEL, inet_make_mask,
@@ -83,27 +84,11 @@ fn in_dev_make(dev: &NetDevice) -> Result<&InDevice> {
     dev.ip_ptr.get_or_init(|| Arc::new(InDevice::default())).downcast_ref().ok_or(Errno::ENODEV)
 }
 
-/// Told of each address that comes (`Up`) or goes (`Down`), after the fact; also of all of a device's when it does.
-pub type InetaddrNotifier = fn(dev: &Arc<NetDevice>, ifa: &InIfaddr, event: NetdevEvent);
-
-/// A namespace's part (`inetaddr_chain`).
-#[derive(Default)]
-struct Devinet {
-    chain: SpinLock<Vec<InetaddrNotifier>>,
-}
-
-/// `register_inetaddr_notifier`: ARP announces new addresses by it (RFC 5227, 3). Process context.
-pub fn register_inetaddr_notifier(net: &Net, f: InetaddrNotifier) {
-    if let Some(d) = net.try_generic::<Devinet>(NetId::Ipv4Devinet) {
-        d.chain.lock_bh().push(f);
-    }
-}
-
-fn call_inetaddr_notifiers(net: &Net, dev: &Arc<NetDevice>, ifa: &InIfaddr, event: NetdevEvent) {
-    let Some(d) = net.try_generic::<Devinet>(NetId::Ipv4Devinet) else { return };
-    let chain = d.chain.lock_bh().clone();
-    for f in chain {
-        f(dev, ifa, event);
+/// Tells the link of an address that has come to the device (RFC 5227, 2.3), so that nobody keeps an older owner in mind.
+fn announce(dev: &Arc<NetDevice>, ifa: &InIfaddr) {
+    if dev.is_up() && !dev.is_loopback() {
+        // Nobody waits for it: the first question for the address is answered all the same.
+        let _ = arp_announce(dev, ifa.addr);
     }
 }
 
@@ -114,6 +99,7 @@ pub fn inet_addr_add(dev: &Arc<NetDevice>, addr: Ipv4Addr, prefixlen: u8) -> Res
         return Err(Errno::EINVAL);
     }
     let net = dev.net().ok_or(Errno::ENODEV)?;
+    let _inside = net.kernel().enter();
     let in_dev = in_dev_make(dev)?;
     let mask = inet_make_mask(prefixlen);
     let broadcast =
@@ -132,7 +118,7 @@ pub fn inet_addr_add(dev: &Arc<NetDevice>, addr: Ipv4Addr, prefixlen: u8) -> Res
     }
     fib_add_ifaddr(&net, dev, &ifa);
     net.bump_rt_genid();
-    call_inetaddr_notifiers(&net, dev, &ifa, NetdevEvent::Up);
+    announce(dev, &ifa);
     Ok(())
 }
 
@@ -140,6 +126,7 @@ pub fn inet_addr_add(dev: &Arc<NetDevice>, addr: Ipv4Addr, prefixlen: u8) -> Res
 /// without `promote_secondaries`. `EADDRNOTAVAIL` if the device has no such address. Process context.
 pub fn inet_addr_del(dev: &Arc<NetDevice>, addr: Ipv4Addr, prefixlen: u8) -> Result<()> {
     let net = dev.net().ok_or(Errno::ENODEV)?;
+    let _inside = net.kernel().enter();
     let in_dev = in_dev_get(dev).ok_or(Errno::EADDRNOTAVAIL)?;
     let gone: Vec<InIfaddr> = {
         let _l = in_dev.lock.lock_bh();
@@ -154,9 +141,6 @@ pub fn inet_addr_del(dev: &Arc<NetDevice>, addr: Ipv4Addr, prefixlen: u8) -> Res
         fib_del_ifaddr(&net, dev, ifa);
     }
     net.bump_rt_genid();
-    for ifa in &gone {
-        call_inetaddr_notifiers(&net, dev, ifa, NetdevEvent::Down);
-    }
     Ok(())
 }
 
@@ -293,7 +277,7 @@ fn inetdev_up(net: &Arc<Net>, dev: &Arc<NetDevice>) {
     }
     net.bump_rt_genid();
     for ifa in &list {
-        call_inetaddr_notifiers(net, dev, ifa, NetdevEvent::Up);
+        announce(dev, ifa);
     }
 }
 
@@ -362,6 +346,5 @@ pub fn devinet_init(reg: &Registries) {
 
 /// Once a namespace.
 pub fn devinet_net_init(net: &Arc<Net>) {
-    net.set_generic(NetId::Ipv4Devinet, Devinet::default());
     net.set_generic(NetId::Ipv4Fib, FibTables::default());
 }

@@ -10,7 +10,7 @@
 //! ```
 
 use crate::core::checksum::{ip_fast_csum, skb_checksum_help};
-use crate::core::dev::{ETH_P_IP, dev_queue_xmit, netif_rx};
+use crate::core::dev::{ETH_P_IP, netif_rx};
 use crate::core::dst::{Dst, RtnType};
 use crate::core::flow::Flow;
 use crate::core::gso::skb_gso_segment;
@@ -22,7 +22,7 @@ use crate::core::skbuff::{IpSummed, MAX_HEADER, PktType, Skb};
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::icmp::{ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED};
-use crate::hdr::{EthHdr, IP_DF, IP_MF, IP_OFFSET, IPPROTO_TCP, IPPROTO_UDP, IpHdr, TcpHdr, UdpHdr};
+use crate::hdr::{IP_DF, IP_MF, IP_OFFSET, IPPROTO_TCP, IPPROTO_UDP, IpHdr, TcpHdr, UdpHdr};
 use crate::ipv4::fnhe::IP_RT_MIN_PMTU;
 use crate::ipv4::ip_options::ip_options_fragment;
 use crate::ipv4::route::ip_route_output_flow;
@@ -227,27 +227,7 @@ fn ip_finish_output2(net: &Arc<Net>, dst: &Dst, skb: Box<Skb>) -> Result<()> {
     kernel::tp!(ip_finish_output2, skb);
     net.mib.inc(Mib::IpOutTransmits);
     let Some(daddr) = IpHdr::read(skb.data()).map(IpHdr::dst) else { return Err(Errno::EINVAL) };
-    let ethernet = dst.dev.hard_header_len == EthHdr::LEN && !dst.dev.is_loopback();
-    match dst.kind {
-        RtnType::Broadcast if ethernet => xmit_to_group(dst, dst.dev.broadcast, skb),
-        RtnType::Multicast if ethernet => {
-            // RFC 1112, 6.4: the low 23 bits of the group.
-            let [_, b, c, d] = daddr.octets();
-            xmit_to_group(dst, [0x01, 0x00, 0x5e, b & 0x7f, c, d], skb)
-        }
-        _ => neigh_output(net, dst, dst.next_hop(IpAddr::V4(daddr)), skb),
-    }
-}
-
-/// A link-layer address that needs no resolution.
-fn xmit_to_group(dst: &Dst, dest: [u8; 6], mut skb: Box<Skb>) -> Result<()> {
-    skb.push(EthHdr::LEN);
-    skb.reset_mac_header();
-    if let Some(eth) = EthHdr::read_mut(skb.data_mut()) {
-        *eth = EthHdr { dest, source: dst.dev.addr, proto: ETH_P_IP.into() };
-    }
-    skb.mac_len = EthHdr::LEN as u16;
-    dev_queue_xmit(skb)
+    neigh_output(net, dst, dst.next_hop(IpAddr::V4(daddr)), skb)
 }
 
 /// The packet has DF and does not fit: tells its source, which may be this host's own transport.

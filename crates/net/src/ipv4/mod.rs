@@ -22,6 +22,8 @@ pub mod ip_fragment;
 pub mod ip_input;
 pub mod ip_options;
 pub mod ip_output;
+#[cfg(test)]
+mod ip_tests;
 pub mod l3_ops;
 pub mod protocol;
 pub mod request_sock;
