@@ -7,6 +7,7 @@
 pub mod arch;
 #[allow(clippy::module_inception)]
 pub mod host;
+pub mod pcapng;
 pub mod tap;
 pub mod tun;
 pub mod vnet_hdr;
