@@ -18,6 +18,9 @@ pub use libc::{
     SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET, SOMAXCONN,
 };
 
+/// `IP_PMTUDISC_INTERFACE`: no DF, and nothing larger than the device's MTU; `_OMIT`: the same, but fragmented.
+pub const IP_PMTUDISC_INTERFACE: i32 = 4;
+pub const IP_PMTUDISC_OMIT: i32 = 5;
 /// `SO_RCVTIMEO_NEW`/`SO_SNDTIMEO_NEW`: the same options with a 64-bit time on every machine.
 pub const SO_RCVTIMEO_NEW: i32 = 66;
 pub const SO_SNDTIMEO_NEW: i32 = 67;

@@ -20,6 +20,7 @@ pub mod netfilter;
 pub mod skbuff;
 pub mod snmp;
 pub mod sock;
+pub mod sock_options;
 pub mod sysctl;
 #[cfg(test)]
 pub(crate) mod test_arch;

@@ -63,6 +63,8 @@ bitflags::bitflags! {
         const CMSG = 1 << 26;
         /// `IP_RECVERR` or `IPV6_RECVERR`: also an unconnected socket hears of ICMP errors.
         const RECVERR = 1 << 27;
+        /// Time stamps are asked for by the `_NEW` name (`SOCK_TSTAMP_NEW`).
+        const TSTAMP_NEW = 1 << 28;
     }
 }
 
@@ -106,6 +108,8 @@ pub struct Proto {
     /// Starts to listen, or only changes the backlog of a listener (`inet_csk_listen_start`); the port is claimed here if
     /// it is not yet. `EOPNOTSUPP` where there is nothing to accept. Lock held.
     pub listen: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()>,
+    /// `SO_KEEPALIVE` has changed, [`SockFlags::KEEPOPEN`] not yet. Lock held.
+    pub keepalive: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, on: bool),
     /// The next established child of a listener. Takes the lock itself.
     pub accept: fn(sk: &Arc<Sock>, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Sock>>>,
     pub ioctl: fn(sk: &Arc<Sock>, cmd: u32) -> Result<i32>,

@@ -12,7 +12,7 @@ use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Proto, ProtoSock, RCV_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags, SockGuard};
 use crate::ipv4::inet_sock::{InetSock, inet_autobind, inet_sk, this_host_v4, unspecified_like};
-use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt};
+use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt, ip_mc_drop_socket};
 use crate::socket::{NetProtoFamily, ProtoOps, Socket, SocketState, sock_no_accept, sock_no_listen, sock_register};
 use kernel::{SpinLock, Wait, tp};
 use std::any::Any;
@@ -160,8 +160,9 @@ pub static INET_STREAM_OPS: ProtoOps = stream_ops(AF_INET, inet_bind, inet_strea
 pub static INET_DGRAM_OPS: ProtoOps = dgram_ops(AF_INET, inet_bind, inet_dgram_connect);
 
 /// `inet_release`: the transport says good-bye to the peer, lingering if it was asked to.
-fn inet_release(sock: &Socket) {
+pub fn inet_release(sock: &Socket) {
     tp!(inet_release, sock.sk);
+    ip_mc_drop_socket(&sock.sk);
     (sock.sk.prot.close)(&sock.sk);
 }
 

@@ -193,9 +193,11 @@ fn put_sock_cmsgs(sk: &Sock, skb: &Skb, msg: &mut MsgHdr<'_>) {
     let secs = ((at / 1_000_000_000) as i64).to_ne_bytes();
     let nanos = at % 1_000_000_000;
     if sk.flag(SockFlags::RCVTSTAMPNS) {
-        cmsg(msg, SOL_SOCKET, SO_TIMESTAMPNS, &[&secs, &(nanos as i64).to_ne_bytes()]);
+        let kind = if sk.flag(SockFlags::TSTAMP_NEW) { 64 } else { SO_TIMESTAMPNS };
+        cmsg(msg, SOL_SOCKET, kind, &[&secs, &(nanos as i64).to_ne_bytes()]);
     } else if sk.flag(SockFlags::RCVTSTAMP) {
-        cmsg(msg, SOL_SOCKET, SO_TIMESTAMP, &[&secs, &((nanos / 1000) as i64).to_ne_bytes()]);
+        let kind = if sk.flag(SockFlags::TSTAMP_NEW) { 63 } else { SO_TIMESTAMP };
+        cmsg(msg, SOL_SOCKET, kind, &[&secs, &((nanos / 1000) as i64).to_ne_bytes()]);
     }
     if sk.flag(SockFlags::RXQ_OVFL) {
         cmsg(msg, SOL_SOCKET, SO_RXQ_OVFL, &[&sk.drops.load(Relaxed).to_ne_bytes()]);

@@ -11,6 +11,7 @@ use kernel::SpinLock;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use uapi::socket::{IP_PMTUDISC_DO, IP_PMTUDISC_PROBE, IP_PMTUDISC_WANT};
 use uapi::{Errno, Result};
 
 /// What every socket of the Internet families has (`struct inet_sock`). Ports are in host order. On an IPv6 socket an
@@ -65,7 +66,6 @@ pub struct Ipv6Opts {
 #[derive(Clone, Debug)]
 pub struct McastOpts {
     pub ttl: u8,
-    pub loopback: bool,
     /// Device to leave by; 0: the routing table's choice.
     pub oif: u32,
     pub groups: Arc<McastGroups>,
@@ -132,7 +132,7 @@ pub const IP_MAX_MEMBERSHIPS: usize = 20;
 
 impl Default for McastOpts {
     fn default() -> Self {
-        McastOpts { ttl: 1, loopback: true, oif: 0, groups: Arc::default() }
+        McastOpts { ttl: 1, oif: 0, groups: Arc::default() }
     }
 }
 
@@ -261,7 +261,7 @@ impl InetSock {
         XmitParams {
             ttl: u8::try_from(ttl).unwrap_or(0),
             tos,
-            dont_fragment: pmtudisc != uapi::socket::IP_PMTUDISC_DONT as u8,
+            dont_fragment: matches!(pmtudisc as i32, IP_PMTUDISC_WANT | IP_PMTUDISC_DO | IP_PMTUDISC_PROBE),
             flowlabel: self.flowlabel,
             priority: sk.priority.load(Relaxed),
             mark: sk.mark.load(Relaxed),

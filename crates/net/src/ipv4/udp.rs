@@ -39,6 +39,7 @@ pub static UDP_PROT: Proto = Proto {
     connect: udp_connect,
     disconnect: udp_disconnect,
     listen: |_, _, _| Err(Errno::EOPNOTSUPP),
+    keepalive: |_, _, _| {},
     accept: udp_accept,
     ioctl: udp_ioctl,
     setsockopt: udp_setsockopt,

@@ -196,7 +196,7 @@ fn prepare(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> Resul
     let no_check = if v6 { up.no_check6_tx } else { sk.flag(SockFlags::NO_CHECK_TX) };
     let gso_size = ipc.gso_size.unwrap_or(up.gso_size);
     let pmtudisc = if v6 { up.inet.v6.pmtudisc } else { up.inet.pmtudisc } as i32;
-    let strict = matches!(pmtudisc, IP_PMTUDISC_DO | IP_PMTUDISC_PROBE);
+    let strict = matches!(pmtudisc, IP_PMTUDISC_DO | IP_PMTUDISC_PROBE | IP_PMTUDISC_INTERFACE);
     Ok(Cork { flow, dst, params, gso_size, no_check, strict, frags: SmallVec::new(), len: 0 })
 }
 

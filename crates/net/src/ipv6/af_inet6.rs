@@ -12,9 +12,10 @@ use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::af_inet::{
     InetProtosw, addr_type, bind_to, can_nonlocal_bind, check_bind_v4, create_from, dgram_connect, dgram_ops,
-    find_protosw, register_protosw, stream_connect, stream_ops,
+    find_protosw, inet_release, register_protosw, stream_connect, stream_ops,
 };
 use crate::ipv4::inet_sock::{InetSock, this_host_v4};
+use crate::ipv6::ipv6_sockglue::{inet6_getsockopt, inet6_setsockopt, ipv6_sock_mc_close};
 use crate::socket::{NetProtoFamily, ProtoOps, Socket, sock_register};
 use kernel::{Wait, tp};
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
@@ -25,8 +26,18 @@ use uapi::sockaddr::AF_INET6;
 use uapi::socket::SOCK_STREAM;
 use uapi::{Errno, Result, SockAddr};
 
-pub static INET6_STREAM_OPS: ProtoOps = stream_ops(AF_INET6, inet6_bind, inet6_stream_connect);
-pub static INET6_DGRAM_OPS: ProtoOps = dgram_ops(AF_INET6, inet6_bind, inet6_dgram_connect);
+pub static INET6_STREAM_OPS: ProtoOps = inet6_ops(stream_ops(AF_INET6, inet6_bind, inet6_stream_connect));
+pub static INET6_DGRAM_OPS: ProtoOps = inet6_ops(dgram_ops(AF_INET6, inet6_bind, inet6_dgram_connect));
+
+const fn inet6_ops(ops: ProtoOps) -> ProtoOps {
+    ProtoOps { release: inet6_release, setsockopt: inet6_setsockopt, getsockopt: inet6_getsockopt, ..ops }
+}
+
+/// `inet6_release`.
+fn inet6_release(sock: &Socket) {
+    ipv6_sock_mc_close(&sock.sk);
+    inet_release(sock)
+}
 
 /// `inet6_register_protosw`.
 pub fn inet6_register_protosw(reg: &Registries, p: InetProtosw) -> Result<()> {

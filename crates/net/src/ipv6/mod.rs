@@ -17,6 +17,7 @@ pub mod ip6_forward;
 pub mod ip6_input;
 pub mod ip6_output;
 pub mod l3_ops;
+pub mod ipv6_sockglue;
 pub mod ndisc;
 pub mod reassembly;
 pub mod route;
