@@ -5,12 +5,12 @@
 //! Locks and context: process context; takes the socket lock.
 
 use crate::core::dev::{NetDevice, dev_get_by_index};
+use crate::core::flow::Flow;
 use crate::core::sock::{Sock, SockFlags};
 use crate::core::sock_options::{cut, int_option, sock_getsockopt, sock_setsockopt, unsupported};
 use crate::ipv4::datagram::IP_ORIGDSTADDR;
 use crate::ipv4::devinet::{ip_dev_find, ip_mc_dec_group, ip_mc_inc_group};
 use crate::ipv4::inet_sock::{InetSock, inet_sk};
-use crate::core::flow::Flow;
 use crate::socket::Socket;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
