@@ -104,7 +104,7 @@ mod tests {
     fn control_messages_are_read_as_they_are_written() {
         let sent = [CMsg { level: 0, kind: 8, data: vec![1, 2, 3] }, CMsg { level: 41, kind: 50, data: vec![4; 20] }];
         let mut buf = [0u8; 128];
-        let m = |len| UserMsg { control: buf.as_ptr() as u64, controllen: len, ..UserMsg::empty() };
+        let m = |len| UserMsg { control: buf.as_ptr() as u64, controllen: len, ..UserMsg::none() };
         let me = std::process::id();
         let (len, flags) = put_control(me, &m(128), &sent).unwrap();
         assert_eq!((len, flags), (24 + 40, 0));

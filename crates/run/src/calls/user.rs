@@ -45,7 +45,7 @@ pub fn iovec(tid: u32, at: u64, n: u64) -> Result<Vec<Range>> {
 
 /// A `struct msghdr` of the program.
 pub struct UserMsg {
-    at: u64,
+    pub at: u64,
     pub name: u64,
     pub namelen: i32,
     pub iov: Vec<Range>,
@@ -71,7 +71,7 @@ impl UserMsg {
     }
 
     #[cfg(test)]
-    pub fn empty() -> UserMsg {
+    pub fn none() -> UserMsg {
         UserMsg { at: 0, name: 0, namelen: 0, iov: Vec::new(), control: 0, controllen: 0 }
     }
 
