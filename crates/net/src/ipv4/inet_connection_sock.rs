@@ -404,3 +404,6 @@ pub fn inet_csk_clone_lock(listener: &Arc<Sock>, req: &RequestSock) -> Result<Ar
     child.set_state(TcpState::SynRecv);
     Ok(child)
 }
+
+#[cfg(test)]
+mod tests;

@@ -712,3 +712,6 @@ pub fn inet_get_local_port_range(net: &Net) -> (u32, u32) {
     let low = net.sysctl.ip_local_port_min.get() as u32;
     (low, (net.sysctl.ip_local_port_max.get() as u32).max(low))
 }
+
+#[cfg(test)]
+mod tests;

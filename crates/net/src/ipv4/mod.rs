@@ -50,6 +50,8 @@ pub mod tcp_state;
 pub mod tcp_timer;
 pub mod tcp_transmit;
 pub mod tcp_tsq;
+#[cfg(test)]
+pub(crate) mod test_support;
 pub mod udp;
 pub mod udp_input;
 pub mod udp_output;
