@@ -103,6 +103,8 @@ pub struct InetHashinfo {
     /// Time-wait entries, and connections whose process has gone (`tcp_orphan_count`).
     pub tw_count: AtomicU32,
     pub orphan_count: AtomicU32,
+    /// Challenge ACKs: the current second in the high, how many in the low half.
+    challenge: AtomicU64,
 }
 
 /// What every TCP socket keeps outside its lock (the shared part of `struct inet_connection_sock`).
@@ -204,7 +206,18 @@ impl InetHashinfo {
             table_perturb: (0..INET_TABLE_PERTURB_SIZE).map(perturb).collect(),
             tw_count: AtomicU32::new(0),
             orphan_count: AtomicU32::new(0),
+            challenge: AtomicU64::new(0),
         }
+    }
+
+    /// Whether this second's challenge ACKs (`tcp_challenge_ack_limit`) are used up; counts one if not (RFC 5961, 7).
+    pub fn challenge_acks_spent(&self, second: u32, limit: u32) -> bool {
+        let next = |v: u64| match ((v >> 32) as u32 == second, v as u32) {
+            (true, n) if n >= limit => None,
+            (true, _) => Some(v + 1),
+            (false, _) => Some((second as u64) << 32 | 1),
+        };
+        self.challenge.fetch_update(AcqRel, Acquire, next).is_err()
     }
 
     /// The bucket of a port, locked, with bottom halves off.

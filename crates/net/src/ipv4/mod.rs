@@ -4,6 +4,9 @@
 //! Linux counterpart: `net/ipv4/`.
 //! Locks and context: each file says its own.
 
+#[cfg(test)]
+mod ip_tests;
+
 pub mod af_inet;
 pub mod arp;
 pub mod datagram;
@@ -22,8 +25,6 @@ pub mod ip_fragment;
 pub mod ip_input;
 pub mod ip_options;
 pub mod ip_output;
-#[cfg(test)]
-mod ip_tests;
 pub mod l3_ops;
 pub mod protocol;
 pub mod request_sock;
@@ -31,7 +32,9 @@ pub mod route;
 pub mod secure_seq;
 pub mod sockglue;
 pub mod tcp;
+pub mod tcp_ack;
 pub mod tcp_ca;
+pub mod tcp_close;
 pub mod tcp_cong;
 pub mod tcp_conn_request;
 pub mod tcp_cubic;
@@ -44,8 +47,14 @@ pub mod tcp_options;
 pub mod tcp_output;
 pub mod tcp_prot;
 pub mod tcp_queue;
+pub mod tcp_rcvq;
+pub mod tcp_recovery;
+pub mod tcp_recv;
 pub mod tcp_reply;
+pub mod tcp_rtt;
+pub mod tcp_sack;
 pub mod tcp_sock;
+pub mod tcp_sockopt;
 pub mod tcp_state;
 pub mod tcp_timer;
 pub mod tcp_transmit;

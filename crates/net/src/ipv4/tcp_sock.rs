@@ -416,6 +416,8 @@ pub struct TcpSock {
     pub high_seq: u32,
     pub undo_marker: u32,
     pub undo_retrans: i32,
+    /// End of the highest piece that was SACKed; valid while `sacked_out` is not 0.
+    pub highest_sack: u32,
     /// Where the search for segments to retransmit goes on.
     pub retransmit_hint: Option<u32>,
     pub reordering: u32,
@@ -478,6 +480,8 @@ pub struct TcpSock {
 
     /// SYN-ACK side: the socket was made by a listener (`tp->saved_syn`'s owner in Linux has more).
     pub passive: bool,
+    /// Counted in `orphan_count`.
+    pub orphan: bool,
 }
 
 impl ProtoSock for TcpSock {
@@ -594,6 +598,7 @@ impl TcpSock {
             high_seq: 0,
             undo_marker: 0,
             undo_retrans: 0,
+            highest_sack: 0,
             retransmit_hint: None,
             reordering: TCP_FASTRETRANS_THRESH,
             reord_seen: 0,
@@ -641,6 +646,7 @@ impl TcpSock {
             dsack_dups: 0,
             rcv_ooopack: 0,
             passive: false,
+            orphan: false,
         })
     }
 

@@ -1,0 +1,439 @@
+//! Acknowledgements as the sender reads them: windows, round-trip time, freeing what has arrived, congestion control.
+//!
+//! Interface: [`tcp_ack`], [`tcp_send_challenge_ack`], [`tcp_store_ts_recent`].
+//! Linux counterpart: `tcp_ack` and around it in `net/ipv4/tcp_input.c`, `net/ipv4/tcp_rate.c`.
+//! Locks and context: socket lock.
+
+use super::inet_csk_timers::*;
+use super::inet_hashtables::tcp_hashinfo;
+use super::tcp_cong::*;
+use super::tcp_output::*;
+use super::tcp_queue::*;
+use super::tcp_recovery::*;
+use super::tcp_rtt::tcp_ack_update_rtt;
+use super::tcp_sack::*;
+use super::tcp_sock::*;
+use crate::core::skbuff::Skb;
+use crate::core::snmp::Mib;
+use crate::core::sock::Sock;
+use crate::hdr::{TcpHdr, tcp_flag};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::AcqRel;
+use uapi::tcp::TcpState;
+
+/// The option area of the packet's header; `data` is at the header.
+#[inline]
+pub fn tcp_hdr_opts(skb: &Skb) -> &[u8] {
+    let b = skb.transport_header();
+    let len = TcpHdr::read(b).map_or(0, |h| h.header_len());
+    b.get(TcpHdr::LEN..len).unwrap_or(&[])
+}
+
+/// The packet's TCP header.
+#[inline]
+pub fn tcp_hdr(skb: &Skb) -> Option<&TcpHdr> {
+    TcpHdr::read(skb.transport_header())
+}
+
+/// Whether an answer to something out of the window was sent a moment ago (`tcp_oow_rate_limited`).
+pub fn tcp_oow_rate_limited(sk: &Sock, tp: &mut TcpSock, skb: Option<&Skb>, mib: Mib) -> bool {
+    // Data is always answered: its sender needs to know.
+    if let Some(skb) = skb {
+        let cb = tcp_skb_cb(skb);
+        if cb.seq != cb.end_seq && cb.tcp_flags & tcp_flag::SYN == 0 {
+            return false;
+        }
+    }
+    let now = tp.jiffies32();
+    let elapsed = now.wrapping_sub(tp.last_oow_ack_time) as i32;
+    if tp.last_oow_ack_time != 0 && (0..sk.net.sysctl.tcp_invalid_ratelimit.get() as i32).contains(&elapsed) {
+        sk.net.mib.inc(mib);
+        return true;
+    }
+    tp.last_oow_ack_time = now.max(1);
+    false
+}
+
+/// An ACK that only the true peer can make use of (RFC 5961, 3.2, 4.2 and 7; `tcp_send_challenge_ack`).
+pub fn tcp_send_challenge_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if tcp_oow_rate_limited(sk, tp, None, Mib::TcpExtTCPACKSkippedChallenge) {
+        return;
+    }
+    let limit = sk.net.sysctl.tcp_challenge_ack_limit.get() as u32;
+    if tcp_hashinfo(&sk.net).challenge_acks_spent(tp.jiffies32() / 1000, limit) {
+        return;
+    }
+    sk.net.mib.inc(Mib::TcpExtTCPChallengeACK);
+    tcp_send_ack(sk, tp);
+}
+
+/// `tcp_store_ts_recent`.
+pub fn tcp_store_ts_recent(tp: &mut TcpSock) {
+    tp.rx_opt.ts_recent = tp.rx_opt.rcv_tsval;
+    tp.rx_opt.ts_recent_stamp = (tp.jiffies32() / 1000).max(1);
+}
+
+/// RFC 7323, 4.3: only a segment that reaches the last ACK sent may update (`tcp_replace_ts_recent`).
+fn tcp_replace_ts_recent(tp: &mut TcpSock, seq: u32) {
+    if tp.rx_opt.saw_tstamp && !after(seq, tp.rcv_wup) {
+        let newer = tp.rx_opt.rcv_tsval.wrapping_sub(tp.rx_opt.ts_recent) as i32 >= 0 || tp.rx_opt.ts_recent == 0;
+        if newer {
+            tcp_store_ts_recent(tp);
+        }
+    }
+}
+
+fn tcp_snd_una_update(tp: &mut TcpSock, ack: u32) {
+    tp.bytes_acked += ack.wrapping_sub(tp.snd_una) as u64;
+    tp.snd_una = ack;
+}
+
+/// RFC 9293, 3.10.7.4: SND.WND, SND.WL1 (`tcp_ack_update_window`).
+fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> Ack {
+    let mut flag = Ack::empty();
+    let mut nwin = th.window.get() as u32;
+    if !th.has(tcp_flag::SYN) {
+        nwin <<= tp.rx_opt.snd_wscale;
+    }
+    let may = after(ack, tp.snd_una)
+        || after(seq, tp.snd_wl1)
+        || (seq == tp.snd_wl1 && (nwin > tp.snd_wnd || nwin == 0));
+    if may {
+        flag |= Ack::WIN_UPDATE;
+        tp.snd_wl1 = seq;
+        if tp.snd_wnd != nwin {
+            tp.snd_wnd = nwin;
+            if nwin > tp.max_window {
+                tp.max_window = nwin;
+                let pmtu = tp.icsk_pmtu_cookie;
+                tcp_sync_mss(tp, pmtu);
+            }
+            let _ = sk;
+        }
+    }
+    tcp_snd_una_update(tp, ack);
+    flag
+}
+
+/// ECN-echo on an ACK (RFC 3168, 6.1.2).
+fn tcp_ecn_rcv_ecn_echo(tp: &TcpSock, th: &TcpHdr) -> bool {
+    th.has(tcp_flag::ECE) && !th.has(tcp_flag::SYN) && tp.ecn_flags & TCP_ECN_OK != 0
+}
+
+/// The acknowledgement of a segment (`tcp_ack`). `Ok(true)`: it is in order; `Ok(false)`: old; `Err`: it acknowledges what
+/// was never sent, or is too old to be honest. `skb.data` is at the header.
+pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Result<bool, ()> {
+    let cb = *tcp_skb_cb(skb);
+    let Some(th) = tcp_hdr(skb) else { return Err(()) };
+    let (ack, seq, prior_una) = (cb.ack_seq, cb.seq, tp.snd_una);
+    let (prior_packets, delivered, lost) = (tp.packets_out, tp.delivered, tp.lost);
+    let mut st = SackState { reord: tp.snd_nxt, ..SackState::default() };
+    let mut rexmit = Rexmit::None;
+    if before(ack, prior_una) {
+        // RFC 5961, 5.2: too old to be a late one.
+        let window = (tp.max_window as u64).min(tp.bytes_acked) as u32;
+        if before(ack, prior_una.wrapping_sub(window)) {
+            if !flag.contains(Ack::NO_CHALLENGE_ACK) {
+                tcp_send_challenge_ack(sk, tp);
+            }
+            return Err(());
+        }
+        if tp.rx_opt.sack_blocks > 0 {
+            flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, prior_una, &mut st);
+            tcp_fastretrans_alert(sk, tp, prior_una, 0, &mut flag, &mut rexmit);
+            tcp_xmit_recovery(sk, tp, rexmit);
+        }
+        return Ok(false);
+    }
+    if after(ack, tp.snd_nxt) {
+        return Err(());
+    }
+    if after(ack, prior_una) {
+        flag |= Ack::SND_UNA_ADVANCED;
+        tp.icsk_retransmits = 0;
+    }
+    let prior_fack = if tp.sacked_out != 0 { tp.highest_sack } else { tp.snd_una };
+    if flag.contains(Ack::UPDATE_TS_RECENT) {
+        tcp_replace_ts_recent(tp, seq);
+    }
+    if flag & (Ack::SLOWPATH | Ack::SND_UNA_ADVANCED) == Ack::SND_UNA_ADVANCED {
+        // The window has not changed, and the ACK is new: nothing to compare.
+        tp.snd_wl1 = seq;
+        tcp_snd_una_update(tp, ack);
+        flag |= Ack::WIN_UPDATE;
+        sk.net.mib.inc(Mib::TcpExtTCPHPAcks);
+    } else {
+        if seq != cb.end_seq {
+            flag |= Ack::DATA;
+        } else {
+            sk.net.mib.inc(Mib::TcpExtTCPPureAcks);
+        }
+        flag |= tcp_ack_update_window(sk, tp, th, ack, seq);
+        if tp.rx_opt.sack_blocks > 0 {
+            flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, prior_una, &mut st);
+        }
+        if tcp_ecn_rcv_ecn_echo(tp, th) {
+            flag |= Ack::ECE;
+        }
+    }
+    sk.err_soft.store(0, std::sync::atomic::Ordering::Relaxed);
+    tp.icsk_probes_out = 0;
+    tp.rcv_tstamp = tp.jiffies32();
+    if prior_packets == 0 {
+        if flag.contains(Ack::DSACKING_ACK) {
+            tcp_fastretrans_alert(sk, tp, prior_una, 0, &mut flag, &mut rexmit);
+        }
+        // The peer's window is what holds us up.
+        tcp_ack_probe(sk, tp);
+        tcp_process_tlp_ack(sk, tp, ack, flag);
+        return Ok(true);
+    }
+    tcp_clean_rtx_queue(sk, tp, prior_fack, prior_una, &mut flag, &mut st);
+    tcp_rack_update_reo_wnd(tp, st.prior_delivered);
+    if tp.tlp_high_seq != 0 {
+        tcp_process_tlp_ack(sk, tp, ack, flag);
+    }
+    if !flag.intersects(Ack::NOT_DUP) || flag.intersects(Ack::CA_ALERT) || tp.ca_state != TcpCaState::Open {
+        let mut num_dupack = 0;
+        if !flag.intersects(Ack::SND_UNA_ADVANCED | Ack::NOT_DUP | Ack::DSACKING_ACK) {
+            num_dupack = (skb.gso_segs as u32).max(1);
+        }
+        tcp_fastretrans_alert(sk, tp, prior_una, num_dupack, &mut flag, &mut rexmit);
+    }
+    if flag.contains(Ack::SET_XMIT_TIMER) && !tcp_schedule_loss_probe(sk, tp, true) {
+        tcp_rearm_rto(sk, tp);
+    }
+    let delivered = tp.delivered.wrapping_sub(delivered);
+    let lost = tp.lost.wrapping_sub(lost);
+    tcp_rate_gen(tp, delivered, &st);
+    tcp_cong_control(sk, tp, ack, delivered, lost, flag);
+    tcp_xmit_recovery(sk, tp, rexmit);
+    Ok(true)
+}
+
+/// Frees what is acknowledged, and takes samples from it (`tcp_clean_rtx_queue`).
+fn tcp_clean_rtx_queue(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, prior_una: u32, flag: &mut Ack, st: &mut SackState) {
+    let prior_sacked = tp.sacked_out;
+    let (mut first_ackt, mut last_ackt) = (0, 0);
+    let mut pkts_acked = 0;
+    let mut reord = tp.snd_nxt;
+    let mut fully_acked = true;
+    let ece = flag.contains(Ack::ECE);
+    let mut freed = 0;
+    while let Some(s) = tp.tx.rtx_front() {
+        let mut acked = s.pcount();
+        let whole = !after(s.end_seq, tp.snd_una);
+        if !whole {
+            if s.pcount() == 1 || !after(tp.snd_una, s.seq) {
+                break;
+            }
+            let (old, len) = (s.pcount(), tp.snd_una.wrapping_sub(s.seq));
+            // Samples below are of the whole piece; only its count shrinks.
+            let (sacked, seq, end, sent) = (s.sacked, s.seq, s.end_seq, s.mstamp);
+            tcp_trim_head(sk, tp, len);
+            acked = old - tp.tx.rtx_front().map_or(0, |s| s.pcount());
+            fully_acked = false;
+            if acked == 0 {
+                break;
+            }
+            tcp_ack_piece(tp, flag, st, ece, (sacked, seq, end, sent, acked), &mut reord, &mut first_ackt, &mut last_ackt);
+            pkts_acked += acked;
+            *flag |= Ack::DATA_ACKED;
+            break;
+        }
+        let piece = (s.sacked, s.seq, s.end_seq, s.mstamp, acked);
+        tcp_ack_piece(tp, flag, st, ece, piece, &mut reord, &mut first_ackt, &mut last_ackt);
+        pkts_acked += acked;
+        let Some(s) = tp.tx.pop_rtx_front() else { break };
+        if s.has(tcp_flag::SYN) {
+            *flag |= Ack::SYN_ACKED;
+            tp.retrans_stamp = 0;
+        } else {
+            *flag |= Ack::DATA_ACKED;
+        }
+        tcp_rate_skb_delivered(tp, &s, st);
+        freed += s.truesize as usize;
+    }
+    if freed > 0 {
+        sk.wmem_queued.fetch_sub(freed, AcqRel);
+    }
+    if tp.tx.is_empty() {
+        tp.frag = None;
+        tcp_chrono_set(tp, TcpChrono::Unspec);
+    }
+    if between(tp.snd_up, prior_una, tp.snd_una) {
+        tp.snd_up = tp.snd_una;
+    }
+    if tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_SACKED_ACKED != 0) {
+        *flag |= Ack::SACK_RENEGING;
+    }
+    let now = tp.tcp_mstamp;
+    let since = |t: u64| now.saturating_sub(t) as i64;
+    let (mut seq_rtt, mut sack_rtt, mut ca_rtt) = (-1, -1, -1);
+    // Karn: no sample when something retransmitted was acknowledged.
+    if first_ackt != 0 && !flag.contains(Ack::RETRANS_DATA_ACKED) {
+        (seq_rtt, ca_rtt) = (since(first_ackt), since(last_ackt));
+    }
+    if st.first_sackt != 0 {
+        (sack_rtt, ca_rtt) = (since(st.first_sackt), since(st.last_sackt));
+    }
+    let rtt_update = tcp_ack_update_rtt(tp, flag.intersects(Ack::ACKED), seq_rtt, sack_rtt, &mut ca_rtt);
+    if flag.intersects(Ack::ACKED) {
+        *flag |= Ack::SET_XMIT_TIMER;
+        if !tp.rx_opt.sack_ok {
+            tcp_remove_reno_sacks(tp, pkts_acked, ece);
+            if fully_acked && prior_sacked != 0 && tp.sacked_out == 0 {
+                tp.highest_sack = tp.snd_una;
+            }
+        } else if before(reord, prior_fack) {
+            tcp_check_sack_reordering(sk, tp, reord, false);
+        }
+    } else if rtt_update && sack_rtt >= 0 && tp.tx.rtx_front().is_some_and(|s| sack_rtt > since(s.mstamp)) {
+        // The timer was set for a segment sent later than we thought.
+        *flag |= Ack::SET_XMIT_TIMER;
+    }
+    if let Some(f) = tp.ca_ops.pkts_acked {
+        f(tp, pkts_acked, ca_rtt);
+    }
+}
+
+/// Counts of one acknowledged piece: `(sacked, seq, end_seq, mstamp, segments)`.
+#[allow(clippy::too_many_arguments)]
+fn tcp_ack_piece(
+    tp: &mut TcpSock,
+    flag: &mut Ack,
+    _st: &mut SackState,
+    ece: bool,
+    (sacked, seq, end_seq, mstamp, acked): (u8, u32, u32, u64, u32),
+    reord: &mut u32,
+    first_ackt: &mut u64,
+    last_ackt: &mut u64,
+) {
+    if sacked & TCPCB_RETRANS != 0 {
+        if sacked & TCPCB_SACKED_RETRANS != 0 {
+            tp.retrans_out = tp.retrans_out.saturating_sub(acked);
+        }
+        *flag |= Ack::RETRANS_DATA_ACKED;
+    } else if sacked & TCPCB_SACKED_ACKED == 0 {
+        *last_ackt = mstamp;
+        if *first_ackt == 0 {
+            *first_ackt = mstamp;
+        }
+        if before(seq, *reord) {
+            *reord = seq;
+        }
+        if !after(end_seq, tp.high_seq) {
+            *flag |= Ack::ORIG_SACK_ACKED;
+        }
+    }
+    if sacked & TCPCB_SACKED_ACKED != 0 {
+        tp.sacked_out = tp.sacked_out.saturating_sub(acked);
+    } else if tp.rx_opt.sack_ok {
+        tcp_count_delivered(tp, acked, ece);
+        tcp_rack_advance(tp, sacked, end_seq, mstamp);
+    }
+    if sacked & TCPCB_LOST != 0 {
+        tp.lost_out = tp.lost_out.saturating_sub(acked);
+    }
+    tp.packets_out = tp.packets_out.saturating_sub(acked);
+}
+
+/// The peer's window has opened, or not (`tcp_ack_probe`).
+fn tcp_ack_probe(sk: &Sock, tp: &mut TcpSock) {
+    let Some(head) = tp.tx.send_head() else { return };
+    if !after(head.end_seq, tp.wnd_end()) {
+        tp.icsk_backoff = 0;
+        tp.icsk_probes_tstamp = 0;
+        inet_csk_clear_xmit_timer(tp);
+    } else {
+        let when = (tp.icsk_rto.max(TCP_RTO_MIN) as u64) << (tp.icsk_backoff as u32).min(31);
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_PROBE0, when.min(TCP_RTO_MAX as u64) as u32, TCP_RTO_MAX);
+    }
+}
+
+/// What became of a loss probe (RFC 8985, 7.4; `tcp_process_tlp_ack`).
+fn tcp_process_tlp_ack(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack) {
+    if tp.tlp_high_seq == 0 || before(ack, tp.tlp_high_seq) {
+        return;
+    }
+    if !tp.tlp_retrans || flag.contains(Ack::DSACK_TLP) {
+        // New data was the probe, or the probe was a duplicate: nothing was lost.
+        tp.tlp_high_seq = 0;
+    } else if after(ack, tp.tlp_high_seq) {
+        // The probe repaired a loss: react to it once.
+        tcp_init_cwnd_reduction(tp);
+        tcp_set_ca_state(tp, TcpCaState::Cwr);
+        tcp_end_cwnd_reduction(tp);
+        tcp_try_keep_open(tp);
+        sk.net.mib.inc(Mib::TcpExtTCPLossProbeRecovery);
+    } else if !flag.intersects(Ack::SND_UNA_ADVANCED | Ack::NOT_DUP | Ack::DATA_SACKED) {
+        tp.tlp_high_seq = 0;
+    }
+}
+
+/// Opens or reduces the window (`tcp_cong_control`).
+fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, acked: u32, lost: u32, flag: Ack) {
+    if tcp_in_cwnd_reduction(tp) {
+        tcp_cwnd_reduction(tp, acked, lost, flag);
+    } else {
+        let wide = tp.reordering > sk.net.sysctl.tcp_reordering.get() as u32;
+        let raise = if wide { Ack::FORWARD_PROGRESS } else { Ack::DATA_ACKED };
+        if flag.intersects(raise) && !(flag.contains(Ack::ECE) && tp.ca_state == TcpCaState::Cwr) {
+            (tp.ca_ops.cong_avoid)(tp, ack, acked);
+            tp.snd_cwnd_stamp = tp.jiffies32();
+        }
+    }
+    tcp_update_pacing_rate(sk, tp);
+}
+
+/// The rate the window stands for, and some more so that the window stays what limits (`tcp_update_pacing_rate`).
+pub fn tcp_update_pacing_rate(sk: &Sock, tp: &mut TcpSock) {
+    let ratio = if tp.snd_cwnd < tp.snd_ssthresh / 2 { 200 } else { 120 };
+    let window = tp.snd_cwnd.max(tp.packets_out) as u64 * tp.mss_cache as u64;
+    let mut rate = window * (1_000_000 / 100 * ratio) << 3;
+    if tp.srtt_us != 0 {
+        rate /= tp.srtt_us as u64;
+    }
+    tp.pacing_rate = rate.min(sk.max_pacing_rate.load(std::sync::atomic::Ordering::Relaxed));
+}
+
+/// The delivery rate over the newest delivered segment's flight (`tcp_rate_gen`).
+fn tcp_rate_gen(tp: &mut TcpSock, delivered: u32, st: &SackState) {
+    if tp.app_limited != u32::MAX && after(tp.delivered, tp.app_limited) {
+        tp.app_limited = u32::MAX;
+    }
+    if delivered > 0 {
+        tp.delivered_mstamp = tp.tcp_mstamp;
+    }
+    if st.prior_mstamp == 0 {
+        return;
+    }
+    let n = tp.delivered.wrapping_sub(st.prior_delivered);
+    let ack_us = tp.tcp_mstamp.saturating_sub(st.prior_mstamp);
+    let us = ack_us.max(st.rate_interval_us);
+    if us == 0 || us < tcp_min_rtt(tp) as u64 {
+        return;
+    }
+    let better = n as u64 * tp.rate_interval_us as u64 >= tp.rate_delivered as u64 * us;
+    if !st.is_app_limited || better {
+        tp.rate_delivered = n;
+        tp.rate_interval_us = us.min(u32::MAX as u64) as u32;
+        tp.rate_app_limited = st.is_app_limited;
+    }
+}
+
+/// Sends what recovery asks for (`tcp_xmit_recovery`).
+fn tcp_xmit_recovery(sk: &Arc<Sock>, tp: &mut TcpSock, rexmit: Rexmit) {
+    if rexmit == Rexmit::None || sk.state() == TcpState::SynSent {
+        return;
+    }
+    if rexmit == Rexmit::New {
+        let mss = tcp_current_mss(sk, tp);
+        __tcp_push_pending_frames(sk, tp, mss, TCP_NAGLE_OFF);
+        if after(tp.snd_nxt, tp.high_seq) {
+            return;
+        }
+        tp.frto = false;
+    }
+    tcp_xmit_retransmit_queue(sk, tp);
+}

@@ -1,0 +1,699 @@
+//! Loss: finding it (RACK, RFC 8985; duplicate ACKs without SACK), reducing the window (PRR, RFC 6937), and taking a
+//! reduction back that was wrong (RFC 3522, RFC 5682, RFC 3708).
+//!
+//! Interface: [`tcp_fastretrans_alert`], [`tcp_enter_loss`], [`tcp_enter_cwr`], [`tcp_cwnd_reduction`], [`tcp_rack_advance`],
+//! [`tcp_rack_reo_timeout`].
+//! Linux counterpart: `net/ipv4/tcp_recovery.c`, the recovery part of `net/ipv4/tcp_input.c`.
+//! Locks and context: socket lock.
+//!
+//! ```text
+//!            dup ACK / SACK              loss found
+//!   Open ------------------> Disorder -------------> Recovery --.
+//!     \  ECE                                                     | snd_una reaches high_seq
+//!      `-----> Cwr -------------------------------------------> Open
+//!   any --- retransmission timeout ---> Loss ------------------> Open
+//! ```
+
+use super::inet_csk_timers::inet_csk_reset_xmit_timer;
+use super::tcp_cong::*;
+use super::tcp_output::*;
+use super::tcp_queue::*;
+use super::tcp_sock::*;
+use crate::core::snmp::Mib;
+use crate::core::sock::Sock;
+use std::sync::Arc;
+
+bitflags::bitflags! {
+    /// What an ACK is and did (`FLAG_*` of `tcp_input.c`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Ack: u32 {
+        /// It carried data.
+        const DATA = 0x01;
+        const WIN_UPDATE = 0x02;
+        const DATA_ACKED = 0x04;
+        const RETRANS_DATA_ACKED = 0x08;
+        const SYN_ACKED = 0x10;
+        const DATA_SACKED = 0x20;
+        const ECE = 0x40;
+        const LOST_RETRANS = 0x80;
+        const SLOWPATH = 0x100;
+        /// Data that was sent once and before the recovery point was acknowledged.
+        const ORIG_SACK_ACKED = 0x200;
+        const SND_UNA_ADVANCED = 0x400;
+        const DSACKING_ACK = 0x800;
+        const SET_XMIT_TIMER = 0x1000;
+        const SACK_RENEGING = 0x2000;
+        const UPDATE_TS_RECENT = 0x4000;
+        const NO_CHALLENGE_ACK = 0x8000;
+        const ACK_MAYBE_DELAYED = 0x10000;
+        const DSACK_TLP = 0x20000;
+        const ACKED = Self::DATA_ACKED.bits() | Self::SYN_ACKED.bits();
+        const NOT_DUP = Self::DATA.bits() | Self::WIN_UPDATE.bits() | Self::ACKED.bits();
+        const CA_ALERT = Self::DATA_SACKED.bits() | Self::ECE.bits() | Self::DSACKING_ACK.bits();
+        const FORWARD_PROGRESS = Self::ACKED.bits() | Self::DATA_SACKED.bits();
+    }
+}
+
+/// What is to be sent once an ACK is digested.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rexmit {
+    None,
+    /// What is marked lost.
+    Lost,
+    /// New data first, to find out whether a timeout was spurious (F-RTO).
+    New,
+}
+
+// --- RACK ---
+
+/// Whether the transmission at `t1` was after that at `t2`; ties go by sequence.
+fn rack_sent_after(t1: u64, t2: u64, seq1: u32, seq2: u32) -> bool {
+    t1 > t2 || (t1 == t2 && after(seq1, seq2))
+}
+
+/// A segment sent at `xmit_time` was delivered (RFC 8985, 6.2, step 2).
+pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, end_seq: u32, xmit_time: u64) {
+    let rtt = tp.tcp_mstamp.saturating_sub(xmit_time).min(u32::MAX as u64) as u32;
+    // An ACK sooner than the path allows is for the original, not for the retransmission.
+    if rtt < tcp_min_rtt(tp) && sacked & TCPCB_RETRANS != 0 {
+        return;
+    }
+    tp.rack.advanced = true;
+    tp.rack.rtt_us = rtt;
+    if rack_sent_after(xmit_time, tp.rack.mstamp, end_seq, tp.rack.end_seq) {
+        tp.rack.mstamp = xmit_time;
+        tp.rack.end_seq = end_seq;
+    }
+}
+
+/// How much reordering is put up with, in microseconds (RFC 8985, 6.2, step 4).
+fn tcp_rack_reo_wnd(tp: &TcpSock) -> u32 {
+    if tp.reord_seen == 0 && (tp.ca_state >= TcpCaState::Recovery || tp.sacked_out >= tp.reordering) {
+        return 0;
+    }
+    ((tcp_min_rtt(tp) as u64 >> 2) * tp.rack.reo_wnd_steps as u64).min(tp.srtt_us as u64 >> 3) as u32
+}
+
+/// Microseconds until the piece counts as lost; 0 or less: now.
+fn tcp_rack_skb_timeout(tp: &TcpSock, s: &TxSkb, reo_wnd: u32) -> i64 {
+    tp.rack.rtt_us as i64 + reo_wnd as i64 - (tp.tcp_mstamp as i64 - s.mstamp as i64)
+}
+
+/// Marks a piece lost, or lost again (`tcp_mark_skb_lost`).
+pub fn tcp_mark_skb_lost(sk: &Sock, tp: &mut TcpSock, i: usize) {
+    let Some(s) = tp.tx.rtx_mut(i) else { return };
+    if s.sacked & TCPCB_SACKED_ACKED != 0 {
+        return;
+    }
+    let (pcount, was, seq) = (s.pcount(), s.sacked, s.seq);
+    s.sacked = (s.sacked | TCPCB_LOST) & !TCPCB_SACKED_RETRANS;
+    if was & TCPCB_SACKED_RETRANS != 0 {
+        tp.retrans_out = tp.retrans_out.saturating_sub(pcount);
+        sk.net.mib.add(Mib::TcpExtTCPLostRetransmit, pcount as u64);
+    } else if was & TCPCB_LOST != 0 {
+        return;
+    }
+    if was & TCPCB_LOST == 0 {
+        tp.lost_out += pcount;
+    }
+    tp.lost = tp.lost.wrapping_add(pcount);
+    if tp.retransmit_hint.is_none_or(|h| before(seq, h)) {
+        tp.retransmit_hint = Some(seq);
+    }
+}
+
+/// Marks what was sent sufficiently long before something that was delivered; microseconds until the next piece may be
+/// (RFC 8985, 6.2, step 5).
+fn tcp_rack_detect_loss(sk: &Sock, tp: &mut TcpSock) -> u32 {
+    let reo_wnd = tcp_rack_reo_wnd(tp);
+    let mut timeout = 0;
+    let mut i = 0;
+    while let Some(s) = tp.tx.rtx(i) {
+        let pending = s.sacked & TCPCB_LOST != 0 && s.sacked & TCPCB_SACKED_RETRANS == 0;
+        if !pending && s.sacked & TCPCB_SACKED_ACKED == 0 {
+            if !rack_sent_after(tp.rack.mstamp, s.mstamp, tp.rack.end_seq, s.end_seq) {
+                // What follows was sent later still, unless this was a retransmission.
+                if s.sacked & TCPCB_EVER_RETRANS == 0 {
+                    break;
+                }
+            } else {
+                let left = tcp_rack_skb_timeout(tp, s, reo_wnd);
+                if left <= 0 {
+                    tcp_mark_skb_lost(sk, tp, i);
+                } else {
+                    timeout = timeout.max(left.min(u32::MAX as i64) as u32);
+                }
+            }
+        }
+        i += 1;
+    }
+    timeout
+}
+
+/// After an ACK (`tcp_rack_mark_lost`); arms the reordering timer. Whether it did.
+fn tcp_rack_mark_lost(sk: &Sock, tp: &mut TcpSock) -> bool {
+    if !std::mem::take(&mut tp.rack.advanced) {
+        return false;
+    }
+    let timeout = tcp_rack_detect_loss(sk, tp);
+    if timeout != 0 {
+        let (when, rto) = (timeout.div_ceil(1000) + TCP_TIMEOUT_MIN, tp.icsk_rto);
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_REO_TIMEOUT, when, rto);
+    }
+    timeout != 0
+}
+
+/// The reordering timer fired: what has not come by now is lost (RFC 8985, 6.3; `tcp_rack_reo_timeout`).
+pub fn tcp_rack_reo_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let (prior_inflight, lost) = (tp.packets_in_flight(), tp.lost);
+    tcp_rack_detect_loss(sk, tp);
+    if prior_inflight != tp.packets_in_flight() {
+        if tp.ca_state != TcpCaState::Recovery {
+            tcp_enter_recovery(sk, tp, false);
+            tcp_cwnd_reduction(tp, 1, tp.lost.wrapping_sub(lost), Ack::empty());
+        }
+        tcp_xmit_retransmit_queue(sk, tp);
+    }
+    if tp.icsk_pending != ICSK_TIME_RETRANS {
+        tcp_rearm_rto(sk, tp);
+    }
+}
+
+/// Adapts the reordering window to duplicates reported (RFC 8985, 6.2, step 4; `tcp_rack_update_reo_wnd`).
+pub fn tcp_rack_update_reo_wnd(tp: &mut TcpSock, prior_delivered: u32) {
+    if prior_delivered == 0 {
+        return;
+    }
+    if before(prior_delivered, tp.rack.last_delivered) {
+        tp.rack.dsack_seen = false;
+    }
+    if tp.rack.dsack_seen {
+        tp.rack.reo_wnd_steps = tp.rack.reo_wnd_steps.saturating_add(1);
+        tp.rack.dsack_seen = false;
+        tp.rack.last_delivered = tp.delivered;
+        tp.rack.reo_wnd_persist = 16;
+    } else if tp.rack.reo_wnd_persist == 0 {
+        tp.rack.reo_wnd_steps = 1;
+    }
+}
+
+// --- Without SACK: duplicate ACKs ---
+
+/// Each duplicate ACK says that a segment has left the network (RFC 6582; `tcp_add_reno_sack`).
+fn tcp_add_reno_sack(tp: &mut TcpSock, num_dupack: u32, ece: bool) {
+    if num_dupack == 0 {
+        return;
+    }
+    let prior = tp.sacked_out;
+    tp.sacked_out = (tp.sacked_out + num_dupack).min(tp.packets_out.saturating_sub(tp.lost_out.max(1)));
+    let delivered = tp.sacked_out.saturating_sub(prior);
+    tcp_count_delivered(tp, delivered, ece);
+}
+
+/// `tcp_remove_reno_sacks`.
+pub fn tcp_remove_reno_sacks(tp: &mut TcpSock, acked: u32, ece: bool) {
+    if acked > 0 {
+        // One of them was the hole.
+        tcp_count_delivered(tp, acked.saturating_sub(tp.sacked_out).max(1), ece);
+        tp.sacked_out = tp.sacked_out.saturating_sub(acked - 1);
+    }
+    tp.sacked_out = tp.sacked_out.min(tp.packets_out.saturating_sub(tp.lost_out));
+}
+
+/// `tcp_count_delivered`.
+pub fn tcp_count_delivered(tp: &mut TcpSock, n: u32, ece: bool) {
+    tp.delivered = tp.delivered.wrapping_add(n);
+    if ece {
+        tp.delivered_ce = tp.delivered_ce.wrapping_add(n);
+    }
+}
+
+/// The segment at the front is the one missing (`tcp_newreno_mark_lost`).
+fn tcp_newreno_mark_lost(sk: &Sock, tp: &mut TcpSock, una_advanced: bool) {
+    let found = (tp.ca_state < TcpCaState::Recovery && tp.sacked_out >= tp.reordering)
+        || (tp.ca_state == TcpCaState::Recovery && una_advanced);
+    let Some(s) = tp.tx.rtx_front().filter(|_| found) else { return };
+    if s.sacked & TCPCB_LOST != 0 {
+        return;
+    }
+    let mss = tp.mss_cache;
+    if s.pcount() > 1 && s.len > mss {
+        tcp_fragment(sk, tp, 0, mss, mss);
+    }
+    tcp_mark_skb_lost(sk, tp, 0);
+}
+
+/// Marks what this ACK shows to be lost (`tcp_identify_packet_loss`).
+fn tcp_identify_packet_loss(sk: &Sock, tp: &mut TcpSock, flag: &mut Ack) {
+    if tp.tx.rtx_is_empty() {
+        return;
+    }
+    if !tp.rx_opt.sack_ok {
+        tcp_newreno_mark_lost(sk, tp, flag.contains(Ack::SND_UNA_ADVANCED));
+        return;
+    }
+    let prior_retrans = tp.retrans_out;
+    if tcp_rack_mark_lost(sk, tp) {
+        flag.remove(Ack::SET_XMIT_TIMER);
+    }
+    if prior_retrans > tp.retrans_out {
+        flag.insert(Ack::LOST_RETRANS);
+    }
+}
+
+// --- Reducing the window ---
+
+/// RFC 3168, 6.1.2: the reduction is to be announced.
+fn tcp_ecn_queue_cwr(tp: &mut TcpSock) {
+    if tp.ecn_flags & TCP_ECN_OK != 0 {
+        tp.ecn_flags |= TCP_ECN_QUEUE_CWR;
+    }
+}
+
+fn tcp_init_undo(tp: &mut TcpSock) {
+    tp.undo_marker = tp.snd_una;
+    tp.undo_retrans = if tp.retrans_out != 0 { tp.retrans_out as i32 } else { -1 };
+}
+
+/// RFC 6937 begins (`tcp_init_cwnd_reduction`).
+pub fn tcp_init_cwnd_reduction(tp: &mut TcpSock) {
+    tp.high_seq = tp.snd_nxt;
+    tp.tlp_high_seq = 0;
+    tp.snd_cwnd_cnt = 0;
+    tp.prior_cwnd = tp.snd_cwnd;
+    (tp.prr_delivered, tp.prr_out) = (0, 0);
+    tp.snd_ssthresh = (tp.ca_ops.ssthresh)(tp);
+    tcp_ecn_queue_cwr(tp);
+}
+
+/// Proportional rate reduction: `acked` segments delivered by this ACK (RFC 6937, 3; `tcp_cwnd_reduction`).
+pub fn tcp_cwnd_reduction(tp: &mut TcpSock, acked: u32, newly_lost: u32, flag: Ack) {
+    if acked == 0 || tp.prior_cwnd == 0 {
+        return;
+    }
+    let in_flight = tp.packets_in_flight();
+    let delta = tp.snd_ssthresh as i64 - in_flight as i64;
+    tp.prr_delivered += acked;
+    let out = tp.prr_out as i64;
+    let mut sndcnt = if delta < 0 {
+        let dividend = tp.snd_ssthresh as u64 * tp.prr_delivered as u64 + tp.prior_cwnd as u64 - 1;
+        (dividend / tp.prior_cwnd as u64) as i64 - out
+    } else {
+        let mut n = (tp.prr_delivered as i64 - out).max(acked as i64);
+        if flag.contains(Ack::SND_UNA_ADVANCED) && newly_lost == 0 {
+            n += 1;
+        }
+        n.min(delta)
+    };
+    // The first retransmission goes out whatever the window.
+    sndcnt = sndcnt.max((tp.prr_out == 0) as i64);
+    tcp_snd_cwnd_set(tp, in_flight + sndcnt as u32);
+}
+
+/// `tcp_end_cwnd_reduction`.
+pub fn tcp_end_cwnd_reduction(tp: &mut TcpSock) {
+    if tp.snd_ssthresh < TCP_INFINITE_SSTHRESH && (tp.ca_state == TcpCaState::Cwr || tp.undo_marker != 0) {
+        tcp_snd_cwnd_set(tp, tp.snd_ssthresh);
+        tp.snd_cwnd_stamp = tp.jiffies32();
+    }
+    tcp_ca_event(tp, TcpCaEvent::CompleteCwr);
+}
+
+/// Congestion without loss: ECN, or a full device (`tcp_enter_cwr`).
+pub fn tcp_enter_cwr(tp: &mut TcpSock) {
+    tp.prior_ssthresh = 0;
+    if tp.ca_state < TcpCaState::Cwr {
+        tp.undo_marker = 0;
+        tcp_init_cwnd_reduction(tp);
+        tcp_set_ca_state(tp, TcpCaState::Cwr);
+    }
+}
+
+/// `tcp_enter_recovery`.
+fn tcp_enter_recovery(sk: &Sock, tp: &mut TcpSock, ece: bool) {
+    let sack = tp.rx_opt.sack_ok;
+    sk.net.mib.inc(if sack { Mib::TcpExtTCPSackRecovery } else { Mib::TcpExtTCPRenoRecovery });
+    tp.prior_ssthresh = 0;
+    tcp_init_undo(tp);
+    if !tcp_in_cwnd_reduction(tp) {
+        if !ece {
+            tp.prior_ssthresh = tcp_current_ssthresh(tp);
+        }
+        tcp_init_cwnd_reduction(tp);
+    }
+    tcp_set_ca_state(tp, TcpCaState::Recovery);
+}
+
+/// The retransmission timer has fired: everything that RACK does not vouch for is lost (`tcp_enter_loss`).
+pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
+    let new_recovery = tp.ca_state < TcpCaState::Recovery;
+    tcp_timeout_mark_lost(sk, tp);
+    if tp.ca_state <= TcpCaState::Disorder
+        || !after(tp.high_seq, tp.snd_una)
+        || (tp.ca_state == TcpCaState::Loss && tp.icsk_retransmits == 0)
+    {
+        tp.prior_ssthresh = tcp_current_ssthresh(tp);
+        tp.prior_cwnd = tp.snd_cwnd;
+        tp.snd_ssthresh = (tp.ca_ops.ssthresh)(tp);
+        tcp_ca_event(tp, TcpCaEvent::Loss);
+        tcp_init_undo(tp);
+    }
+    tcp_snd_cwnd_set(tp, tp.packets_in_flight() + 1);
+    tp.snd_cwnd_cnt = 0;
+    tp.snd_cwnd_stamp = tp.jiffies32();
+    let reordering = sk.net.sysctl.tcp_reordering.get() as u32;
+    if tp.ca_state <= TcpCaState::Disorder && tp.sacked_out >= reordering {
+        tp.reordering = tp.reordering.min(reordering);
+    }
+    tcp_set_ca_state(tp, TcpCaState::Loss);
+    tp.high_seq = tp.snd_nxt;
+    tp.tlp_high_seq = 0;
+    tcp_ecn_queue_cwr(tp);
+    // F-RTO (RFC 5682) only for the first timeout of data sent after the last recovery.
+    tp.frto = sk.net.sysctl.tcp_frto.on() && (new_recovery || tp.icsk_retransmits != 0);
+}
+
+/// `tcp_timeout_mark_lost`.
+fn tcp_timeout_mark_lost(sk: &Sock, tp: &mut TcpSock) {
+    let reneged = tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_SACKED_ACKED != 0);
+    if reneged {
+        sk.net.mib.inc(Mib::TcpExtTCPSACKReneging);
+        tp.sacked_out = 0;
+        tp.is_sack_reneg = true;
+        tp.recv_sack_cache = Default::default();
+    } else if !tp.rx_opt.sack_ok {
+        tp.sacked_out = 0;
+    }
+    let mut i = 0;
+    while let Some(s) = tp.tx.rtx_mut(i) {
+        if reneged {
+            s.sacked &= !TCPCB_SACKED_ACKED;
+        } else if tp.rx_opt.sack_ok && i > 0 {
+            let Some(s) = tp.tx.rtx(i) else { break };
+            if tcp_rack_skb_timeout(tp, s, 0) > 0 {
+                i += 1;
+                continue;
+            }
+        }
+        tcp_mark_skb_lost(sk, tp, i);
+        i += 1;
+    }
+    tp.retransmit_hint = None;
+}
+
+// --- Undo ---
+
+/// Whether something sent since `retrans_stamp` may still be out (`tcp_any_retrans_done`).
+fn tcp_any_retrans_done(tp: &TcpSock) -> bool {
+    tp.retrans_out != 0 || tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_EVER_RETRANS != 0)
+}
+
+/// The peer echoes a time before the first retransmission: the original arrived (RFC 3522; `tcp_packet_delayed`).
+fn tcp_packet_delayed(tp: &TcpSock) -> bool {
+    tp.retrans_stamp != 0
+        && tp.rx_opt.saw_tstamp
+        && tp.rx_opt.rcv_tsecr != 0
+        && before(tp.rx_opt.rcv_tsecr, tp.retrans_stamp.wrapping_add(tp.tsoffset))
+}
+
+fn tcp_may_undo(tp: &TcpSock) -> bool {
+    tp.undo_marker != 0 && (tp.undo_retrans == 0 || tcp_packet_delayed(tp))
+}
+
+/// `tcp_undo_cwnd_reduction`.
+fn tcp_undo_cwnd_reduction(tp: &mut TcpSock, unmark_loss: bool) {
+    if unmark_loss {
+        let mut i = 0;
+        while let Some(s) = tp.tx.rtx_mut(i) {
+            s.sacked &= !TCPCB_LOST;
+            i += 1;
+        }
+        tp.lost_out = 0;
+        tp.retransmit_hint = None;
+    }
+    if tp.prior_ssthresh != 0 {
+        let cwnd = (tp.ca_ops.undo_cwnd)(tp);
+        tcp_snd_cwnd_set(tp, cwnd);
+        if tp.prior_ssthresh > tp.snd_ssthresh {
+            tp.snd_ssthresh = tp.prior_ssthresh;
+            tp.ecn_flags &= !TCP_ECN_QUEUE_CWR;
+        }
+    }
+    tp.snd_cwnd_stamp = tp.jiffies32();
+    tp.undo_marker = 0;
+    tp.rack.advanced = true;
+}
+
+/// Without SACK the state is held until something beyond `high_seq` is acknowledged, so that old duplicates do not start
+/// another recovery (RFC 6582, 4).
+fn tcp_is_non_sack_preventing_reopen(tp: &mut TcpSock) -> bool {
+    if tp.snd_una == tp.high_seq && !tp.rx_opt.sack_ok {
+        if !tcp_any_retrans_done(tp) {
+            tp.retrans_stamp = 0;
+        }
+        return true;
+    }
+    false
+}
+
+/// All is acknowledged: back to Open, with the old window if the reduction was wrong. `true`: stay (`tcp_try_undo_recovery`).
+fn tcp_try_undo_recovery(sk: &Sock, tp: &mut TcpSock) -> bool {
+    if tcp_may_undo(tp) {
+        let loss = tp.ca_state == TcpCaState::Loss;
+        tcp_undo_cwnd_reduction(tp, false);
+        sk.net.mib.inc(if loss { Mib::TcpExtTCPLossUndo } else { Mib::TcpExtTCPFullUndo });
+    } else {
+        tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_sub(1);
+    }
+    if tcp_is_non_sack_preventing_reopen(tp) {
+        return true;
+    }
+    tcp_set_ca_state(tp, TcpCaState::Open);
+    tp.is_sack_reneg = false;
+    false
+}
+
+/// Every retransmission was reported as a duplicate (RFC 3708; `tcp_try_undo_dsack`).
+fn tcp_try_undo_dsack(sk: &Sock, tp: &mut TcpSock) -> bool {
+    if tp.undo_marker == 0 || tp.undo_retrans != 0 {
+        return false;
+    }
+    tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_add(1).min(16);
+    tcp_undo_cwnd_reduction(tp, false);
+    sk.net.mib.inc(Mib::TcpExtTCPDSACKUndo);
+    true
+}
+
+/// A timeout was spurious (`tcp_try_undo_loss`).
+fn tcp_try_undo_loss(sk: &Sock, tp: &mut TcpSock, frto_undo: bool) -> bool {
+    if !frto_undo && !tcp_may_undo(tp) {
+        return false;
+    }
+    tcp_undo_cwnd_reduction(tp, true);
+    sk.net.mib.inc(Mib::TcpExtTCPLossUndo);
+    if frto_undo {
+        sk.net.mib.inc(Mib::TcpExtTCPSpuriousRTOs);
+    }
+    tp.icsk_retransmits = 0;
+    if tcp_is_non_sack_preventing_reopen(tp) {
+        return true;
+    }
+    if frto_undo || tp.rx_opt.sack_ok {
+        tcp_set_ca_state(tp, TcpCaState::Open);
+        tp.is_sack_reneg = false;
+    }
+    true
+}
+
+/// A partial ACK shows that what was retransmitted had arrived (`tcp_try_undo_partial`). `true`: nothing more to do.
+fn tcp_try_undo_partial(sk: &Sock, tp: &mut TcpSock, prior_una: u32) -> bool {
+    if tp.undo_marker == 0 || !tcp_packet_delayed(tp) {
+        return false;
+    }
+    tcp_check_sack_reordering(sk, tp, prior_una, true);
+    if tp.retrans_out != 0 {
+        return true;
+    }
+    if !tcp_any_retrans_done(tp) {
+        tp.retrans_stamp = 0;
+    }
+    tcp_undo_cwnd_reduction(tp, true);
+    sk.net.mib.inc(Mib::TcpExtTCPPartialUndo);
+    tcp_try_keep_open(tp);
+    false
+}
+
+/// Segments came in another order than they were sent (`tcp_check_sack_reordering`).
+pub fn tcp_check_sack_reordering(sk: &Sock, tp: &mut TcpSock, low_seq: u32, ts: bool) {
+    let fack = if tp.sacked_out != 0 { tp.highest_sack } else { tp.snd_una };
+    if !before(low_seq, fack) {
+        return;
+    }
+    let (metric, mss) = (fack.wrapping_sub(low_seq), tp.mss_cache.max(1));
+    if metric > tp.reordering.saturating_mul(mss) {
+        tp.reordering = metric.div_ceil(mss).min(sk.net.sysctl.tcp_max_reordering.get() as u32);
+    }
+    tp.reord_seen = tp.reord_seen.wrapping_add(1);
+    sk.net.mib.inc(if ts { Mib::TcpExtTCPTSReorder } else { Mib::TcpExtTCPSACKReorder });
+}
+
+// --- The machine ---
+
+/// `tcp_try_keep_open`.
+pub fn tcp_try_keep_open(tp: &mut TcpSock) {
+    let state =
+        if tp.left_out() != 0 || tcp_any_retrans_done(tp) { TcpCaState::Disorder } else { TcpCaState::Open };
+    if tp.ca_state != state {
+        tcp_set_ca_state(tp, state);
+        tp.high_seq = tp.snd_nxt;
+    }
+}
+
+/// `tcp_try_to_open`.
+fn tcp_try_to_open(tp: &mut TcpSock, flag: Ack) {
+    if !tcp_any_retrans_done(tp) {
+        tp.retrans_stamp = 0;
+    }
+    if flag.contains(Ack::ECE) {
+        tcp_enter_cwr(tp);
+    }
+    if tp.ca_state != TcpCaState::Cwr {
+        tcp_try_keep_open(tp);
+    }
+}
+
+/// An ACK in state Loss (RFC 5682 for F-RTO; `tcp_process_loss`).
+fn tcp_process_loss(sk: &Sock, tp: &mut TcpSock, flag: Ack, num_dupack: u32, rexmit: &mut Rexmit) {
+    let recovered = !before(tp.snd_una, tp.high_seq);
+    if flag.contains(Ack::SND_UNA_ADVANCED) && tcp_try_undo_loss(sk, tp, false) {
+        return;
+    }
+    if tp.frto {
+        // Something sent once was acknowledged: the timeout was spurious.
+        if flag.contains(Ack::ORIG_SACK_ACKED) && tcp_try_undo_loss(sk, tp, true) {
+            return;
+        }
+        if after(tp.snd_nxt, tp.high_seq) {
+            if flag.contains(Ack::DATA_SACKED) || num_dupack != 0 {
+                tp.frto = false;
+            }
+        } else if flag.contains(Ack::SND_UNA_ADVANCED) && !recovered {
+            tp.high_seq = tp.snd_nxt;
+            if !tp.tx.write_is_empty() && after(tp.wnd_end(), tp.snd_nxt) {
+                *rexmit = Rexmit::New;
+                return;
+            }
+            tp.frto = false;
+        }
+    }
+    if recovered {
+        tcp_try_undo_recovery(sk, tp);
+        return;
+    }
+    if !tp.rx_opt.sack_ok {
+        if after(tp.snd_nxt, tp.high_seq) && num_dupack != 0 {
+            tcp_add_reno_sack(tp, num_dupack, flag.contains(Ack::ECE));
+        } else if flag.contains(Ack::SND_UNA_ADVANCED) {
+            tp.sacked_out = 0;
+        }
+    }
+    *rexmit = Rexmit::Lost;
+}
+
+/// An ACK that is more than the acknowledgement of what came in order (`tcp_fastretrans_alert`).
+pub fn tcp_fastretrans_alert(
+    sk: &Arc<Sock>,
+    tp: &mut TcpSock,
+    prior_una: u32,
+    num_dupack: u32,
+    flag: &mut Ack,
+    rexmit: &mut Rexmit,
+) {
+    let ece = flag.contains(Ack::ECE);
+    if tp.packets_out == 0 && tp.sacked_out != 0 {
+        tp.sacked_out = 0;
+    }
+    if ece {
+        tp.prior_ssthresh = 0;
+    }
+    if flag.contains(Ack::SACK_RENEGING) {
+        // The peer may have thrown away what it had reported; give it a moment before all is sent again.
+        let delay = ((tp.srtt_us >> 4).max(10_000)).div_ceil(1000);
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, delay, TCP_RTO_MAX);
+        flag.remove(Ack::SET_XMIT_TIMER);
+        return;
+    }
+    if tp.ca_state == TcpCaState::Open {
+        tp.retrans_stamp = 0;
+    } else if !before(tp.snd_una, tp.high_seq) && tcp_left_recovery_point(sk, tp) {
+        return;
+    }
+    match tp.ca_state {
+        TcpCaState::Recovery => {
+            if !flag.contains(Ack::SND_UNA_ADVANCED) {
+                if !tp.rx_opt.sack_ok {
+                    tcp_add_reno_sack(tp, num_dupack, ece);
+                }
+            } else if tcp_try_undo_partial(sk, tp, prior_una) {
+                return;
+            }
+            if tcp_try_undo_dsack(sk, tp) {
+                tcp_try_to_open(tp, *flag);
+            }
+            tcp_identify_packet_loss(sk, tp, flag);
+            if tp.ca_state != TcpCaState::Recovery {
+                if tp.lost_out == 0 {
+                    return;
+                }
+                tcp_enter_recovery(sk, tp, ece);
+            }
+        }
+        state => {
+            if state == TcpCaState::Loss {
+                tcp_process_loss(sk, tp, *flag, num_dupack, rexmit);
+                tcp_identify_packet_loss(sk, tp, flag);
+                if !(tp.ca_state == TcpCaState::Open || flag.contains(Ack::LOST_RETRANS)) {
+                    return;
+                }
+            }
+            if !tp.rx_opt.sack_ok {
+                if flag.contains(Ack::SND_UNA_ADVANCED) {
+                    tp.sacked_out = 0;
+                }
+                tcp_add_reno_sack(tp, num_dupack, ece);
+            }
+            if tp.ca_state <= TcpCaState::Disorder {
+                tcp_try_undo_dsack(sk, tp);
+            }
+            tcp_identify_packet_loss(sk, tp, flag);
+            if tp.lost_out == 0 {
+                tcp_try_to_open(tp, *flag);
+                return;
+            }
+            tcp_enter_recovery(sk, tp, ece);
+        }
+    }
+    *rexmit = Rexmit::Lost;
+}
+
+/// Everything up to `high_seq` is acknowledged: the episode ends. `true`: nothing more is to be done.
+fn tcp_left_recovery_point(sk: &Sock, tp: &mut TcpSock) -> bool {
+    match tp.ca_state {
+        // Wait until something beyond is acknowledged, or the window would be reduced twice for one event.
+        TcpCaState::Cwr if tp.snd_una != tp.high_seq => {
+            tcp_end_cwnd_reduction(tp);
+            tcp_set_ca_state(tp, TcpCaState::Open);
+        }
+        TcpCaState::Recovery => {
+            if !tp.rx_opt.sack_ok {
+                tp.sacked_out = 0;
+            }
+            if tcp_try_undo_recovery(sk, tp) {
+                return true;
+            }
+            tcp_end_cwnd_reduction(tp);
+        }
+        _ => {}
+    }
+    false
+}
