@@ -95,9 +95,8 @@ fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq
     if !th.has(tcp_flag::SYN) {
         nwin <<= tp.rx_opt.snd_wscale;
     }
-    let may = after(ack, tp.snd_una)
-        || after(seq, tp.snd_wl1)
-        || (seq == tp.snd_wl1 && (nwin > tp.snd_wnd || nwin == 0));
+    let may =
+        after(ack, tp.snd_una) || after(seq, tp.snd_wl1) || (seq == tp.snd_wl1 && (nwin > tp.snd_wnd || nwin == 0));
     if may {
         flag |= Ack::WIN_UPDATE;
         tp.snd_wl1 = seq;
@@ -212,7 +211,14 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
 }
 
 /// Frees what is acknowledged, and takes samples from it (`tcp_clean_rtx_queue`).
-fn tcp_clean_rtx_queue(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, prior_una: u32, flag: &mut Ack, st: &mut SackState) {
+fn tcp_clean_rtx_queue(
+    sk: &Sock,
+    tp: &mut TcpSock,
+    prior_fack: u32,
+    prior_una: u32,
+    flag: &mut Ack,
+    st: &mut SackState,
+) {
     let prior_sacked = tp.sacked_out;
     let (mut first_ackt, mut last_ackt) = (0, 0);
     let mut pkts_acked = 0;
@@ -236,7 +242,16 @@ fn tcp_clean_rtx_queue(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, prior_una: 
             if acked == 0 {
                 break;
             }
-            tcp_ack_piece(tp, flag, st, ece, (sacked, seq, end, sent, acked), &mut reord, &mut first_ackt, &mut last_ackt);
+            tcp_ack_piece(
+                tp,
+                flag,
+                st,
+                ece,
+                (sacked, seq, end, sent, acked),
+                &mut reord,
+                &mut first_ackt,
+                &mut last_ackt,
+            );
             pkts_acked += acked;
             *flag |= Ack::DATA_ACKED;
             break;

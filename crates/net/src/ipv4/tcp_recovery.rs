@@ -541,8 +541,7 @@ pub fn tcp_check_sack_reordering(sk: &Sock, tp: &mut TcpSock, low_seq: u32, ts: 
 
 /// `tcp_try_keep_open`.
 pub fn tcp_try_keep_open(tp: &mut TcpSock) {
-    let state =
-        if tp.left_out() != 0 || tcp_any_retrans_done(tp) { TcpCaState::Disorder } else { TcpCaState::Open };
+    let state = if tp.left_out() != 0 || tcp_any_retrans_done(tp) { TcpCaState::Disorder } else { TcpCaState::Open };
     if tp.ca_state != state {
         tcp_set_ca_state(tp, state);
         tp.high_seq = tp.snd_nxt;

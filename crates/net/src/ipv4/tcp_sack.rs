@@ -66,7 +66,14 @@ fn tcp_is_sackblock_valid(tp: &TcpSock, is_dsack: bool, b: TcpSackBlock) -> bool
 }
 
 /// Whether the first block reports a duplicate (RFC 2883, 4; `tcp_check_dsack`), and what follows from it.
-fn tcp_check_dsack(sk: &Sock, tp: &mut TcpSock, ack: u32, blocks: &[TcpSackBlock], prior_una: u32, st: &mut SackState) -> bool {
+fn tcp_check_dsack(
+    sk: &Sock,
+    tp: &mut TcpSock,
+    ack: u32,
+    blocks: &[TcpSackBlock],
+    prior_una: u32,
+    st: &mut SackState,
+) -> bool {
     let Some(&b0) = blocks.first() else { return false };
     if before(b0.start_seq, ack) {
         sk.net.mib.inc(Mib::TcpExtTCPDSACKRecv);
@@ -92,10 +99,7 @@ fn tcp_check_dsack(sk: &Sock, tp: &mut TcpSock, ack: u32, blocks: &[TcpSackBlock
     } else {
         tp.rack.dsack_seen = true;
     }
-    if tp.undo_marker != 0
-        && tp.undo_retrans > 0
-        && !after(b0.end_seq, prior_una)
-        && after(b0.end_seq, tp.undo_marker)
+    if tp.undo_marker != 0 && tp.undo_retrans > 0 && !after(b0.end_seq, prior_una) && after(b0.end_seq, tp.undo_marker)
     {
         tp.undo_retrans = (tp.undo_retrans - dups as i32).max(0);
     }
