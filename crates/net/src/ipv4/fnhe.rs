@@ -32,15 +32,6 @@ pub struct Exception {
     pub rth: Rcu<Dst>,
 }
 
-impl Exception {
-    /// The route keeps no smaller MTU any more, also for sockets that hold on to it.
-    fn retire(&self) {
-        if let Some(d) = self.rth.get() {
-            d.pmtu.store(0, Relaxed);
-        }
-    }
-}
-
 /// A namespace's exceptions.
 pub struct Exceptions {
     buckets: Box<[Rcu<Vec<Arc<Exception>>>]>,
@@ -76,25 +67,26 @@ impl Exceptions {
         (e.expires.load(Relaxed) > net.kernel().jiffies()).then(|| e.clone())
     }
 
-    /// Notes a path MTU (`update_or_create_fnhe`); `true` if the destination had no exception yet.
+    /// Notes a path MTU (`update_or_create_fnhe`); `true` if routes must be looked up anew, because the destination had no
+    /// exception, or another one had to go.
     pub fn update(&self, net: &Net, daddr: Ipv4Addr, pmtu: u32) -> bool {
-        let expires = net.kernel().jiffies() + MTU_EXPIRES;
+        let now = net.kernel().jiffies();
+        let expires = now + MTU_EXPIRES;
         let _l = self.lock.lock_bh();
         let bucket = self.bucket(net, daddr);
         let list = bucket.get();
         if let Some(e) = list.as_ref().and_then(|l| l.iter().find(|e| e.daddr == daddr)) {
             e.pmtu.store(pmtu, Relaxed);
-            e.expires.store(expires, Relaxed);
             if let Some(d) = e.rth.get() {
                 d.pmtu.store(pmtu, Relaxed);
             }
-            return false;
+            return e.expires.swap(expires, Relaxed) <= now;
         }
         let mut new = list.map_or_else(Vec::new, |l| (*l).clone());
         if new.len() >= DEPTH
             && let Some(oldest) = (0..new.len()).min_by_key(|&i| new[i].expires.load(Relaxed))
         {
-            new.swap_remove(oldest).retire();
+            new.swap_remove(oldest);
             self.count.fetch_sub(1, Relaxed);
         }
         let (pmtu, expires) = (AtomicU32::new(pmtu), AtomicU64::new(expires));
@@ -104,9 +96,10 @@ impl Exceptions {
         true
     }
 
-    /// Forgets what is too old; the number of exceptions left.
-    pub fn expire(&self, now: u64) -> usize {
+    /// Forgets what is too old; `true` if anything was, so that routes must be looked up anew.
+    pub fn expire(&self, now: u64) -> bool {
         let _l = self.lock.lock_bh();
+        let before = self.len();
         for bucket in &self.buckets {
             let Some(list) = bucket.get() else { continue };
             let (left, gone): (Vec<_>, Vec<_>) = list.iter().cloned().partition(|e| e.expires.load(Relaxed) > now);
@@ -114,9 +107,8 @@ impl Exceptions {
                 continue;
             }
             self.count.fetch_sub(gone.len(), Relaxed);
-            gone.iter().for_each(|e| e.retire());
             bucket.assign((!left.is_empty()).then(|| Arc::new(left)));
         }
-        self.len()
+        self.len() < before
     }
 }

@@ -263,9 +263,9 @@ impl FragQueue {
 
     /// Fragments may repeat, but not overlap.
     fn check_overlap(&self, offset: u32, end: u32) -> Result<(), Refused> {
-        let ends_at = |(&o, s): (&u32, &Box<Skb>)| (o, o + (s.len() - s.network_header_len()) as u32);
-        let before = self.pieces.range(..=offset).next_back().map(ends_at);
-        let after = self.pieces.range(offset..).next().map(ends_at);
+        let ends_at = |o: u32, s: &Skb| (o, o + (s.len() - s.network_header_len()) as u32);
+        let before = self.pieces.range(..=offset).next_back().map(|(&o, s)| ends_at(o, s));
+        let after = self.pieces.range(offset..).next().map(|(&o, s)| ends_at(o, s));
         if before.is_some_and(|(o, e)| o <= offset && end <= e) {
             return Err(Refused::Duplicate);
         }

@@ -99,16 +99,16 @@ fn ip_rcv_finish(net: &Arc<Net>, mut skb: Box<Skb>) {
 
 /// Sets `skb.dst`; `false` when the packet has no business here, which is counted.
 fn route_of(net: &Arc<Net>, skb: &mut Skb) -> bool {
-    let Some(dev) = skb.dev.clone() else { return false };
+    let Some(dev) = &skb.dev else { return false };
     // What this host sent to itself brings its route along.
     let own = |d: &crate::core::dst::Dst| {
-        Arc::ptr_eq(&d.dev, &dev) && (dev.is_loopback() || skb.pkt_type == PktType::Loopback)
+        Arc::ptr_eq(&d.dev, dev) && (dev.is_loopback() || skb.pkt_type == PktType::Loopback)
     };
     if skb.dst.as_deref().is_some_and(own) {
         return true;
     }
     let Some(iph) = IpHdr::read(skb.data()) else { return false };
-    match ip_route_input(net, iph.dst(), iph.src(), &dev) {
+    match ip_route_input(net, iph.dst(), iph.src(), dev) {
         Ok(dst) => {
             skb.dst = Some(dst);
             true

@@ -65,7 +65,10 @@ pub fn ip_rt_net_init(net: &Arc<Net>, ops: &'static RtOps) {
     let expiry = net.kernel().timer(move || {
         let Some(net) = me.upgrade() else { return };
         let rt = Ipv4Route::of(&net);
-        if rt.exceptions.expire(net.kernel().jiffies()) > 0 {
+        if rt.exceptions.expire(net.kernel().jiffies()) {
+            net.bump_rt_genid();
+        }
+        if !rt.exceptions.is_empty() {
             rt.expiry.mod_timer_in(60 * HZ);
         }
     });
