@@ -144,3 +144,81 @@ pub fn skb_checksum_help(skb: &mut Skb) -> bool {
     skb.ip_summed = IpSummed::None;
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kernel::Frag;
+    use proptest::prelude::*;
+
+    /// RFC 1071, section 1, word for word.
+    fn naive(b: &[u8]) -> [u8; 2] {
+        let mut sum = 0u64;
+        for w in b.chunks(2) {
+            sum += u16::from_be_bytes([w[0], w.get(1).copied().unwrap_or(0)]) as u64;
+        }
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        (!(sum as u16)).to_be_bytes()
+    }
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        let b = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(csum_fold(csum_partial(&b, 0)), [0x22, 0x0d]);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_definition(b in prop::collection::vec(any::<u8>(), 0..300), ones in any::<bool>()) {
+            let b = if ones { vec![0xff; b.len()] } else { b };
+            prop_assert_eq!(csum_fold(csum_partial(&b, 0)), naive(&b));
+        }
+
+        #[test]
+        fn a_packet_in_pieces_is_the_same_packet(
+            b in prop::collection::vec(any::<u8>(), 1..2000), cuts in prop::collection::vec(1usize..200, 1..20),
+            from in 0usize..500, len in 0usize..2000,
+        ) {
+            let mut skb = Skb::from_bytes(0, &b[..cuts[0].min(b.len())]);
+            let mut at = cuts[0].min(b.len());
+            for c in cuts[1..].iter().cycle().take(40) {
+                let to = (at + c).min(b.len());
+                prop_assert!(skb.add_frag(Frag::copy_of(&b[at..to])));
+                at = to;
+            }
+            let from = from.min(at);
+            let to = (from + len).min(at);
+            prop_assert_eq!(csum_fold(skb_checksum(&skb, from, to - from, 0)), naive(&b[from..to]));
+        }
+
+        #[test]
+        fn a_replaced_field_is_as_good_as_summed_anew(b in prop::collection::vec(any::<u8>(), 20..21), new in any::<[u8; 2]>()) {
+            let mut b = b;
+            let mut check = naive(&b);
+            csum_replace2(&mut check, [b[8], b[9]], new);
+            b[8..10].copy_from_slice(&new);
+            let fresh = naive(&b);
+            // 0 and -0 are the same number in ones' complement.
+            let same = check == fresh || (check == [0; 2] && fresh == [0xff; 2]) || (check == [0xff; 2] && fresh == [0; 2]);
+            prop_assert!(same, "{check:?} {fresh:?}");
+        }
+
+        #[test]
+        fn a_sum_completes_what_a_seed_began(b in prop::collection::vec(any::<u8>(), 8..400), v6 in any::<bool>(), x in any::<u128>()) {
+            let (s, d): (IpAddr, IpAddr) = match v6 {
+                true => (std::net::Ipv6Addr::from(x).into(), std::net::Ipv6Addr::from(!x).into()),
+                false => (std::net::Ipv4Addr::from(x as u32).into(), std::net::Ipv4Addr::from(!x as u32).into()),
+            };
+            let mut skb = Skb::from_bytes(16, &b);
+            skb.reset_transport_header();
+            skb.data_mut()[6..8].copy_from_slice(&csum_partial_seed(s, d, b.len(), 17));
+            skb.set_csum_partial(6);
+            prop_assert!(skb_checksum_help(&mut skb));
+            let sum = csum_tcpudp_magic(s, d, b.len(), 17, skb_checksum(&skb, 0, b.len(), 0));
+            prop_assert_eq!(sum, [0, 0]);
+            prop_assert_ne!(&skb.data()[6..8], &[0, 0]);
+        }
+    }
+}

@@ -271,3 +271,6 @@ impl Held {
 fn options<'a>(skb: &'a Skb, s: &Segment) -> &'a [u8] {
     skb.data().get(s.iphlen + TcpHdr::LEN..s.iphlen + s.thlen).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ pub fn skb_gso_segment(mut skb: Box<Skb>, hw_csum: bool) -> Result<Segments> {
         // Until the last segment has left, the socket has its bytes in flight.
         last.sk = skb.sk.take();
         last.destructor = skb.destructor.take();
-        if last.sk.is_some() {
+        if last.destructor.is_some() {
             last.truesize = skb.truesize;
         }
     }

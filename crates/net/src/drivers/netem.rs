@@ -7,7 +7,8 @@
 //!
 //! All chances come from one seeded generator, so the same packets in the same order meet the same fate.
 
-use crate::core::dev::{Features, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx, skb_checksum_help};
+use crate::core::checksum::skb_checksum_help;
+use crate::core::dev::{Features, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx};
 use crate::core::skbuff::Skb;
 use kernel::{SpinLock, TICK_NSEC, Timer, local_bh_disable};
 use std::cmp::Reverse;

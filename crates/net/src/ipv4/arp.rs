@@ -177,3 +177,210 @@ fn arp_learn(net: &Arc<Net>, dev: &Arc<NetDevice>, arp: &ArpHdr, sip: Ipv4Addr, 
     let flags = if settled || gratuitous { NeighUpdate::OVERRIDE } else { NeighUpdate::empty() };
     let _ = neigh_update(net, &n, Some(arp.sha), state, flags);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::dev::{Features, netif_rx};
+    use crate::core::dst::Dst;
+    use crate::core::eth::eth_type_trans;
+    use crate::core::l3::L3Ops;
+    use crate::core::neighbour::{neigh_dump, neigh_output};
+    use crate::core::test_arch::{Recorder, TestMachine};
+    use std::cell::Cell;
+
+    const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+    const HA: [u8; 6] = [2, 9, 9, 9, 9, 9];
+    const HA2: [u8; 6] = [2, 8, 8, 8, 8, 8];
+
+    thread_local!(static UNREACHABLE: Cell<usize> = const { Cell::new(0) });
+
+    /// One address on one device.
+    static L3: L3Ops = L3Ops {
+        family: AF_INET,
+        header_len: 20,
+        route_output: |net, flow| {
+            flow.saddr = US.into();
+            let dev = crate::core::dev::dev_get_by_index(net, 1).ok_or(uapi::Errno::ENETUNREACH)?;
+            Ok(Arc::new(dst(&dev)))
+        },
+        queue_xmit: |_, _, _, _, _| Ok(()),
+        is_local: |_, a| a == IpAddr::from(US),
+        addr_type: |_, a| if a == IpAddr::from([10, 0, 0, 255]) { RtnType::Broadcast } else { RtnType::Unicast },
+        icmp_send: |_, kind, code, _| {
+            assert_eq!((kind, code), (3, 1));
+            UNREACHABLE.set(UNREACHABLE.get() + 1);
+        },
+        update_pmtu: |_, _, _| (),
+    };
+
+    fn dst(dev: &Arc<NetDevice>) -> Dst {
+        Dst {
+            dev: dev.clone(),
+            kind: RtnType::Unicast,
+            gateway: None,
+            prefsrc: US.into(),
+            pmtu: Default::default(),
+            advmss: Default::default(),
+            genid: 0,
+            input: |_, _| (),
+            output: |_, _| Ok(()),
+        }
+    }
+
+    struct Setup {
+        m: TestMachine,
+        net: Arc<Net>,
+        driver: Arc<Recorder>,
+        dev: Arc<NetDevice>,
+    }
+
+    fn setup() -> Setup {
+        let m = TestMachine::new();
+        let reg = m.core_registries();
+        arp_init(&reg);
+        assert!(reg.l3[0].set(&L3).is_ok());
+        let net = Net::new(&reg);
+        let driver = Recorder::new();
+        let dev = driver.device(&net, "eth0", Features::SG);
+        Setup { m, net, driver, dev }
+    }
+
+    impl Setup {
+        fn hear(&self, op: u16, sha: [u8; 6], sip: Ipv4Addr, tip: Ipv4Addr, dest: [u8; 6]) {
+            let _inside = self.m.kernel.enter();
+            let arp = ArpHdr {
+                hrd: 1.into(),
+                pro: ETH_P_IP.into(),
+                hln: 6,
+                pln: 4,
+                op: op.into(),
+                sha,
+                sip: sip.octets(),
+                tha: [0; 6],
+                tip: tip.octets(),
+            };
+            let mut skb = Skb::from_bytes(64, arp.as_bytes());
+            eth_header(&mut skb, &self.dev, ETH_P_ARP, dest, Some(sha));
+            eth_type_trans(&mut skb, &self.dev);
+            netif_rx(skb).expect("room");
+        }
+        fn send(&self, to: Ipv4Addr) {
+            let _inside = self.m.kernel.enter();
+            let mut ip = [0; 20];
+            ip[0] = 0x45;
+            ip[12..16].copy_from_slice(&US.octets());
+            let _ = neigh_output(&self.net, &dst(&self.dev), to.into(), Skb::from_bytes(64, &ip));
+        }
+        /// Destination and ARP content of what was sent; `None` for a packet that is not ARP.
+        fn sent(&self) -> Vec<([u8; 6], Option<ArpHdr>)> {
+            let look = |s: Box<Skb>| {
+                let d = s.data();
+                let arp = (d[12..14] == ETH_P_ARP.to_be_bytes()).then(|| *ArpHdr::read(&d[14..]).expect("arp"));
+                (d[..6].try_into().expect("six"), arp)
+            };
+            self.driver.take().into_iter().map(look).collect()
+        }
+        fn known(&self, a: Ipv4Addr) -> Option<([u8; 6], Nud)> {
+            let n = neigh_lookup(&self.net, self.dev.ifindex, a.into())?;
+            Some((n.lladdr()?, n.state()))
+        }
+    }
+
+    #[test]
+    fn asks_and_learns_the_answer() {
+        let s = setup();
+        s.send(PEER);
+        let sent = s.sent();
+        let (dest, Some(q)) = sent[0] else { panic!("not ARP") };
+        assert_eq!((dest, q.op.get(), q.sip, q.tip), ([0xff; 6], ARPOP_REQUEST, US.octets(), PEER.octets()));
+        s.hear(ARPOP_REPLY, HA, PEER, US, s.dev.addr);
+        assert_eq!(s.known(PEER), Some((HA, Nud::Reachable)));
+        assert!(matches!(s.sent()[..], [(HA, None)]));
+        // A second station that answers at once does not take over; one that speaks later does.
+        s.hear(ARPOP_REPLY, HA2, PEER, US, s.dev.addr);
+        assert_eq!(s.known(PEER), Some((HA, Nud::Reachable)));
+        s.m.advance(2000);
+        s.hear(ARPOP_REPLY, HA2, PEER, US, s.dev.addr);
+        assert_eq!(s.known(PEER), Some((HA2, Nud::Reachable)));
+    }
+
+    #[test]
+    fn answers_for_us_and_nobody_else() {
+        let s = setup();
+        s.hear(ARPOP_REQUEST, HA, PEER, US, [0xff; 6]);
+        let sent = s.sent();
+        let (dest, Some(r)) = sent[0] else { panic!("not ARP") };
+        assert_eq!(
+            (dest, r.op.get(), r.sip, r.sha, r.tip, r.tha),
+            (HA, ARPOP_REPLY, US.octets(), s.dev.addr, PEER.octets(), HA)
+        );
+        assert_eq!(s.known(PEER), Some((HA, Nud::Stale)));
+        s.hear(ARPOP_REQUEST, HA, PEER, OTHER, [0xff; 6]);
+        assert!(s.sent().is_empty());
+        // A probe for a duplicate is answered and not learnt from.
+        s.hear(ARPOP_REQUEST, HA2, Ipv4Addr::UNSPECIFIED, US, [0xff; 6]);
+        assert_eq!((s.sent().len(), neigh_dump(&s.net, false).len()), (1, 1));
+    }
+
+    #[test]
+    fn strangers_and_nonsense_leave_no_trace() {
+        let s = setup();
+        s.hear(ARPOP_REPLY, HA, OTHER, US, s.dev.addr);
+        s.hear(ARPOP_REQUEST, HA, OTHER, OTHER, [0xff; 6]);
+        s.hear(ARPOP_REQUEST, HA, US, US, [0xff; 6]);
+        s.hear(ARPOP_REQUEST, [1, 0, 0, 0, 0, 0], PEER, US, [0xff; 6]);
+        s.hear(9, HA, PEER, US, s.dev.addr);
+        s.hear(ARPOP_REQUEST, HA, PEER, US, HA2);
+        assert!(neigh_dump(&s.net, false).is_empty() && s.sent().is_empty());
+        let _inside = s.m.kernel.enter();
+        for n in 0..ArpHdr::LEN {
+            let mut skb = Skb::from_bytes(64, &vec![1; n]);
+            (skb.dev, skb.protocol) = (Some(s.dev.clone()), ETH_P_ARP);
+            arp_rcv(&s.net, skb);
+        }
+    }
+
+    #[test]
+    fn an_announcement_moves_an_address() {
+        let s = setup();
+        s.hear(ARPOP_REQUEST, HA, PEER, US, [0xff; 6]);
+        s.hear(ARPOP_REQUEST, HA2, PEER, PEER, [0xff; 6]);
+        assert_eq!(s.known(PEER), Some((HA2, Nud::Stale)));
+        s.sent();
+        arp_announce(&s.dev, US).expect("sent");
+        let sent = s.sent();
+        let (dest, Some(a)) = sent[0] else { panic!("not ARP") };
+        assert_eq!((dest, a.sip, a.tip), ([0xff; 6], US.octets(), US.octets()));
+    }
+
+    #[test]
+    fn silence_is_host_unreachable() {
+        let s = setup();
+        (0..3).for_each(|_| s.send(PEER));
+        s.m.advance(5000);
+        assert_eq!((UNREACHABLE.get(), s.sent().len()), (3, 3));
+    }
+
+    #[test]
+    fn groups_and_broadcast_are_not_asked_for() {
+        let s = setup();
+        s.send(Ipv4Addr::new(224, 129, 2, 3));
+        s.send(Ipv4Addr::new(10, 0, 0, 255));
+        s.send(Ipv4Addr::BROADCAST);
+        let to: Vec<_> = s.sent().into_iter().map(|(d, _)| d).collect();
+        assert_eq!(to, [[1, 0, 0x5e, 1, 2, 3], [0xff; 6], [0xff; 6]]);
+    }
+
+    #[test]
+    fn a_probe_goes_to_the_known_station_only() {
+        let s = setup();
+        s.hear(ARPOP_REQUEST, HA, PEER, US, [0xff; 6]);
+        s.send(PEER);
+        s.sent();
+        s.m.advance(7000);
+        assert!(s.sent().iter().all(|(d, a)| *d == HA && a.is_some()));
+    }
+}

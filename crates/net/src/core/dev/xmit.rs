@@ -1,11 +1,11 @@
 //! The way down: from a finished frame to the driver.
 //!
-//! Interface: [`dev_queue_xmit`], [`netif_wake_queue`], [`netif_stop_queue`], [`skb_checksum_help`].
+//! Interface: [`dev_queue_xmit`], [`netif_wake_queue`], [`netif_stop_queue`].
 //! Linux counterpart: `net/core/dev.c` (`__dev_queue_xmit`, `validate_xmit_skb`, `net_tx_action`), `net/sched/sch_generic.c`.
 //! Locks and context: process or softirq context. A device's queue is under its transmit lock; the driver is called without
 //! it, by the one CPU that has set `running`, so a slow driver keeps nobody spinning: the others enqueue and go.
 
-use crate::core::checksum::{csum_fold, skb_checksum};
+use crate::core::checksum::skb_checksum_help;
 use crate::core::dev::device::{Features, NetDevice, NetdevTx};
 use crate::core::dev::ptype::{deliver_taps, tapped};
 use crate::core::gso::{Segments, skb_gso_segment};
@@ -238,7 +238,7 @@ fn validate(f: Features, skb: Box<Skb>) -> Result<Segments> {
     };
     for seg in &mut segs {
         if seg.ip_summed == IpSummed::Partial && !f.intersects(Features::HW_CSUM | Features::LOOPBACK) {
-            skb_checksum_help(seg)?;
+            skb_checksum_help(seg).then_some(()).ok_or(Errno::EINVAL)?;
         }
         if !f.contains(Features::SG) && !seg.frags().is_empty() {
             let len = seg.len();
@@ -253,21 +253,4 @@ fn can_segment(f: Features, t: GsoType) -> bool {
     let need =
         [(GsoType::TCPV4, Features::TSO), (GsoType::TCPV6, Features::TSO6), (GsoType::UDP_L4, Features::GSO_UDP_L4)];
     need.into_iter().all(|(kind, feature)| !t.contains(kind) || f.contains(feature))
-}
-
-/// `skb_checksum_help`: completes a `Partial` checksum in software. `EINVAL` when its place is not in the linear part.
-pub fn skb_checksum_help(skb: &mut Skb) -> Result<()> {
-    if skb.ip_summed != IpSummed::Partial {
-        return Ok(());
-    }
-    let start = (skb.csum_start as usize).checked_sub(skb.data_offset()).ok_or(Errno::EINVAL)?;
-    let len = skb.len().checked_sub(start).ok_or(Errno::EINVAL)?;
-    let sum = csum_fold(skb_checksum(skb, start, len, 0));
-    // All zeroes means "no checksum" in UDP; ones is the same number (RFC 768).
-    let sum = if sum == [0, 0] { [0xff, 0xff] } else { sum };
-    let at = start + skb.csum_offset as usize;
-    let field = skb.data_mut().get_mut(at..at + 2).ok_or(Errno::EINVAL)?;
-    field.copy_from_slice(&sum);
-    skb.ip_summed = IpSummed::None;
-    Ok(())
 }
