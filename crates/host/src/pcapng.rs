@@ -10,7 +10,8 @@
 
 use crate::worker::lock;
 use kernel::synchronize_rcu;
-use net::core::dev::{NetDevice, Tap, dev_add_tap, dev_remove_tap, skb_checksum_help};
+use net::core::checksum::skb_checksum_help;
+use net::core::dev::{NetDevice, Tap, dev_add_tap, dev_remove_tap};
 use net::core::gso::{Segments, skb_gso_segment};
 use net::core::net_namespace::{Net, Registries};
 use net::core::skbuff::{IpSummed, PktType, Skb};
