@@ -57,6 +57,7 @@ pub fn inet6_addr_add(dev: &Arc<NetDevice>, addr: Ipv6Addr, prefix_len: u8) -> R
 /// The same with `IFA_F_*` flags.
 pub fn inet6_addr_add_flags(dev: &Arc<NetDevice>, addr: Ipv6Addr, prefix_len: u8, flags: IfaFlags) -> Result<()> {
     let net = dev.net().ok_or(Errno::ENODEV)?;
+    let _inside = net.kernel().enter();
     ipv6_add_addr(&net, dev, addr, prefix_len, flags, FOREVER)
 }
 
@@ -76,14 +77,15 @@ fn ipv6_add_addr(
         return Err(Errno::EACCES);
     }
     let detect = net.sysctl.ipv6_dad_transmits.get() > 0 && needs_resolution(dev) && !flags.contains(IfaFlags::NODAD);
-    flags.set(IfaFlags::TENTATIVE, detect || !dev.is_up());
+    let ready = in6_dev_get(dev).ready.load(Acquire);
+    flags.set(IfaFlags::TENTATIVE, detect || !ready);
     flags.set(IfaFlags::OPTIMISTIC, detect && net.sysctl.ipv6_optimistic_dad.on());
     let ifa = Arc::new(Inet6Ifaddr::new(dev, addr, prefix_len, flags));
     ifa.valid_until.store(life.valid, Release);
     ifa.prefered_until.store(life.preferred, Release);
     arm_timer_of(net, &ifa);
     addrconf(net).insert(&ifa, net.sysctl.ipv6_max_addresses.get() as usize)?;
-    if dev.is_up() {
+    if ready {
         addr_up(net, &ifa, false);
     }
     Ok(())
@@ -92,6 +94,7 @@ fn ipv6_add_addr(
 /// `inet6_addr_del`. `EADDRNOTAVAIL` if the device does not have it. Process context.
 pub fn inet6_addr_del(dev: &Arc<NetDevice>, addr: Ipv6Addr, prefix_len: u8) -> Result<()> {
     let net = dev.net().ok_or(Errno::ENODEV)?;
+    let _inside = net.kernel().enter();
     let ifa = ipv6_get_ifaddr(&net, &addr, dev.ifindex).filter(|a| a.prefix_len == prefix_len);
     ipv6_del_addr(&net, &ifa.ok_or(Errno::EADDRNOTAVAIL)?);
     Ok(())
@@ -268,18 +271,24 @@ pub fn addrconf_notify(dev: &Arc<NetDevice>, event: NetdevEvent) {
         NetdevEvent::Register => {
             in6_dev_get(dev);
         }
-        NetdevEvent::Up => addrconf_up(&net, dev),
+        NetdevEvent::Up | NetdevEvent::Change => {
+            net.bump_rt_genid();
+            // Without a carrier nobody would hear us ask whether an address is free.
+            if dev.is_up() && dev.carrier_ok() && !in6_dev_get(dev).ready.swap(true, AcqRel) {
+                addrconf_up(&net, dev);
+            }
+        }
         NetdevEvent::Down => addrconf_ifdown(&net, dev, false),
         NetdevEvent::Unregister => addrconf_ifdown(&net, dev, true),
         NetdevEvent::ChangeMtu if dev.mtu() < IPV6_MIN_MTU => addrconf_ifdown(&net, dev, true),
-        NetdevEvent::ChangeMtu | NetdevEvent::Change => net.bump_rt_genid(),
+        NetdevEvent::ChangeMtu => net.bump_rt_genid(),
     }
 }
 
-/// `addrconf_dev_config`, `init_loopback`: the device has come up.
+/// `addrconf_dev_config`, `init_loopback`: the device has come up, with a carrier.
 fn addrconf_up(net: &Arc<Net>, dev: &Arc<NetDevice>) {
     if net.sysctl.ipv6_disable.on() || dev.mtu() < IPV6_MIN_MTU {
-        return;
+        return in6_dev_get(dev).ready.store(false, Release);
     }
     // Those given while it was down.
     for ifa in addrconf(net).addrs().iter().filter(|a| a.dev.ifindex == dev.ifindex) {
@@ -316,6 +325,7 @@ fn interface_id(net: &Net, dev: &NetDevice) -> [u8; 8] {
 /// `addrconf_ifdown`: routes go; addresses go too, except those given by hand when the device stays (`keep_addr_on_down`).
 fn addrconf_ifdown(net: &Arc<Net>, dev: &Arc<NetDevice>, gone: bool) {
     let idev = in6_dev_get(dev);
+    idev.ready.store(false, Release);
     if let Some(t) = idev.rs_timer.get() {
         t.del_timer();
     }

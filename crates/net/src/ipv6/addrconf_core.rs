@@ -9,7 +9,7 @@ use crate::core::dev::{Iff, NetDevice};
 use crate::core::net_namespace::{Net, NetId};
 use kernel::{Rcu, SpinLock, Timer};
 use std::net::Ipv6Addr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
 use uapi::{Errno, Result};
 
@@ -149,6 +149,8 @@ pub struct Inet6Dev {
     /// Groups joined, with how often.
     groups: Rcu<Vec<(Ipv6Addr, u32)>>,
     lock: SpinLock<()>,
+    /// Up with a carrier, and configured (`IF_READY`).
+    pub ready: AtomicBool,
     /// The link's MTU as a router advertised it; 0: none did.
     pub mtu6: AtomicU32,
     /// Hop limit as a router advertised it; 0: none did.
@@ -166,6 +168,7 @@ impl Default for Inet6Dev {
         Inet6Dev {
             groups: Rcu::default(),
             lock: SpinLock::new(()),
+            ready: AtomicBool::new(false),
             mtu6: AtomicU32::new(0),
             hop_limit: AtomicU32::new(0),
             rs_probes: AtomicU32::new(0),

@@ -259,12 +259,9 @@ fn is_ineligible(skb: &Skb, header: &Ipv6Hdr, kind: u8, code: u8) -> bool {
         return true;
     }
     let Some(upper) = ipv6_skip_exthdr(skb.network_header()) else { return false };
-    if upper.later_fragment {
-        // Only the first fragment shows whether it is an error itself; the sender learns by that one.
-        return true;
-    }
-    let inner = skb.network_header().get(upper.offset).copied();
-    let is_error = |t: u8| t & ICMPV6_INFOMSG_MASK == 0 || t == NDISC_REDIRECT;
+    // A later fragment does not show whether it is of an error.
+    let inner = skb.network_header().get(upper.offset).filter(|_| !upper.later_fragment);
+    let is_error = |&t: &u8| t & ICMPV6_INFOMSG_MASK == 0 || t == NDISC_REDIRECT;
     upper.proto == IPPROTO_ICMPV6 && inner.is_none_or(is_error)
 }
 

@@ -41,6 +41,9 @@ pub fn ipv6_rcv(net: &Arc<Net>, mut skb: Box<Skb>) {
     if let Err(why) = ip6_rcv_core(net, &mut skb) {
         return net.mib.inc(why);
     }
+    if !hop_by_hop(net, &mut skb) {
+        return;
+    }
     if let Some(skb) = net.nf.run(HookPoint::PreRouting, net, skb) {
         ip6_rcv_finish(net, skb);
     }
@@ -78,9 +81,6 @@ fn ip6_rcv_core(net: &Net, skb: &mut Skb) -> Result<(), Mib> {
         skb.dst = None;
     }
     *skb.cb.get_mut::<Inet6SkbParm>() = Inet6SkbParm { nhoff: NEXTHDR_OFFSET, ..Default::default() };
-    if header.nexthdr == NEXTHDR_HOP {
-        hop_by_hop(net, skb)?;
-    }
     Ok(())
 }
 
@@ -104,12 +104,15 @@ fn check_addresses(saddr: &Ipv6Addr, daddr: &Ipv6Addr, kind: PktType, loopback: 
     Ok(())
 }
 
-/// Hop-by-hop options are for every node, so they come before routing. `data` ends where it was, at the IPv6 header.
-fn hop_by_hop(net: &Net, skb: &mut Skb) -> Result<(), Mib> {
+/// Hop-by-hop options are for every node, so they come before routing. `data` ends where it was, at the IPv6 header. `false`:
+/// the packet is to be dropped; the reason has been counted.
+fn hop_by_hop(net: &Net, skb: &mut Skb) -> bool {
+    if Ipv6Hdr::read(skb.data()).is_none_or(|h| h.nexthdr != NEXTHDR_HOP) {
+        return true;
+    }
     let ok = skb.pull(Ipv6Hdr::LEN) && ipv6_parse_hopopts(net, skb).is_some();
     skb.rewind_to_network();
-    // The parser has counted its own reasons; this is the drop.
-    if ok { Ok(()) } else { Err(Mib::Ip6InDiscards) }
+    ok
 }
 
 /// `ip6_rcv_finish`: routes the packet, unless it comes from ourselves with its route, and hands it on.

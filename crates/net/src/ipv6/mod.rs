@@ -21,3 +21,6 @@ pub mod l3_ops;
 pub mod ndisc;
 pub mod reassembly;
 pub mod route;
+
+#[cfg(test)]
+mod tests;
