@@ -556,8 +556,16 @@ fn plausible() -> impl Strategy<Value = Vec<u8>> {
 fn fates(net: &Net) -> u64 {
     use Mib::*;
     let all = [
-        Ip6InDelivers, Ip6InHdrErrors, Ip6InTruncatedPkts, Ip6InDiscards, Ip6InAddrErrors, Ip6InNoRoutes,
-        Ip6InUnknownProtos, Ip6ReasmReqds, Ip6OutForwDatagrams, Ip6InTooBigErrors,
+        Ip6InDelivers,
+        Ip6InHdrErrors,
+        Ip6InTruncatedPkts,
+        Ip6InDiscards,
+        Ip6InAddrErrors,
+        Ip6InNoRoutes,
+        Ip6InUnknownProtos,
+        Ip6ReasmReqds,
+        Ip6OutForwDatagrams,
+        Ip6InTooBigErrors,
     ];
     all.iter().map(|&m| net.mib.get(m)).sum()
 }
