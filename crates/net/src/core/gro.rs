@@ -76,10 +76,11 @@ struct Segment {
 pub fn dev_gro_receive(list: &mut GroList, mut skb: Box<Skb>) -> Ready {
     let Some((flow, seg)) = parse(&mut skb) else { return Ready::from_iter([skb]) };
     let at = list.held.iter().position(|h| h.flow == flow);
-    let verified = verify_checksum(&mut skb, &flow, &seg);
+    // What already is large is not made larger, but keeps its place in the flow.
+    let single = !skb.is_gso() && skb.ip_summed != IpSummed::Complete && verify_checksum(&mut skb, &flow, &seg);
     if let Some(at) = at {
         let held = &mut list.held[at];
-        if verified && held.accepts(&seg, &skb) {
+        if single && held.accepts(&seg, &skb) {
             held.merge(&seg, skb);
             let done = seg.payload < held.mss || seg.flags & FLUSH_FLAGS != 0;
             return if done { Ready::from_iter([list.held.remove(at).complete()]) } else { Ready::new() };
@@ -89,7 +90,7 @@ pub fn dev_gro_receive(list: &mut GroList, mut skb: Box<Skb>) -> Ready {
     if let Some(at) = at {
         ready.push(list.held.remove(at).complete());
     }
-    if !verified || seg.payload == 0 || seg.flags & (FLUSH_FLAGS | tcp_flag::CWR) != 0 {
+    if !single || seg.payload == 0 || seg.flags & (FLUSH_FLAGS | tcp_flag::CWR) != 0 {
         ready.push(skb);
         return ready;
     }
@@ -113,9 +114,6 @@ impl GroList {
 
 /// The flow and segment of a packet that may be merged: whole, unfragmented TCP without IP options. Trims link padding.
 fn parse(skb: &mut Skb) -> Option<(Flow, Segment)> {
-    if skb.is_gso() || skb.ip_summed == IpSummed::Complete {
-        return None;
-    }
     skb.reset_network_header();
     let (saddr, daddr, label, seg) = match skb.protocol {
         ETH_P_IP => parse_ipv4(skb)?,

@@ -203,6 +203,13 @@ fn the_end_of_a_burst_goes_up_at_once() {
 }
 
 #[test]
+fn a_large_packet_does_not_overtake() {
+    let large = up(Tcp { id: 8, ..tcp(100, &[2; 2000]) }.gso(100, 4096));
+    let up = receive(&mut GroList::default(), [tcp(0, &[1; 100]).received(4096), large]);
+    assert_eq!(up.iter().map(|s| s.len() - 52).collect::<Vec<_>>(), [100, 2000]);
+}
+
+#[test]
 fn a_wrong_checksum_is_not_merged_and_not_called_right() {
     let mut bad = Tcp { id: 8, ..tcp(100, &[2; 100]) }.received(4096);
     bad.data_mut()[30] ^= 1;
