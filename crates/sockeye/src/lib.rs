@@ -1,5 +1,53 @@
-//! The public library.
+//! The Linux network stack in user space, as a library: stacks of your own, with sockets like [`std::net`]'s.
 //!
-//! Interface: to come.
-//! Linux counterpart: none.
-//! Locks and context: none.
+//! Interface: [`Stack`], [`Link`]; [`TcpStream`], [`TcpListener`], [`UdpSocket`]; [`bsd`] for the bare calls on descriptors.
+//! Linux counterpart: none; what the C library is to the system calls.
+//! Locks and context: everything is `Send` and `Sync` and may be called from any thread outside the stack's own callbacks.
+//!
+//! A [`Stack`] is a network namespace: it has devices, addresses, routes, a firewall's hooks, counters and tunables of its
+//! own, and nothing of the machine's. It reaches other stacks through [`Link`]s, and the world through a TAP device
+//! ([`Stack::add_tap`]). No root is needed for any of it but the making of the TAP device.
+//!
+//! # Two stacks, joined back to back
+//!
+//! ```
+//! use sockeye::{Link, Stack, UdpSocket};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let a = Stack::new()?;
+//! let b = a.sibling();
+//! Link::new().addresses("10.0.0.1/24", "10.0.0.2/24").connect(&a, &b)?;
+//!
+//! let server = UdpSocket::bind(&b, "10.0.0.2:7")?;
+//! let client = UdpSocket::bind(&a, "10.0.0.1:0")?;
+//! client.send_to(b"hello", "10.0.0.2:7")?;
+//!
+//! let mut buf = [0; 16];
+//! let (n, from) = server.recv_from(&mut buf)?;
+//! assert_eq!(&buf[..n], b"hello");
+//! assert_eq!(from, client.local_addr()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Hostnames in addresses are looked up by the machine's resolver, as everywhere in Rust; numeric ones need none.
+#![forbid(unsafe_code)]
+
+mod handle;
+mod link;
+mod stack;
+mod tcp;
+mod udp;
+
+pub use link::{Impairments, Link};
+pub use stack::{Cidr, Stack, StackBuilder};
+pub use tcp::{Incoming, TcpListener, TcpStream};
+pub use udp::UdpSocket;
+
+/// The bare socket calls, on descriptors of a table of their own ([`Stack::files`]).
+pub mod bsd {
+    pub use net::core::iov_iter::{CMsg, IovIter, MsgHdr};
+    pub use net::syscall::{FdTable, File, PollFd, PollTable};
+    pub use uapi::poll::Poll as PollMask;
+    pub use uapi::{Errno, SockAddr, socket, tcp};
+}
