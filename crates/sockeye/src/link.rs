@@ -70,14 +70,7 @@ impl Link {
         let _cpu = a.net().kernel().enter();
         let netem = |which: u64| self.impair.map(|p| Netem::new(p, self.seed.wrapping_mul(2).wrapping_add(which)));
         let (ea, eb) = (netem(0), netem(1));
-        let (da, db) = veth_pair_with(
-            a.net(),
-            "veth%d",
-            b.net(),
-            "veth%d",
-            |s| wrap(ea, s),
-            |s| wrap(eb, s),
-        )?;
+        let (da, db) = veth_pair_with(a.net(), "veth%d", b.net(), "veth%d", |s| wrap(ea, s), |s| wrap(eb, s))?;
         for (stack, dev, first) in [(a, &da, true), (b, &db, false)] {
             self.set_up(stack, dev, first)?;
         }
