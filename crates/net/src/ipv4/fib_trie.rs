@@ -131,21 +131,17 @@ impl<T: Clone> Trie<T> {
     /// The first value that `accept`s of the longest prefix that has one (`fib_table_lookup`).
     #[inline]
     pub fn lookup(&self, key: u32, mut accept: impl FnMut(&T) -> bool) -> Option<&T> {
-        // Every prefix on the way down covers the key; the longest is tried first.
-        let mut path: [Option<&Node<T>>; 33] = [None; 33];
-        let mut depth = 0;
+        // Every prefix on the way down covers the key, and each is longer than the one before.
+        let mut best = None;
         let mut at = self.0.as_deref();
         while let Some(n) = at {
             if !n.covers(key) {
                 break;
             }
-            if !n.values.is_empty() {
-                path[depth] = Some(n);
-                depth += 1;
-            }
+            best = n.values.iter().find(|v| accept(v)).or(best);
             at = if n.plen < 32 { n.child[bit(key, n.plen)].as_deref() } else { None };
         }
-        path[..depth].iter().rev().flatten().find_map(|n| n.values.iter().find(|v| accept(v)))
+        best
     }
 
     /// The values at exactly this prefix.

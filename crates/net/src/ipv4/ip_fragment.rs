@@ -130,14 +130,14 @@ pub fn ip_defrag(net: &Arc<Net>, mut skb: Box<Skb>) -> Option<Box<Skb>> {
 }
 
 impl FragTable {
-    /// Makes a queue where there is none, unless too much memory waits already (`ip_find`).
+    /// Makes a queue where there is none (`ip_find`). Nothing more is taken while too much memory waits already.
     fn find_or_create(&mut self, net: &Arc<Net>, key: FragKey) -> Option<()> {
-        if self.queues.contains_key(&key) {
-            return Some(());
-        }
         if self.mem > net.sysctl.ipfrag_high_thresh.get() as usize {
             net.mib.inc(Mib::IpReasmFails);
             return None;
+        }
+        if self.queues.contains_key(&key) {
+            return Some(());
         }
         let peer = self.peers.entry(key.saddr).or_default();
         peer.queues += 1;

@@ -23,12 +23,14 @@ use crate::ipv4::ip_fragment::ip_defrag;
 use crate::ipv4::ip_options::ip_options_compile;
 use crate::ipv4::protocol::inet_protocol;
 use crate::ipv4::route::ip_route_input;
+use kernel::rcu_read_lock;
 use std::sync::Arc;
 use uapi::Errno;
 
 /// `ip_rcv`: a packet from a device, `data` at the IP header.
 pub fn ip_rcv(net: &Arc<Net>, skb: Box<Skb>) {
     kernel::tp!(ip_rcv, skb);
+    let _section = rcu_read_lock();
     let Some(skb) = ip_rcv_core(net, skb) else { return };
     if let Some(skb) = net.nf.run(HookPoint::PreRouting, net, skb) {
         ip_rcv_finish(net, skb);

@@ -26,6 +26,7 @@ use crate::hdr::{IP_DF, IP_MF, IP_OFFSET, IPPROTO_TCP, IPPROTO_UDP, IpHdr, TcpHd
 use crate::ipv4::fnhe::IP_RT_MIN_PMTU;
 use crate::ipv4::ip_options::ip_options_fragment;
 use crate::ipv4::route::ip_route_output_flow;
+use kernel::rcu_read_lock;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -67,6 +68,8 @@ pub fn ip_send_check(header: &mut [u8]) {
 /// too large to be a packet, or for the path when it may not be fragmented.
 pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow: &Flow, p: &XmitParams) -> Result<()> {
     kernel::tp!(ip_queue_xmit, skb);
+    // One read section for all that is looked up on the way down.
+    let _section = rcu_read_lock();
     let dst = match &skb.dst {
         Some(d) => d.clone(),
         None => ip_route_output_flow(net, &mut flow.clone()).inspect_err(|_| net.mib.inc(Mib::IpOutNoRoutes))?,

@@ -670,6 +670,11 @@ fn fragments_take_no_more_memory_than_allowed() {
     }
     assert!(ip_frag_mem(&m.net) < 110_000, "{}", ip_frag_mem(&m.net));
     assert!(m.mib(Mib::IpReasmFails) > 800);
+    // Nor does one packet in very small pieces.
+    for i in 0..2000 {
+        m.receive(&l, P { id: 5, frag_off: i | IP_MF, ..P::new(PEER, HOST, 253, &[0; 8]) }.build());
+    }
+    assert!(ip_frag_mem(&m.net) < 110_000, "{}", ip_frag_mem(&m.net));
 }
 
 #[test]
