@@ -369,6 +369,7 @@ const INHERITED: SockFlags = SockFlags::URGINLINE
     .union(SockFlags::BROADCAST)
     .union(SockFlags::RCVTSTAMP)
     .union(SockFlags::RCVTSTAMPNS)
+    .union(SockFlags::TSTAMP_NEW)
     .union(SockFlags::LOCALROUTE)
     .union(SockFlags::ZEROCOPY)
     .union(SockFlags::REUSEADDR)

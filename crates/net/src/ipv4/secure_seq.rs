@@ -117,3 +117,49 @@ pub fn cookie_timestamp_decode(ts: u32) -> CookieOpts {
         ecn_ok: ts & TS_OPT_ECN != 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipv4::test_support::{TestNet, tuple};
+
+    #[test]
+    fn a_cookie_is_known_again_for_a_while() {
+        let t = TestNet::new();
+        let here = tuple("10.0.0.1", 80, "10.0.0.2", 1000);
+        let (cookie, mss) = cookie_init_sequence(&t.net, &here, 7, 1459);
+        assert_eq!(mss, 1440);
+        assert_eq!(cookie_check(&t.net, &here, 7, cookie), Some(1440));
+        assert_eq!(cookie_check(&t.net, &here, 1000, cookie), None, "another sequence number");
+        let other = tuple("10.0.0.1", 80, "10.0.0.3", 1000);
+        assert_eq!(cookie_check(&t.net, &other, 7, cookie), None, "another peer");
+        t.advance(60_000);
+        assert_eq!(cookie_check(&t.net, &here, 7, cookie), Some(1440));
+        t.advance(60_000);
+        assert_eq!(cookie_check(&t.net, &here, 7, cookie), None, "too old");
+    }
+
+    #[test]
+    fn a_cookie_s_timestamp_carries_options() {
+        let t = TestNet::new();
+        t.advance(123_456);
+        for snd_wscale in [None, Some(0), Some(7), Some(14)] {
+            for (sack_ok, ecn_ok) in [(false, false), (true, false), (false, true), (true, true)] {
+                let o = CookieOpts { snd_wscale, sack_ok, ecn_ok };
+                let ts = cookie_init_timestamp(&t.net, o);
+                assert!(ts <= tcp_clock_ms(&t.net));
+                assert_eq!(cookie_timestamp_decode(ts), o);
+            }
+        }
+    }
+
+    #[test]
+    fn sequence_numbers_depend_on_the_connection_and_grow_with_time() {
+        let t = TestNet::new();
+        let (a, b) = (tuple("10.0.0.1", 80, "10.0.0.2", 1000), tuple("10.0.0.1", 80, "10.0.0.2", 1001));
+        let isn = secure_tcp_seq(&t.net, &a);
+        assert_ne!(isn, secure_tcp_seq(&t.net, &b));
+        t.advance(1);
+        assert_eq!(secure_tcp_seq(&t.net, &a).wrapping_sub(isn), 1_000_000 / 64);
+    }
+}

@@ -389,3 +389,6 @@ fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
     tp.notsent_lowat = ltp.notsent_lowat;
     tp.scaling_ratio = ltp.scaling_ratio;
 }
+
+#[cfg(test)]
+mod tests;

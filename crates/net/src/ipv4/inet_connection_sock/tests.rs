@@ -2,13 +2,12 @@
 
 use super::*;
 use crate::ipv4::inet_hashtables::{__inet_lookup_established, inet_ehash_insert};
-use crate::ipv4::test_support::{TestNet, bare_sock, ip, tuple};
+use crate::ipv4::test_support::{TestNet, bare_sock, ip, request};
 use kernel::task::Task;
 use rustix::net as real;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{OnceLock, Weak};
+use std::sync::atomic::AtomicUsize;
 use uapi::socket::{AF_INET, AF_INET6};
 
 /// How a socket is bound.
@@ -251,41 +250,6 @@ fn a_backlog_is_cut_to_somaxconn() {
 }
 
 // --- Requests ---
-
-fn request(listener: Weak<Sock>, fport: u16, defer_accept: u8) -> Arc<RequestSock> {
-    Arc::new(RequestSock {
-        tuple: tuple("10.0.0.1", 80, "10.0.0.2", fport),
-        bound_dev_if: 0,
-        listener,
-        mss: 1460,
-        tstamp_ok: false,
-        sack_ok: false,
-        wscale_ok: false,
-        ecn_ok: false,
-        snd_wscale: 0,
-        rcv_wscale: 0,
-        rcv_isn: 1,
-        snt_isn: 2,
-        ts_off: 0,
-        rsk_rcv_wnd: 65535,
-        rsk_window_clamp: 65535,
-        advmss: 1460,
-        tos: 0,
-        ttl: 0,
-        mark: 0,
-        iif: 0,
-        ts_recent: AtomicU32::new(0),
-        snt_synack: AtomicU64::new(1),
-        num_timeout: AtomicU8::new(0),
-        num_retrans: AtomicU8::new(0),
-        acked: AtomicBool::new(false),
-        last_oow_ack_time: AtomicU64::new(0),
-        syn_retries: 0,
-        defer_accept,
-        traced: false,
-        rsk_timer: OnceLock::new(),
-    })
-}
 
 /// Lets time pass until the request is gone; the seconds at which its SYN-ACK was sent again, and the one at which it went.
 fn watch(t: &TestNet, req: &Arc<RequestSock>) -> (Vec<u64>, u64) {
