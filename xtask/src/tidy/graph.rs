@@ -136,13 +136,13 @@ impl Scope {
     fn absolute(&self, path: &[&str], bare: bool) -> Option<Vec<String>> {
         let mut base = self.path.clone();
         let mut rest = path;
-        match path.first()? {
-            &"crate" => {
+        match *path.first()? {
+            "crate" => {
                 base.clear();
                 rest = &path[1..];
             }
-            &"self" => rest = &path[1..],
-            &"super" => {}
+            "self" => rest = &path[1..],
+            "super" => {}
             _ if bare => {}
             _ => return None,
         }
@@ -263,11 +263,18 @@ impl<'a> Index<'a> {
     }
 }
 
-/// One line for each circle of imports.
-pub fn circles(modules: &[Module]) -> Vec<String> {
+/// One line for each circle of imports that is not within one of `knots`, and for each file that need not be in its knot.
+pub fn circles(modules: &[Module], knots: &[&[&str]]) -> Vec<String> {
     let index: BTreeMap<&[String], usize> = modules.iter().enumerate().map(|(i, m)| (m.path.as_slice(), i)).collect();
-    let edges: Vec<Vec<usize>> =
-        modules.iter().map(|m| m.names.keys().filter_map(|p| index.get(p.as_slice()).copied()).collect()).collect();
+    let knot = |i: usize| knots.iter().position(|k| k.contains(&modules[i].file.as_str()));
+    let edges = |wanted: &dyn Fn(usize, usize) -> bool| -> Vec<Vec<usize>> {
+        let ends = |m: &Module| m.names.keys().filter_map(|p| index.get(p.as_slice()).copied()).collect::<Vec<_>>();
+        let of = |i: usize| ends(&modules[i]).into_iter().filter(|&to| wanted(i, to)).collect();
+        (0..modules.len()).map(of).collect()
+    };
+    let tied = |a: usize, b: usize| knot(a).is_some() && knot(a) == knot(b);
+    let knotted = edges(&tied);
+    let edges = edges(&|a, b| !tied(a, b));
     let mut reported = BTreeSet::new();
     let mut out = Vec::new();
     for start in 0..modules.len() {
@@ -283,6 +290,10 @@ pub fn circles(modules: &[Module]) -> Vec<String> {
             out.push(format!("{}: circle of imports: {} -> back", steps[0], steps.join(" -> ")));
         }
     }
+    let loose = (0..modules.len()).filter(|&i| knot(i).is_some() && shortest_circle(&knotted, i).is_none());
+    out.extend(
+        loose.map(|i| format!("{}:1: in no circle any more: take it off tidy's list of knots", modules[i].file)),
+    );
     out
 }
 
@@ -339,7 +350,7 @@ mod tests {
         assert_eq!(names(&all, "src/a/x.rs"), ["a", "a::y", "b"]);
         assert_eq!(names(&all, "src/a/y.rs"), ["b"]);
         assert!(names(&all, "src/b.rs").is_empty());
-        assert!(circles(&all).is_empty());
+        assert!(circles(&all, &[]).is_empty());
     }
 
     #[test]
@@ -351,7 +362,28 @@ mod tests {
             ("src/c.rs", "fn f() { crate::a::f() }"),
             ("src/d.rs", "use crate::a::A;"),
         ]);
-        assert_eq!(circles(&all), ["src/a.rs:1: circle of imports: src/a.rs:1 -> src/b.rs:2 -> src/c.rs:1 -> back"]);
+        assert_eq!(
+            circles(&all, &[]),
+            ["src/a.rs:1: circle of imports: src/a.rs:1 -> src/b.rs:2 -> src/c.rs:1 -> back"]
+        );
+    }
+
+    #[test]
+    fn a_knot_is_allowed_as_long_as_it_is_one() {
+        let all = crate_of(&[
+            ("src/a.rs", "use crate::b::B;"),
+            ("src/b.rs", "use crate::a::A; use crate::c::C;"),
+            ("src/c.rs", "use crate::d::D;"),
+            ("src/d.rs", "use crate::c::C;"),
+        ]);
+        let found = circles(&all, &[&["src/a.rs", "src/b.rs", "src/c.rs"]]);
+        assert_eq!(
+            found,
+            [
+                "src/c.rs:1: circle of imports: src/c.rs:1 -> src/d.rs:1 -> back",
+                "src/c.rs:1: in no circle any more: take it off tidy's list of knots"
+            ]
+        );
     }
 
     #[test]
@@ -366,7 +398,7 @@ mod tests {
         assert_eq!(names(&all, "src/a/x.rs"), ["", "a::y"]);
         assert_eq!(names(&all, "src/b.rs"), ["a::x"]);
         assert!(names(&all, "src/a.rs").is_empty());
-        assert!(circles(&all).is_empty());
+        assert!(circles(&all, &[]).is_empty());
     }
 
     #[test]
