@@ -1,6 +1,6 @@
 //! IPv4 options (RFC 791, 3.1; RFC 1108, RFC 2113).
 //!
-//! Interface: [`ip_options_compile`], [`IpOptions`], [`ip_options_fragment`].
+//! Interface: [`ip_options_compile`], [`IpOptions`], [`ip_options_fragment`], [`ip_options_forward`].
 //! Linux counterpart: `net/ipv4/ip_options.c`.
 //! Locks and context: pure functions.
 

@@ -1071,3 +1071,52 @@ fn a_number_is_registered_once() {
     assert_eq!(inet_add_protocol(&m.reg, 253, p()), Err(Errno::EEXIST));
     assert!(inet_protocol(&m.reg, 253).is_some() && inet_protocol(&m.reg, 254).is_none());
 }
+
+#[test]
+fn a_namespace_that_is_dropped_is_gone() {
+    let (m, l) = Machine::host();
+    m.receive(&l, pieces(&ping(&pattern(3000)), 800)[0].build());
+    m.route(FAR).unwrap();
+    m.route(Ipv4Addr::BROADCAST).unwrap();
+    ip_update_pmtu(&m.net, &Flow::new(6, HOST.into(), 0, FAR.into(), 0), 1000);
+    m.route(FAR).unwrap();
+    let (net, dev) = (m.net.weak(), Arc::downgrade(&l.dev));
+    drop((m, l));
+    assert!(net.upgrade().is_none());
+    // Read sections of other tests may hold back what was replaced.
+    for _ in 0..1000 {
+        kernel::synchronize_rcu();
+        if dev.upgrade().is_none() {
+            return;
+        }
+    }
+    panic!("the device is still referenced");
+}
+
+#[test]
+fn routes_change_under_the_feet_of_senders() {
+    let (m, l) = Machine::host();
+    let net = Ipv4Addr::new(203, 0, 113, 0);
+    let via = |i: u8| Ipv4Addr::new(10, 0, 0, i);
+    ip_route_add(&m.net, RouteSpec { gateway: Some(via(2)), ..RouteSpec::new(net, 24) }).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while !done.load(SeqCst) {
+                    let (dst, f) = m.route(Ipv4Addr::new(203, 0, 113, 5)).unwrap();
+                    assert!(matches!(dst.gateway, Some(IpAddr::V4(g)) if g == via(2) || g == via(3)));
+                    assert_eq!(f.saddr, IpAddr::V4(HOST));
+                }
+            });
+        }
+        for i in 0..2000u32 {
+            let gateway = Some(via(2 + (i & 1) as u8));
+            ip_route_replace(&m.net, RouteSpec { gateway, ..RouteSpec::new(net, 24) }).unwrap();
+            let host = RouteSpec { oif: l.dev.ifindex, ..RouteSpec::new((0xcb00_7200 + i).into(), 32) };
+            ip_route_add(&m.net, host).unwrap();
+        }
+        done.store(true, SeqCst);
+    });
+    assert_eq!(ip_route_list(&m.net).len(), 6 + 2 + 2000);
+}
