@@ -8,10 +8,11 @@
 //! The two versions differ in the key, in what a bad fragment is answered with, and in the header put in front.
 
 use crate::core::skbuff::{IpSummed, Skb};
-use kernel::{PageMut, SpinLock, Timer};
+use kernel::{Frag, PageMut, SpinLock, Timer};
+use siphasher::sip::SipHasher13;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap, hash_map};
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::*};
 
 const SHARDS: usize = 64;
@@ -25,6 +26,8 @@ pub struct Piece {
     pub more: bool,
     /// Bytes of the whole fragment, headers and all, as it was on the wire.
     pub wire_len: usize,
+    /// The low two bits of TOS or traffic class.
+    pub ecn: u8,
 }
 
 /// What came of a fragment.
@@ -48,6 +51,20 @@ pub struct Whole {
     pub pieces: Vec<Box<Skb>>,
     /// The largest fragment as it was on the wire.
     pub max_size: usize,
+    /// A bit for each ECN code point that a fragment had.
+    ecn: u8,
+}
+
+const ECN_NOT_ECT: u8 = 1 << 0;
+const ECN_CE: u8 = 1 << 3;
+
+impl Whole {
+    /// What the fragments' ECN fields make of the packet's (RFC 3168, 5.3): whether it is CE; `None` for mixtures that nobody
+    /// sends, which are to be dropped.
+    pub fn congestion(&self) -> Option<bool> {
+        let mixed = self.ecn & ECN_NOT_ECT != 0 && self.ecn != ECN_NOT_ECT;
+        (!mixed).then_some(self.ecn & ECN_CE != 0)
+    }
 }
 
 /// A datagram of which some is missing (`struct inet_frag_queue`).
@@ -58,6 +75,7 @@ pub struct FragQueue {
     /// Payload bytes of the datagram, once its last fragment is there.
     total: Option<usize>,
     max_size: usize,
+    ecn: u8,
     /// Truesize of the pieces.
     mem: usize,
     dead: bool,
@@ -77,30 +95,43 @@ impl FragQueue {
     }
 }
 
+/// Hashes with keys drawn once: what lands where is not for a sender to choose.
+#[derive(Clone)]
+struct Keyed([u64; 2]);
+
+impl BuildHasher for Keyed {
+    type Hasher = SipHasher13;
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0[0], self.0[1])
+    }
+}
+
+type Shard<K> = HashMap<K, FragQueue, Keyed>;
+
 /// The datagrams being put together, by key: addresses, identification, protocol.
 pub struct FragTable<K> {
-    shards: Box<[SpinLock<HashMap<K, FragQueue>>]>,
+    shards: Box<[SpinLock<Shard<K>>]>,
     mem: AtomicUsize,
     next_id: AtomicU64,
 }
 
-impl<K: Hash + Eq + Clone> Default for FragTable<K> {
-    fn default() -> Self {
+impl<K: Hash + Eq + Clone> FragTable<K> {
+    /// An empty table; `random` is for its hashes.
+    pub fn new(random: [[u8; 8]; 2]) -> Self {
+        let keyed = Keyed(random.map(u64::from_ne_bytes));
         FragTable {
-            shards: (0..SHARDS).map(|_| SpinLock::default()).collect(),
+            shards: (0..SHARDS).map(|_| SpinLock::new(HashMap::with_hasher(keyed.clone()))).collect(),
             mem: AtomicUsize::new(0),
             next_id: AtomicU64::new(1),
         }
     }
-}
 
-impl<K: Hash + Eq + Clone> FragTable<K> {
     /// Bytes of memory that fragments take (`frag_mem_limit`).
     pub fn mem(&self) -> usize {
         self.mem.load(Relaxed)
     }
 
-    fn shard(&self, hash: u32) -> &SpinLock<HashMap<K, FragQueue>> {
+    fn shard(&self, hash: u32) -> &SpinLock<Shard<K>> {
         &self.shards[hash as usize % SHARDS]
     }
 
@@ -161,7 +192,7 @@ const QUEUE_OVERHEAD: usize = 512;
 impl FragQueue {
     fn new(id: u64, timer: Timer) -> FragQueue {
         let pieces = BTreeMap::new();
-        FragQueue { pieces, meat: 0, total: None, max_size: 0, mem: 0, dead: false, id, timer }
+        FragQueue { pieces, meat: 0, total: None, max_size: 0, ecn: 0, mem: 0, dead: false, id, timer }
     }
 
     fn add(&mut self, piece: Piece, garbage: &mut Vec<Box<Skb>>) -> Verdict {
@@ -194,6 +225,7 @@ impl FragQueue {
         self.meat += len;
         self.mem += piece.skb.truesize as usize;
         self.max_size = self.max_size.max(piece.wire_len);
+        self.ecn |= 1 << (piece.ecn & 3);
         if let Entry::Vacant(v) = self.pieces.entry(from) {
             v.insert(piece.skb);
         }
@@ -202,7 +234,7 @@ impl FragQueue {
         }
         self.timer.del_timer();
         let pieces = std::mem::take(&mut self.pieces).into_values().collect();
-        Verdict::Complete(Whole { pieces, max_size: self.max_size })
+        Verdict::Complete(Whole { pieces, max_size: self.max_size, ecn: self.ecn })
     }
 
     /// `inet_frag_kill`, but staying to recognise what still comes of it (RFC 5722, 4), until its time is up.
@@ -216,24 +248,25 @@ impl FragQueue {
 /// `inet_frag_reasm_prepare` and `_finish`: one packet of all pieces; its headers are the first one's, before `data`. Payload
 /// in fragments is shared; only a datagram of too many pieces is copied. `None` if there is no piece.
 pub fn frag_reasm(pieces: Vec<Box<Skb>>) -> Option<Box<Skb>> {
+    let verified = pieces.iter().all(|p| p.ip_summed == IpSummed::Unnecessary);
     let mut rest = pieces.into_iter();
     let mut head = rest.next()?;
-    let rest: Vec<_> = rest.collect();
-    let (first, total) = (head.len(), head.len() + rest.iter().map(|p| p.len()).sum::<usize>());
-    if !rest.iter().all(|p| p.share_range(0, p.len(), &mut head)) {
+    let first = head.len();
+    let frags: Vec<Frag> = rest.flat_map(|p| p.into_frags()).collect();
+    if !frags.iter().all(|f| head.add_frag(f.clone())) {
+        let total = first + frags.iter().map(|f| f.len()).sum::<usize>();
         let mut page = PageMut::alloc(total);
-        let mut at = 0;
-        for (p, n) in std::iter::once((&head, first)).chain(rest.iter().map(|p| (p, p.len()))) {
-            at += p.copy_bits(0, page.as_mut_slice().get_mut(at..at + n)?);
+        let to = page.as_mut_slice();
+        let mut at = head.copy_bits(0, to.get_mut(..first)?);
+        for f in &frags {
+            to.get_mut(at..at + f.len())?.copy_from_slice(f);
+            at += f.len();
         }
         head.trim(0);
         head.add_frag(page.freeze(at));
+        head.copies = head.copies.saturating_add(1);
     }
-    // A sum that the device made covers one fragment; what a sender on this machine left to a device, it did before
-    // fragmenting.
-    head.ip_summed = match head.ip_summed {
-        IpSummed::Unnecessary if rest.iter().all(|p| p.ip_summed == IpSummed::Unnecessary) => IpSummed::Unnecessary,
-        _ => IpSummed::None,
-    };
+    // A sum that the device made covers one fragment, and what was left to a device was summed before fragmenting.
+    head.ip_summed = if verified { IpSummed::Unnecessary } else { IpSummed::None };
     Some(head)
 }

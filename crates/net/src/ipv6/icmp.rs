@@ -163,14 +163,9 @@ fn icmpv6_notify(net: &Arc<Net>, mut skb: Box<Skb>, header: Icmpv6Hdr, offender:
     let info = if header.kind == ICMPV6_PKT_TOOBIG { u32::from_be_bytes(header.rest) } else { 0 };
     let (errno, fatal) = icmpv6_err_convert(header.kind, header.code);
     let (saddr, daddr) = (inner.src(), inner.dst());
-    // Only a packet that we can have sent has taught us something.
+    // Only a packet that we can have sent teaches something; whether we did, its transport knows, and learns the path MTU.
     if !ip6_is_local(net, saddr) {
         return net.mib.inc(Mib::Icmp6InErrors);
-    }
-    if header.kind == ICMPV6_PKT_TOOBIG {
-        let mut flow = Flow::new(upper.proto, saddr.into(), 0, daddr.into(), 0);
-        flow.oif = if is_link_local(&daddr) { skb.skb_iif } else { 0 };
-        ip6_update_pmtu(net, &flow, info);
     }
     let err = IcmpError {
         saddr: saddr.into(),
@@ -188,8 +183,12 @@ fn icmpv6_notify(net: &Arc<Net>, mut skb: Box<Skb>, header: Icmpv6Hdr, offender:
     }
 }
 
-/// The `err_handler` of ICMPv6 itself: errors about our echo requests concern nobody yet.
-pub fn icmpv6_err(_net: &Arc<Net>, _err: &IcmpError, _quoted: &[u8]) {}
+/// The `err_handler` of ICMPv6 itself: nobody keeps a list of echo requests, so any of ours may have been too big.
+pub fn icmpv6_err(net: &Arc<Net>, err: &IcmpError, _quoted: &[u8]) {
+    if err.kind == ICMPV6_PKT_TOOBIG {
+        ip6_update_pmtu(net, &Flow::new(IPPROTO_ICMPV6, err.saddr, 0, err.daddr, 0), err.info);
+    }
+}
 
 /// `icmpv6_echo_reply`: turns the request around; its payload is not copied (RFC 4443, 4.2).
 fn icmpv6_echo_reply(net: &Arc<Net>, mut skb: Box<Skb>) {

@@ -62,7 +62,7 @@ fn ip6_net_init(net: &Arc<Net>) {
     net.set_generic(NetId::Ipv6Addrconf, Addrconf::default());
     net.set_generic(NetId::Ipv6Route, Ip6Route::new(PATHS));
     net.set_generic(NetId::Ipv6Icmp, Icmp6::default());
-    net.set_generic(NetId::Ipv6Frag, Ip6Frag::default());
+    net.set_generic(NetId::Ipv6Frag, Ip6Frag::new(net));
     ndisc_net_init(net);
     addrconf_net_init(net);
 }

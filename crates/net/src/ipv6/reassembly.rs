@@ -27,10 +27,13 @@ struct Key {
 }
 
 /// The namespace's fragments.
-#[derive(Default)]
 pub struct Ip6Frag(FragTable<Key>);
 
 impl Ip6Frag {
+    pub fn new(net: &Net) -> Ip6Frag {
+        Ip6Frag(FragTable::new([net.kernel().random(), net.kernel().random()]))
+    }
+
     /// Bytes of memory that fragments take.
     pub fn mem(&self) -> usize {
         self.0.mem()
@@ -55,7 +58,7 @@ pub fn ipv6_frag_rcv(net: &Arc<Net>, mut skb: Box<Skb>) -> Option<(Box<Skb>, u8)
     let wire_len = here + skb.len();
     let len = skb.len() - FragHdr::LEN;
     // RFC 8200, 4.5: the errors that a single fragment shows.
-    if more && len % 8 != 0 {
+    if more && !len.is_multiple_of(8) {
         icmpv6_param_prob(&skb, ICMPV6_HDR_FIELD, 4);
         return fail(net, Mib::Ip6InHdrErrors);
     }
@@ -73,7 +76,7 @@ pub fn ipv6_frag_rcv(net: &Arc<Net>, mut skb: Box<Skb>) -> Option<(Box<Skb>, u8)
     let key =
         Key { saddr: ip.src(), daddr: ip.dst(), id: header.identification.get(), iif: if scoped { iif } else { 0 } };
     skb.pull(FragHdr::LEN);
-    let whole = queue(net, key, Piece { skb, offset, more, wire_len })?;
+    let whole = queue(net, key, Piece { skb, offset, more, wire_len, ecn: ip.traffic_class() & 3 })?;
     reasm(net, whole)
 }
 
@@ -124,11 +127,15 @@ fn ip6_frag_expire(net: &Arc<Net>, hash: u32, key: &Key, id: u64) {
 /// `ip6_frag_reasm`.
 fn reasm(net: &Arc<Net>, whole: Whole) -> Option<(Box<Skb>, u8)> {
     let max_size = whole.max_size;
+    let Some(congested) = whole.congestion() else { return fail(net, Mib::Ip6InHdrErrors) };
     let Some(mut skb) = frag_reasm(whole.pieces) else { return fail(net, Mib::Ip6InHdrErrors) };
     let len = skb.len();
     // Back to the first fragment's header, which is still there before the payload.
     skb.push(FragHdr::LEN);
     skb.cb.get_mut::<Inet6SkbParm>().frag_max_size = max_size.min(u16::MAX as usize) as u16;
+    if congested && let Some(h) = Ipv6Hdr::read_mut(skb.network_header_mut()) {
+        h.flow = (h.flow.get() | 3 << 20).into();
+    }
     match finish(skb, len) {
         Some(done) => {
             net.mib.inc(Mib::Ip6ReasmOKs);

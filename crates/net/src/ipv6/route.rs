@@ -14,7 +14,9 @@ use crate::core::flow::Flow;
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
 use kernel::{HZ, Rcu, RcuHashTable, SpinLock, Timer};
+use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -110,7 +112,8 @@ pub struct Ip6Paths {
     pub error_out: fn(&Arc<Net>, Box<Skb>) -> Result<()>,
 }
 
-type Level = HashMap<u128, Vec<Arc<Fib6Info>>>;
+/// No key: what is in the table is not for a stranger to choose, and its order should not depend on chance.
+type Level = HashMap<u128, Vec<Arc<Fib6Info>>, BuildHasherDefault<SipHasher13>>;
 
 /// The table: prefix lengths in use, longest first, each with its prefixes and their routes, best metric first.
 #[derive(Default, Clone)]
@@ -329,6 +332,10 @@ fn fib_lookup(net: &Net, addr: Ipv6Addr, oif: u32) -> Option<Arc<Fib6Info>> {
     let section = kernel::rcu_read_lock();
     let fib = rt(net).fib.dereference(&section)?;
     let usable = |r: &&Arc<Fib6Info>| match r.spec.kind {
+        // A link-local address is ours on its own link only.
+        RtnType::Local if oif != 0 && r.spec.prefix_len == 128 => {
+            r.dev.ifindex == oif || !addrs::is_link_local(&r.spec.dst)
+        }
         RtnType::Unicast | RtnType::Multicast => (oif == 0 || r.dev.ifindex == oif) && r.dev.is_up(),
         _ => true,
     };

@@ -106,8 +106,12 @@ fn pings_itself() {
     let net = lab.net();
     ping(&net, "::1").expect("ping");
     assert_eq!(replies(&net), 1);
-    ping_with(&net, Ipv6Addr::LOCALHOST, 60_000, &XmitParams::default(), 0).expect("ping");
+    let lo = dev_get_by_name(&net, "lo").expect("lo");
+    inet6_addr_add(&lo, a("2001:db8::1"), 128).expect("address");
+    ping(&net, "2001:db8::1").expect("ping");
     assert_eq!(replies(&net), 2);
+    ping_with(&net, Ipv6Addr::LOCALHOST, 60_000, &XmitParams::default(), 0).expect("ping");
+    assert_eq!(replies(&net), 3);
     assert_eq!(net.mib.get(Mib::Ip6ReasmReqds), 0);
 }
 
