@@ -1,0 +1,118 @@
+//! Two namespaces joined by a veth pair: address resolution, both ways, and what happens when nobody answers.
+
+use host::Host;
+use sockeye_net::core::dev::{NetDevice, dev_open};
+use sockeye_net::core::neighbour::{Nud, neigh_lookup};
+use sockeye_net::core::net_namespace::Net;
+use sockeye_net::drivers::netem::{Netem, NetemParams};
+use sockeye_net::drivers::veth::veth_pair_with;
+use sockeye_net::init::net_init;
+use sockeye_net::ipv4::devinet::inet_addr_add;
+use sockeye_net::syscall::{FdTable, PollFd};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use uapi::poll::Poll;
+use uapi::socket::*;
+use uapi::{Errno, SockAddr};
+
+struct End {
+    net: Arc<Net>,
+    dev: Arc<NetDevice>,
+    files: FdTable,
+}
+
+fn pair(netem: Option<Arc<Netem>>) -> (Arc<Host>, End, End) {
+    let host = Host::start(1).expect("host");
+    let reg = net_init(host.kernel());
+    let (na, nb) = (Net::new(&reg), Net::new(&reg));
+    let (da, db) = match &netem {
+        Some(n) => veth_pair_with(&na, "eth0", &nb, "eth0", |s| n.wrap(s), |s| n.wrap(s)),
+        None => veth_pair_with(&na, "eth0", &nb, "eth0", |s| s, |s| s),
+    }
+    .expect("pair");
+    let end = |net: Arc<Net>, dev: Arc<NetDevice>, last| {
+        dev_open(&dev).expect("up");
+        inet_addr_add(&dev, [10, 0, 0, last].into(), 24).expect("address");
+        End { files: FdTable::new(&net, 64), net, dev }
+    };
+    (host, end(na, da, 1), end(nb, db, 2))
+}
+
+fn udp(f: &FdTable, at: &str) -> (i32, SockAddr) {
+    let a: SockAddr = at.parse::<SocketAddr>().expect("address").into();
+    let fd = f.socket(a.family() as i32, SOCK_DGRAM, 0).expect("socket");
+    f.bind(fd, &a).expect("bind");
+    (fd, f.getsockname(fd).expect("name"))
+}
+
+#[test]
+fn datagrams_cross_both_ways() {
+    let (_host, a, b) = pair(None);
+    let (sa, name_a) = udp(&a.files, "10.0.0.1:0");
+    let (sb, name_b) = udp(&b.files, "10.0.0.2:0");
+    // The first waits for the resolution, the large ones are fragmented.
+    for n in [1, 1472, 1473, 30_000] {
+        let data: Vec<u8> = (0..n).map(|i| (i * 3) as u8).collect();
+        assert_eq!(a.files.sendto(sa, &data, 0, Some(&name_b)), Ok(n));
+        let mut buf = vec![0; 40_000];
+        assert_eq!(b.files.recvfrom(sb, &mut buf, 0), Ok((n, Some(name_a))));
+        assert_eq!(buf[..n], data[..]);
+        assert_eq!(b.files.sendto(sb, &data, 0, Some(&name_a)), Ok(n));
+        assert_eq!(a.files.recvfrom(sa, &mut buf, 0), Ok((n, Some(name_b))));
+    }
+    let n = neigh_lookup(&a.net, a.dev.ifindex, [10, 0, 0, 2].into()).expect("an entry");
+    assert_eq!((n.lladdr(), n.state()), (Some(b.dev.addr), Nud::Reachable));
+}
+
+#[test]
+fn silence_is_host_unreachable_for_the_sender() {
+    let (_host, a, _b) = pair(None);
+    a.net.sysctl.set("net.ipv4.neigh.default.retrans_time_ms", 10).expect("sysctl");
+    let (sa, _) = udp(&a.files, "10.0.0.1:0");
+    // Without it, a datagram socket does not hear of errors that may pass (Linux: `icmp_err_convert`'s `fatal`).
+    a.files.setsockopt(sa, IPPROTO_IP, 11, &1i32.to_ne_bytes()).expect("IP_RECVERR");
+    let nobody: SockAddr = "10.0.0.77:9".parse::<SocketAddr>().expect("address").into();
+    a.files.connect(sa, &nobody).expect("connect");
+    a.files.send(sa, b"x", 0).expect("queued");
+    let mut p = [PollFd::new(sa, Poll::IN)];
+    assert_eq!(a.files.poll(&mut p, 60_000), Ok(1));
+    assert_eq!(a.files.recv(sa, &mut [0; 8], MSG_DONTWAIT), Err(Errno::EHOSTUNREACH));
+}
+
+#[test]
+fn what_the_wire_damages_is_not_delivered() {
+    let netem = Netem::new(NetemParams::default(), 5);
+    let (_host, a, b) = pair(Some(netem.clone()));
+    let (sa, name_a) = udp(&a.files, "10.0.0.1:0");
+    let (sb, name_b) = udp(&b.files, "10.0.0.2:0");
+    let mut buf = [0; 2000];
+    a.files.sendto(sa, b"first", 0, Some(&name_b)).expect("sent");
+    assert_eq!(b.files.recvfrom(sb, &mut buf, 0), Ok((5, Some(name_a))));
+    netem.set(NetemParams { corrupt: 1.0, ..NetemParams::default() });
+    for _ in 0..200 {
+        a.files.sendto(sa, &[0x55; 500], 0, Some(&name_b)).expect("sent");
+    }
+    netem.set(NetemParams::default());
+    a.files.sendto(sa, b"last", 0, Some(&name_b)).expect("sent");
+    // A bit turned in the Ethernet source address harms nobody; every other one is found.
+    loop {
+        match b.files.recv(sb, &mut buf, 0) {
+            Ok(4) => break,
+            Ok(500) => assert_eq!(buf[..500], [0x55; 500]),
+            r => panic!("{r:?}"),
+        }
+    }
+    assert_eq!(netem.stats.corrupted.load(std::sync::atomic::Ordering::Relaxed), 200);
+}
+
+#[test]
+fn large_datagram_bursts_are_cut_for_a_wire_that_cannot() {
+    let (_host, a, b) = pair(Some(Netem::new(NetemParams::default(), 1)));
+    let (sa, _) = udp(&a.files, "10.0.0.1:0");
+    let (sb, name_b) = udp(&b.files, "10.0.0.2:0");
+    a.files.setsockopt(sa, IPPROTO_UDP, 103, &1000i32.to_ne_bytes()).expect("UDP_SEGMENT");
+    a.files.sendto(sa, &[7; 2500], 0, Some(&name_b)).expect("sent");
+    let mut buf = [0; 4000];
+    let sizes = [0; 3].map(|_| b.files.recv(sb, &mut buf, 0).expect("a datagram"));
+    assert_eq!(sizes, [1000, 1000, 500]);
+}
