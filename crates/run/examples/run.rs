@@ -22,7 +22,7 @@ fn main() {
     };
     let net = Net::new(&net::init::net_init(host.kernel()));
     let resolv_conf = std::env::var("RUN_RESOLV_CONF").ok();
-    let opts = RunOptions { program, args: args.collect(), resolv_conf, verbose: true };
+    let opts = RunOptions { program, args: args.collect(), resolv_conf, verbose: true, ..RunOptions::default() };
     let code = match run(&net, opts) {
         Ok(status) => status.shell_code(),
         Err(e) => {

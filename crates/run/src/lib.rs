@@ -12,6 +12,7 @@
 
 mod calls;
 mod filter;
+pub mod gateway;
 mod holder;
 mod mem;
 mod notif;
@@ -41,6 +42,8 @@ pub struct RunOptions {
     /// A path, or a name that is looked for in `PATH`.
     pub program: OsString,
     pub args: Vec<OsString>,
+    /// Variables for the program, beside those of the caller.
+    pub env: Vec<(OsString, OsString)>,
     /// What the program finds in `/etc/resolv.conf`. Needs a mount namespace; without one the host's file is seen.
     pub resolv_conf: Option<String>,
     /// Notes on standard error about what the host did not allow.
@@ -124,6 +127,7 @@ pub fn run(net: &Arc<Net>, opts: RunOptions) -> Result<ExitStatus, RunError> {
     let spawn = Spawn {
         program: &opts.program,
         args: &opts.args,
+        env: &opts.env,
         filter: &filter::program(),
         resolv_conf: opts.resolv_conf.as_deref(),
         nofile,

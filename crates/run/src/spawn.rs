@@ -25,6 +25,8 @@ const SECCOMP_FILTER_FLAG_NEW_LISTENER: u32 = 1 << 3;
 pub struct Spawn<'a> {
     pub program: &'a OsStr,
     pub args: &'a [OsString],
+    /// Variables beside those that sockeye has itself.
+    pub env: &'a [(OsString, OsString)],
     pub filter: &'a [sock_filter],
     /// What the program finds in `/etc/resolv.conf`.
     pub resolv_conf: Option<&'a str>,
@@ -73,7 +75,7 @@ struct Prepared {
     /// For a file without a header: `/bin/sh`, its name, and the arguments.
     sh_argv: Vec<*const c_char>,
     _strings: Vec<CString>,
-    environ: *const *const c_char,
+    environ: Vec<*const c_char>,
     report: RawFd,
     go: RawFd,
     uid_map: CString,
@@ -114,17 +116,20 @@ impl Spawn<'_> {
         go: RawFd,
         resolv: Option<&TempFile>,
     ) -> std::result::Result<Prepared, SpawnError> {
-        unsafe extern "C" {
-            static environ: *const *const c_char;
-        }
         let c =
             |s: &OsStr| CString::new(s.as_bytes()).map_err(|_| SpawnError::Setup("pass an argument", Errno::EINVAL));
         let mut strings = vec![c(self.program)?];
         for a in self.args {
             strings.push(c(a)?);
         }
+        let args = strings.len();
+        let inherited = std::env::vars_os().filter(|(k, _)| !self.env.iter().any(|(e, _)| e == k));
+        for (k, v) in inherited.chain(self.env.iter().cloned()) {
+            strings.push(c(&[k, v].join(OsStr::new("=")))?);
+        }
         let null = [std::ptr::null()];
-        let argv: Vec<_> = strings.iter().map(|s| s.as_ptr()).chain(null).collect();
+        let list = |s: &[CString]| s.iter().map(|s| s.as_ptr()).chain(null).collect::<Vec<_>>();
+        let (argv, environ) = (list(&strings[..args]), list(&strings[args..]));
         let sh_argv = std::iter::once(c"sh".as_ptr()).chain(argv.iter().copied()).collect();
         // SAFETY: neither takes memory.
         let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
@@ -134,8 +139,7 @@ impl Spawn<'_> {
             argv,
             sh_argv,
             _strings: strings,
-            // SAFETY: the C library's own list; nobody changes the environment while a program is started.
-            environ: unsafe { environ },
+            environ,
             report,
             go,
             uid_map: map(uid),
@@ -256,7 +260,7 @@ unsafe fn exec(p: &Prepared) -> i32 {
     for path in &p.candidates {
         // SAFETY: C strings and null-terminated lists, all prepared.
         unsafe {
-            libc::execve(path.as_ptr(), p.argv.as_ptr(), p.environ);
+            libc::execve(path.as_ptr(), p.argv.as_ptr(), p.environ.as_ptr());
             e = *libc::__errno_location();
             if e == libc::ENOEXEC {
                 // A script without a header, as `execvp` runs it.
@@ -264,7 +268,7 @@ unsafe fn exec(p: &Prepared) -> i32 {
                 let n = p.sh_argv.len().min(argv.len() - 1);
                 argv[..n].copy_from_slice(&p.sh_argv[..n]);
                 argv[1] = path.as_ptr();
-                libc::execve(c"/bin/sh".as_ptr(), argv.as_ptr(), p.environ);
+                libc::execve(c"/bin/sh".as_ptr(), argv.as_ptr(), p.environ.as_ptr());
             }
         }
     }
