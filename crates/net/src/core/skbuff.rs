@@ -707,3 +707,6 @@ impl SkbQueue {
         to.list.append(&mut self.list);
     }
 }
+
+#[cfg(test)]
+mod tests;
