@@ -654,3 +654,58 @@ fn hooks_see_packets_on_their_way_and_may_keep_them() {
     }
     assert_eq!(replies(&x), 2);
 }
+
+#[test]
+fn a_namespace_that_is_dropped_is_gone() {
+    let lab = Lab::new();
+    let (x, y) = (lab.net(), lab.net());
+    let (dx, dy) = lab.join(1, &x, &y);
+    y.sysctl.ipv6_dad_transmits.set(1).expect("sysctl");
+    inet6_addr_add(&dy, a("fd00:1::77"), 64).expect("address");
+    ping(&x, "fd00:1::2").expect("ping");
+    ping(&x, "fd00:1::99").expect("queued");
+    receive(&dx, NEXTHDR_FRAGMENT, &fragment(0, true, 1, 8));
+    ip6_update_pmtu(&x, &Flow::new(6, a("::").into(), 0, a("fd00:1::2").into(), 0), 1300);
+    let (nets, devs) = ([x.weak(), y.weak()], [dx.weak(), dy.weak()]);
+    drop((x, y, dx, dy));
+    assert!(nets.iter().all(|n| n.upgrade().is_none()));
+    // Read sections of other tests may hold back what was replaced.
+    for _ in 0..1000 {
+        kernel::synchronize_rcu();
+        if devs.iter().all(|d| d.upgrade().is_none()) {
+            return;
+        }
+    }
+    panic!("a device is still referenced");
+}
+
+#[test]
+fn routes_change_under_the_feet_of_senders() {
+    let lab = Lab::new();
+    let (x, y) = (lab.net(), lab.net());
+    let (dx, _) = lab.join(1, &x, &y);
+    let to = Route6Spec::new(a("2001:db8::"), 32).dev(dx.ifindex);
+    let gateways = [a("fd00:1::a"), a("fd00:1::b")];
+    ip6_route_add(&x, to.via(gateways[0])).expect("route");
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                while done.load(SeqCst) == 0 {
+                    let mut flow = Flow::new(6, a("::").into(), 1, a("2001:db8::5").into(), 2);
+                    let dst = ip6_route_output(&x, &mut flow).expect("route");
+                    assert!(gateways.iter().any(|&g| dst.gateway == Some(g.into())));
+                    assert_eq!(flow.saddr, IpAddr::V6(a("fd00:1::1")));
+                }
+            });
+        }
+        for i in 0..1000u128 {
+            let host = Ipv6Addr::from_bits(a("2001:db9::").to_bits() + i);
+            ip6_route_add(&x, Route6Spec::new(host, 128).dev(dx.ifindex)).expect("route");
+            ip6_route_add(&x, to.via(gateways[(i as usize + 1) % 2])).expect("route");
+            ip6_route_del(&x, &to.via(gateways[i as usize % 2])).expect("route");
+        }
+        done.store(1, SeqCst);
+    });
+    assert_eq!(ip6_route_list(&x).iter().filter(|r| r.dst.segments()[1] == 0xdb9).count(), 1000);
+}
