@@ -65,6 +65,8 @@ bitflags::bitflags! {
         const RECVERR = 1 << 27;
         /// Time stamps are asked for by the `_NEW` name (`SOCK_TSTAMP_NEW`).
         const TSTAMP_NEW = 1 << 28;
+        /// A writer found no room and wants to be told (`SOCK_NOSPACE`).
+        const NOSPACE = 1 << 29;
     }
 }
 

@@ -1,1 +1,190 @@
-//! stub
+//! TCP: the end of a connection as the process asks for it.
+//!
+//! Interface: [`tcp_close`], [`tcp_shutdown`], [`tcp_disconnect`].
+//! Linux counterpart: `tcp_close`, `tcp_shutdown`, `tcp_disconnect` in `net/ipv4/tcp.c`.
+//! Locks and context: process context, socket lock.
+
+use super::inet_connection_sock::inet_csk_listen_stop;
+use super::inet_csk_timers::*;
+use super::inet_hashtables::tcp_hashinfo;
+use super::tcp_input::tcp_fin_time;
+use super::tcp_minisocks::tcp_time_wait;
+use super::tcp_output::*;
+use super::tcp_sock::*;
+use super::tcp_state::*;
+use crate::core::snmp::Mib;
+use crate::core::sock::{ProtoSock, SEND_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags};
+use kernel::tp;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use uapi::tcp::TcpState;
+use uapi::{Errno, Result};
+
+/// The process has nothing more to send: the next state, and whether a FIN is due (RFC 9293, 3.10.4; `tcp_close_state`).
+fn tcp_close_state(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
+    use TcpState::*;
+    let (next, fin) = match sk.state() {
+        Established | SynRecv => (FinWait1, true),
+        CloseWait => (LastAck, true),
+        SynSent | Listen | Close | TimeWait | NewSynRecv => (Close, false),
+        s @ (FinWait1 | FinWait2 | LastAck | Closing) => (s, false),
+    };
+    tcp_set_state(sk, tp, next);
+    fin
+}
+
+/// `shutdown(2)` for sending: the FIN goes out behind the data (`tcp_shutdown`).
+pub fn tcp_shutdown(sk: &Arc<Sock>, state: &mut dyn ProtoSock, how: u8) {
+    let tp = tcp_sk(state);
+    if how & SEND_SHUTDOWN == 0 {
+        return;
+    }
+    let can = TcpState::Established.flag() | TcpState::SynSent.flag() | TcpState::CloseWait.flag();
+    if sk.state().is_in(can) && tcp_close_state(sk, tp) {
+        tcp_send_fin(sk, tp);
+    }
+}
+
+/// `close(2)`. The connection lives on without the process until both sides have closed (`tcp_close`).
+pub fn tcp_close(sk: &Arc<Sock>) {
+    tp!(tcp_close, sk);
+    let mut guard = sk.lock_sock();
+    let tp = tcp_sk(&mut *guard);
+    sk.set_shutdown(SHUTDOWN_MASK);
+    if sk.state() == TcpState::Listen {
+        tcp_set_state(sk, tp, TcpState::Close);
+        inet_csk_listen_stop(sk);
+    } else {
+        tcp_close_connection(sk, tp);
+    }
+    let was = sk.state();
+    // `sock_orphan`.
+    sk.set_flag(SockFlags::DEAD, true);
+    if !std::mem::replace(&mut tp.orphan, true) {
+        tcp_hashinfo(&sk.net).orphan_count.fetch_add(1, AcqRel);
+    }
+    if was == TcpState::Close {
+        inet_csk_destroy_sock(sk, tp);
+    }
+    // Runs the backlog, which may already end it.
+    drop(guard);
+    if was != TcpState::Close {
+        let mut guard = sk.lock_sock();
+        tcp_adjudge_to_death(sk, tcp_sk(&mut *guard));
+    }
+}
+
+/// A FIN, or a RST where the peer must know that its data was lost (RFC 2525, 2.17).
+fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let unread = tcp_receive_queue_purge(sk, tp);
+    if sk.state() == TcpState::Close {
+        return;
+    }
+    tp.mstamp_refresh(sk);
+    if unread > 0 {
+        sk.net.mib.inc(Mib::TcpExtTCPAbortOnClose);
+        tcp_set_state(sk, tp, TcpState::Close);
+        tcp_send_active_reset(sk, tp);
+    } else if sk.flag(SockFlags::LINGER) && sk.lingertime.load(Relaxed) == 0 {
+        let _ = disconnect(sk, tp);
+        sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
+    } else if tcp_close_state(sk, tp) {
+        tcp_send_fin(sk, tp);
+    }
+}
+
+/// What becomes of a connection without a process.
+fn tcp_adjudge_to_death(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if sk.state() == TcpState::FinWait2 {
+        if tp.linger2 < 0 {
+            tcp_set_state(sk, tp, TcpState::Close);
+            tcp_send_active_reset(sk, tp);
+            sk.net.mib.inc(Mib::TcpExtTCPAbortOnLinger);
+        } else {
+            let tmo = tcp_fin_time(sk, tp);
+            if tmo > TCP_TIMEWAIT_LEN {
+                inet_csk_reset_keepalive_timer(sk, tp, tmo - TCP_TIMEWAIT_LEN);
+            } else {
+                tcp_time_wait(sk, tp, TcpState::FinWait2, tmo);
+            }
+            return;
+        }
+    }
+    if sk.state() != TcpState::Close && tcp_too_many_orphans(sk, 0) {
+        tcp_set_state(sk, tp, TcpState::Close);
+        tcp_send_active_reset(sk, tp);
+        sk.net.mib.inc(Mib::TcpExtTCPAbortOnMemory);
+    }
+    if sk.state() == TcpState::Close {
+        inet_csk_destroy_sock(sk, tp);
+    }
+}
+
+/// Whether the peer must be told that the connection is gone (`tcp_need_reset`).
+fn tcp_need_reset(s: TcpState) -> bool {
+    use TcpState::*;
+    matches!(s, Established | CloseWait | FinWait1 | FinWait2 | SynRecv)
+}
+
+/// `connect` to nowhere, or an abort: the socket is as new, but for its options and its port (`tcp_disconnect`).
+pub fn tcp_disconnect(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> Result<()> {
+    disconnect(sk, tcp_sk(state))
+}
+
+fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
+    let old = sk.state();
+    if old != TcpState::Close {
+        tcp_set_state(sk, tp, TcpState::Close);
+    }
+    tp.mstamp_refresh(sk);
+    if old == TcpState::Listen {
+        inet_csk_listen_stop(sk);
+    } else if tcp_need_reset(old)
+        || (tp.snd_nxt != tp.write_seq && matches!(old, TcpState::Closing | TcpState::LastAck))
+    {
+        tcp_send_active_reset(sk, tp);
+        sk.set_err(Errno::ECONNRESET);
+    } else if old == TcpState::SynSent {
+        sk.set_err(Errno::ECONNRESET);
+    }
+    tcp_clear_xmit_timers(tp);
+    tcp_receive_queue_purge(sk, tp);
+    tcp_write_queue_purge(sk, tp);
+    forget_connection(tp);
+    if !sk.flag(SockFlags::BINDADDR_LOCK) {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        (tp.inet.saddr, tp.inet.rcv_saddr) = (any, any);
+    }
+    sk.set_shutdown(0);
+    sk.set_flag(SockFlags::DONE, false);
+    *sk.dst_cache.lock_bh() = None;
+    sk.error_report();
+    Ok(())
+}
+
+/// A new state that keeps what the process has set.
+fn forget_connection(tp: &mut TcpSock) {
+    let fresh = *TcpSock::new(tp.ops, tp.ca_ops);
+    let old = std::mem::replace(tp, fresh);
+    tp.inet = old.inet;
+    tp.inet.dport = 0;
+    (tp.retransmit_timer, tp.delack_timer, tp.sk_timer) = (old.retransmit_timer, old.delack_timer, old.sk_timer);
+    // Far beyond what the last connection used.
+    tp.write_seq = old.write_seq.wrapping_add(old.max_window).wrapping_add(2).max(1);
+    tp.rx_opt.user_mss = old.rx_opt.user_mss;
+    tp.ca_setsockopt = old.ca_setsockopt;
+    tp.icsk_bound = old.icsk_bound;
+    tp.icsk_rto_min = old.icsk_rto_min;
+    tp.icsk_delack_max = old.icsk_delack_max;
+    tp.icsk_syn_retries = old.icsk_syn_retries;
+    tp.icsk_user_timeout = old.icsk_user_timeout;
+    tp.nonagle = old.nonagle;
+    tp.defer_accept = old.defer_accept;
+    tp.linger2 = old.linger2;
+    (tp.keepalive_time, tp.keepalive_intvl, tp.keepalive_probes) =
+        (old.keepalive_time, old.keepalive_intvl, old.keepalive_probes);
+    tp.notsent_lowat = old.notsent_lowat;
+    tp.tcp_mstamp = old.tcp_mstamp;
+    tp.orphan = old.orphan;
+}

@@ -1,30 +1,656 @@
-//! TCP receive: the state machine, acknowledgements, SACK, recovery.
+//! TCP receive: the state machine of RFC 9293, 3.10.7.
 //!
-//! Interface: `tcp_rcv_established`, `tcp_rcv_state_process`.
+//! Interface: [`tcp_rcv_established`], [`tcp_rcv_state_process`], [`tcp_init_transfer`].
 //! Linux counterpart: `net/ipv4/tcp_input.c`.
 //! Locks and context: softirq context or backlog; socket lock.
 
-use super::tcp_sock::TcpSock;
+use super::inet_csk_timers::*;
+use super::tcp_ack::*;
+use super::tcp_cong::*;
+use super::tcp_minisocks::tcp_time_wait;
+use super::tcp_options::tcp_parse_options;
+use super::tcp_output::*;
+use super::tcp_rcvq::*;
+use super::tcp_recovery::Ack;
+use super::tcp_rtt::*;
+use super::tcp_sock::*;
+use super::tcp_state::*;
 use crate::core::skbuff::Skb;
-use crate::core::sock::Sock;
+use crate::core::snmp::Mib;
+use crate::core::sock::{RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockFlags};
+use crate::hdr::{TcpHdr, tcp_flag};
+use kernel::tp;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use uapi::tcp::TcpState;
+
+/// A timestamp older than this many seconds means nothing any more (RFC 7323, 5.5).
+const TCP_PAWS_24DAYS: u32 = 60 * 60 * 24 * 24;
+
+// --- After data or an ACK ---
+
+/// Sends what the ACK made room for, and tells a writer of room (`tcp_data_snd_check`).
+fn tcp_data_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    tcp_push_pending_frames(sk, tp);
+    tcp_check_space(sk, tp);
+}
+
+/// `tcp_check_space`, `tcp_new_space`.
+fn tcp_check_space(sk: &Sock, tp: &mut TcpSock) {
+    if tcp_should_expand_sndbuf(sk, tp) {
+        tcp_sndbuf_expand(sk, tp);
+        tp.snd_cwnd_stamp = tp.jiffies32();
+    }
+    if sk.flag(SockFlags::NOSPACE) && tcp_stream_is_writeable(sk, tp) {
+        sk.set_flag(SockFlags::NOSPACE, false);
+        sk.write_space();
+    }
+}
+
+/// Whether the buffer, not the window, is what limits (`tcp_should_expand_sndbuf`).
+fn tcp_should_expand_sndbuf(sk: &Sock, tp: &TcpSock) -> bool {
+    sk.flag(SockFlags::NOSPACE) && !sk.flag(SockFlags::SNDBUF_LOCK) && tp.packets_in_flight() < tp.snd_cwnd
+}
+
+/// Unsent bytes a socket may hold and still be writable (`tcp_notsent_lowat`).
+pub fn tcp_notsent_lowat(sk: &Sock, tp: &TcpSock) -> u32 {
+    match tp.notsent_lowat {
+        0 => sk.net.sysctl.tcp_notsent_lowat.get() as u32,
+        n => n,
+    }
+}
+
+/// A third of the buffer is free (`sk_stream_is_writeable`).
+pub fn tcp_stream_is_writeable(sk: &Sock, tp: &TcpSock) -> bool {
+    let lowat = tcp_notsent_lowat(sk, tp);
+    if tp.write_seq.wrapping_sub(tp.snd_nxt) >= lowat {
+        return false;
+    }
+    let queued = sk.wmem_queued.load(Relaxed);
+    (sk.sndbuf.load(Relaxed) as usize).saturating_sub(queued) >= queued >> 1
+}
+
+// --- Acceptability ---
+
+/// PAWS (RFC 7323, 5.3; `tcp_paws_check`).
+fn tcp_paws_ok(tp: &TcpSock, window: i32) -> bool {
+    let o = &tp.rx_opt;
+    o.ts_recent.wrapping_sub(o.rcv_tsval) as i32 <= window
+        || (tp.jiffies32() / 1000).wrapping_sub(o.ts_recent_stamp) >= TCP_PAWS_24DAYS
+        || o.ts_recent == 0
+}
+
+/// A pure ACK that came in the wrong order is no reason for alarm (`tcp_disordered_ack`).
+fn tcp_disordered_ack(tp: &TcpSock, th: &TcpHdr, cb: &TcpSkbCb) -> bool {
+    let window = (th.window.get() as u32) << tp.rx_opt.snd_wscale;
+    let updates = after(cb.seq, tp.snd_wl1) || (cb.seq == tp.snd_wl1 && window > tp.snd_wnd);
+    th.has(tcp_flag::ACK)
+        && cb.seq == cb.end_seq
+        && cb.seq == tp.rcv_nxt
+        && cb.ack_seq == tp.snd_una
+        && !updates
+        && (tp.rx_opt.ts_recent.wrapping_sub(tp.rx_opt.rcv_tsval) as i32) <= tp.icsk_rto as i32
+}
+
+/// RFC 9293, 3.10.7.4, first step: anything of it in the window.
+fn tcp_sequence(tp: &TcpSock, cb: &TcpSkbCb) -> bool {
+    !before(cb.end_seq, tp.rcv_wup) && !after(cb.seq, tp.rcv_nxt.wrapping_add(tp.receive_window()))
+}
+
+/// A RST from a peer that has counted its own FIN (`tcp_reset_check`).
+fn tcp_reset_check(sk: &Sock, tp: &TcpSock, cb: &TcpSkbCb) -> bool {
+    const CLOSED: u32 = TcpState::CloseWait.flag() | TcpState::LastAck.flag() | TcpState::Closing.flag();
+    cb.seq == tp.rcv_nxt.wrapping_sub(1) && sk.state().is_in(CLOSED)
+}
+
+/// The checks that come before the ACK: timestamps, window, RST, SYN (`tcp_validate_incoming`). `false`: it was dealt with.
+fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr, syn_inerr: bool) -> bool {
+    let cb = *tcp_skb_cb(skb);
+    let (rst, syn) = (th.has(tcp_flag::RST), th.has(tcp_flag::SYN));
+    tcp_parse_options(tcp_hdr_opts(skb), &mut tp.rx_opt, true);
+    if tp.rx_opt.saw_tstamp && !rst && !tcp_paws_ok(tp, TCP_PAWS_WINDOW) && !tcp_disordered_ack(tp, th, &cb) {
+        if syn {
+            return syn_challenge(sk, tp, syn_inerr);
+        }
+        sk.net.mib.inc(Mib::TcpExtPAWSEstab);
+        if !tcp_oow_rate_limited(sk, tp, Some(skb), Mib::TcpExtTCPACKSkippedPAWS) {
+            tcp_send_dupack(sk, tp, skb);
+        }
+        return false;
+    }
+    if !tcp_sequence(tp, &cb) {
+        if !rst {
+            if syn {
+                return syn_challenge(sk, tp, syn_inerr);
+            }
+            if !tcp_oow_rate_limited(sk, tp, Some(skb), Mib::TcpExtTCPACKSkippedSeq) {
+                tcp_send_dupack(sk, tp, skb);
+            }
+        } else if tcp_reset_check(sk, tp, &cb) {
+            tcp_reset(sk, tp);
+        }
+        sk.net.mib.inc(Mib::TcpExtBeyondWindow);
+        return false;
+    }
+    if rst {
+        // RFC 5961, 3.2: exactly in place it resets, elsewhere in the window it is asked about.
+        if cb.seq == tp.rcv_nxt || tcp_reset_check(sk, tp, &cb) || rst_at_sack_edge(tp, cb.seq) {
+            tcp_reset(sk, tp);
+        } else {
+            tcp_send_challenge_ack(sk, tp);
+        }
+        return false;
+    }
+    if syn {
+        // The SYN-ACK that answers the SYN we sent again while both opened at once.
+        let crossed = sk.state() == TcpState::SynRecv
+            && th.has(tcp_flag::ACK)
+            && cb.seq.wrapping_add(1) == cb.end_seq
+            && cb.seq.wrapping_add(1) == tp.rcv_nxt
+            && cb.ack_seq == tp.snd_nxt;
+        return crossed || syn_challenge(sk, tp, syn_inerr);
+    }
+    true
+}
+
+/// With SACKed data beyond a hole the peer's RST is at that data's end.
+fn rst_at_sack_edge(tp: &TcpSock, seq: u32) -> bool {
+    let blocks = tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize);
+    let edge = blocks.map(|b| b.end_seq).reduce(super::tcp_queue::seq_max);
+    edge == Some(seq)
+}
+
+/// RFC 5961, 4.2.
+fn syn_challenge(sk: &Arc<Sock>, tp: &mut TcpSock, syn_inerr: bool) -> bool {
+    if syn_inerr {
+        sk.net.mib.inc(Mib::TcpInErrs);
+    }
+    sk.net.mib.inc(Mib::TcpExtTCPSYNChallenge);
+    tcp_send_challenge_ack(sk, tp);
+    false
+}
+
+// --- Urgent data ---
+
+/// A new urgent pointer (RFC 9293, 3.8.5; RFC 6093; `tcp_check_urg`).
+fn tcp_check_urg(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr) {
+    let Some(mut ptr) = Some(th.urg_ptr.get() as u32) else { return };
+    // The pointer is to the byte behind, as everyone has it.
+    ptr = ptr.saturating_sub(1);
+    let ptr = th.seq.get().wrapping_add(ptr);
+    if after(tp.copied_seq, ptr) || before(ptr, tp.rcv_nxt) || (tp.urg_data != 0 && !after(ptr, tp.urg_seq)) {
+        return;
+    }
+    // An earlier urgent byte that nobody read becomes ordinary data, which is skipped if it would be next.
+    if tp.urg_seq == tp.copied_seq
+        && tp.urg_data != 0
+        && !sk.flag(SockFlags::URGINLINE)
+        && tp.copied_seq != tp.rcv_nxt
+        && let Some(front) = tp.receive_queue.front()
+    {
+        let (seq, end) = (tcp_skb_cb(front).seq, tcp_skb_cb(front).end_seq);
+        tp.copied_seq = tp.copied_seq.wrapping_add(1);
+        if !before(tp.copied_seq, end) && after(end, seq) {
+            if let Some(gone) = tp.receive_queue.pop_front() {
+                sk.rmem_alloc.fetch_sub(gone.truesize as usize, std::sync::atomic::Ordering::AcqRel);
+            }
+        }
+    }
+    tp.urg_data = TCP_URG_NOTYET;
+    tp.urg_seq = ptr;
+    sk.data_ready();
+}
+
+/// `tcp_urg`: notes the urgent byte if it is in this packet. `data` is at the header.
+fn tcp_urg(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
+    if th.has(tcp_flag::URG) {
+        tcp_check_urg(sk, tp, th);
+    }
+    if tp.urg_data != TCP_URG_NOTYET {
+        return;
+    }
+    let at = tp.urg_seq.wrapping_sub(th.seq.get()) as usize + th.header_len() - th.has(tcp_flag::SYN) as usize;
+    if at < skb.len() {
+        let mut b = [0];
+        if skb.copy_bits(at, &mut b) == 1 {
+            tp.urg_data = TCP_URG_VALID | b[0] as u16;
+            if !sk.flag(SockFlags::DEAD) {
+                sk.data_ready();
+            }
+        }
+    }
+}
+
+// --- ESTABLISHED ---
+
+/// What [`tcp_rcv_established`] need not look at closely.
+enum Predicted {
+    PureAck,
+    Data,
+    No,
+}
+
+/// Header prediction: the next segment in order, with nothing new but data or an ACK. Parses the timestamp if there is one.
+#[inline]
+fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted {
+    const ODD: u8 =
+        tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::URG | tcp_flag::ECE | tcp_flag::CWR;
+    let cb = tcp_skb_cb(skb);
+    let plain = th.flags & (ODD | tcp_flag::ACK) == tcp_flag::ACK
+        && cb.seq == tp.rcv_nxt
+        && !after(cb.ack_seq, tp.snd_nxt)
+        && (th.window.get() as u32) << tp.rx_opt.snd_wscale == tp.snd_wnd
+        && tp.urg_data == 0
+        && tp.out_of_order_queue.is_empty();
+    if !plain {
+        return Predicted::No;
+    }
+    let header = th.header_len();
+    tp.rx_opt.sack_blocks = 0;
+    tp.rx_opt.saw_tstamp = false;
+    if header != TcpHdr::LEN {
+        if header != TcpHdr::LEN + TCPOLEN_TSTAMP_ALIGNED || !tp.rx_opt.tstamp_ok {
+            return Predicted::No;
+        }
+        tcp_parse_options(tcp_hdr_opts(skb), &mut tp.rx_opt, true);
+        if !tp.rx_opt.saw_tstamp || (tp.rx_opt.rcv_tsval.wrapping_sub(tp.rx_opt.ts_recent) as i32) < 0 {
+            return Predicted::No;
+        }
+    }
+    if skb.len() == header {
+        return if tp.ca_state == TcpCaState::Open || after(cb.ack_seq, tp.snd_una) {
+            Predicted::PureAck
+        } else {
+            Predicted::No
+        };
+    }
+    let room = sk.rmem_alloc.load(Relaxed) <= sk.rcvbuf.load(Relaxed) as usize
+        && (skb.len() - header) as u32 <= tp.receive_window();
+    if skb.len() > header && room { Predicted::Data } else { Predicted::No }
+}
 
 /// A packet for an established connection. `skb.data` is at the TCP header, whose length and checksum are right, and whose
 /// control block is filled.
-pub fn tcp_rcv_established(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
-    let _ = (sk, tp, skb);
-    todo!()
+///
+/// The fast path is left when: the segment is not the next in order; it has flags other than ACK and PSH, or options other
+/// than a timestamp; its window differs; its timestamp goes back; urgent or out-of-order data is about; the buffer is full.
+pub fn tcp_rcv_established(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
+    tp!(tcp_rcv_established, skb, sk);
+    let Some(&th) = tcp_hdr(&skb) else { return };
+    tp.mstamp_refresh(sk);
+    tcp_segs_in(tp, &skb, &th);
+    match tcp_predict(sk, tp, &skb, &th) {
+        Predicted::PureAck => {
+            if tp.rx_opt.saw_tstamp && tp.rcv_nxt == tp.rcv_wup {
+                tcp_store_ts_recent(tp);
+            }
+            let _ = tcp_ack(sk, tp, &skb, Ack::empty());
+            tcp_data_snd_check(sk, tp);
+        }
+        Predicted::Data => {
+            sk.net.mib.inc(Mib::TcpExtTCPHPHits);
+            if tp.rx_opt.saw_tstamp {
+                let len = (skb.len() - th.header_len()) as u32;
+                tcp_rcv_rtt_measure_ts(sk, tp, len);
+                if tp.rcv_nxt == tp.rcv_wup {
+                    tcp_store_ts_recent(tp);
+                }
+            }
+            let cb = *tcp_skb_cb(&skb);
+            if cb.ack_seq != tp.snd_una {
+                let _ = tcp_ack(sk, tp, &skb, Ack::DATA);
+            } else {
+                tp.snd_wl1 = cb.seq;
+            }
+            skb.pull_any(th.header_len());
+            tcp_event_data_recv(sk, tp, &skb);
+            tcp_queue_rcv(sk, tp, skb);
+            if cb.ack_seq == tp.snd_una && tp.tx.write_is_empty() {
+                tcp_check_space(sk, tp);
+            } else {
+                tcp_data_snd_check(sk, tp);
+            }
+            tcp_ack_snd_check(sk, tp);
+            tcp_data_ready(sk, tp);
+        }
+        Predicted::No => tcp_rcv_slow(sk, tp, skb, &th),
+    }
+}
+
+/// `tcp_segs_in`.
+fn tcp_segs_in(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
+    let n = (skb.gso_segs as u32).max(1);
+    tp.segs_in = tp.segs_in.wrapping_add(n);
+    if skb.len() > th.header_len() {
+        tp.data_segs_in = tp.data_segs_in.wrapping_add(n);
+    }
+}
+
+fn tcp_rcv_slow(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) {
+    if th.flags & (tcp_flag::ACK | tcp_flag::RST | tcp_flag::SYN) == 0 {
+        return;
+    }
+    if !tcp_validate_incoming(sk, tp, &skb, th, true) {
+        return;
+    }
+    if tcp_ack(sk, tp, &skb, Ack::SLOWPATH | Ack::UPDATE_TS_RECENT).is_err() {
+        return;
+    }
+    if tp.rx_opt.saw_tstamp {
+        tcp_rcv_rtt_measure_ts(sk, tp, (skb.len() - th.header_len().min(skb.len())) as u32);
+    }
+    tcp_urg(sk, tp, &skb, th);
+    tcp_data_queue(sk, tp, skb);
+    if sk.state() == TcpState::Close {
+        return;
+    }
+    tcp_data_snd_check(sk, tp);
+    tcp_ack_snd_check(sk, tp);
+}
+
+// --- The other states ---
+
+/// A connection has just become established: congestion control, buffers, metrics (`tcp_init_transfer`).
+pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if tp.srtt_us == 0 {
+        // The handshake gave no sample: the SYN was sent again (RFC 6298, 5.7).
+        if tp.total_retrans > 0 {
+            let us = 3 * TCP_TIMEOUT_INIT * 1000;
+            (tp.rttvar_us, tp.mdev_us, tp.mdev_max_us) = (us, us, us);
+            tp.icsk_rto = 3 * TCP_TIMEOUT_INIT;
+        } else {
+            tp.icsk_rto = TCP_TIMEOUT_INIT;
+        }
+    }
+    let cwnd = if tp.total_retrans > 1 && tp.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
+    tcp_snd_cwnd_set(tp, cwnd);
+    tp.snd_cwnd_stamp = tp.jiffies32();
+    tcp_init_congestion_control(tp);
+    tcp_init_buffer_space(sk, tp);
+}
+
+/// `tcp_finish_connect`.
+fn tcp_finish_connect(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    tcp_set_state(sk, tp, TcpState::Established);
+    tp.icsk_ack.lrcvtime = tp.jiffies32();
+    tcp_init_transfer(sk, tp);
+    tp.lsndtime = tp.jiffies32();
+    if sk.flag(SockFlags::KEEPOPEN) {
+        let when = tcp_keepalive_time_when(sk, tp);
+        inet_csk_reset_keepalive_timer(sk, tp, when);
+    }
+    if !sk.flag(SockFlags::DEAD) {
+        sk.state_change();
+        sk.write_space();
+    }
+}
+
+/// `keepalive_time_when`, milliseconds.
+pub fn tcp_keepalive_time_when(sk: &Sock, tp: &TcpSock) -> u32 {
+    let secs = if tp.keepalive_time != 0 { tp.keepalive_time as i64 } else { sk.net.sysctl.tcp_keepalive_time.get() };
+    (secs * 1000).min(u32::MAX as i64) as u32
+}
+
+/// Seconds of FIN_WAIT2 for an orphan, in milliseconds (`tcp_fin_time`).
+pub fn tcp_fin_time(sk: &Sock, tp: &TcpSock) -> u32 {
+    let timeout =
+        if tp.linger2 > 0 { tp.linger2 as u32 } else { (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32 };
+    timeout.max((tp.icsk_rto << 2) - (tp.icsk_rto >> 1))
+}
+
+/// What a SYN or SYN-ACK that is taken says of windows, timestamps and segment sizes.
+fn take_syn(tp: &mut TcpSock, cb: &TcpSkbCb, th: &TcpHdr) {
+    if tp.rx_opt.saw_tstamp {
+        tp.rx_opt.tstamp_ok = true;
+        tp.tcp_header_len = (TcpHdr::LEN + TCPOLEN_TSTAMP_ALIGNED) as u16;
+        tcp_store_ts_recent(tp);
+    } else {
+        tp.rx_opt.tstamp_ok = false;
+        tp.tcp_header_len = TcpHdr::LEN as u16;
+    }
+    tp.rcv_nxt = cb.seq.wrapping_add(1);
+    tp.rcv_wup = tp.rcv_nxt;
+    tp.copied_seq = tp.rcv_nxt;
+    // RFC 7323, 2.2: the window of a SYN is not scaled.
+    tp.snd_wnd = th.window.get() as u32;
+    tp.snd_wl1 = cb.seq;
+    if !tp.rx_opt.wscale_ok {
+        (tp.rx_opt.snd_wscale, tp.rx_opt.rcv_wscale) = (0, 0);
+        tp.window_clamp = tp.window_clamp.min(65535);
+    }
+}
+
+/// Options of a SYN, with those that we did not offer taken out.
+fn parse_syn_options(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
+    let s = &sk.net.sysctl;
+    tp.rx_opt.wscale_ok = false;
+    tp.rx_opt.sack_ok = false;
+    if tp.rx_opt.user_mss == 0 {
+        tp.rx_opt.mss_clamp = if tp.is_v6() { TCP_MSS_DEFAULT_V6 } else { TCP_MSS_DEFAULT } as u16;
+    } else {
+        tp.rx_opt.mss_clamp = tp.rx_opt.user_mss.min(TCP_MSS_DEFAULT as u16);
+    }
+    tcp_parse_options(tcp_hdr_opts(skb), &mut tp.rx_opt, false);
+    tp.rx_opt.wscale_ok &= s.tcp_window_scaling.on();
+    tp.rx_opt.sack_ok &= s.tcp_sack.on();
+    tp.rx_opt.saw_tstamp &= s.tcp_timestamps.on();
+}
+
+/// SYN_SENT (RFC 9293, 3.10.7.3).
+fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) -> Result<(), Box<Skb>> {
+    let cb = *tcp_skb_cb(&skb);
+    parse_syn_options(sk, tp, &skb);
+    if !th.has(tcp_flag::ACK) {
+        if !th.has(tcp_flag::RST) && th.has(tcp_flag::SYN) {
+            tcp_simultaneous_open(sk, tp, &cb, th);
+        }
+        return Ok(());
+    }
+    if !after(cb.ack_seq, tp.snd_una) || after(cb.ack_seq, tp.snd_nxt) {
+        return Err(skb);
+    }
+    let ours = tp.time_stamp().wrapping_add(tp.tsoffset);
+    let echo = tp.rx_opt.rcv_tsecr;
+    if tp.rx_opt.saw_tstamp
+        && echo != 0
+        && !super::tcp_queue::between(echo, tp.retrans_stamp.wrapping_add(tp.tsoffset), ours)
+    {
+        sk.net.mib.inc(Mib::TcpExtPAWSActive);
+        return Err(skb);
+    }
+    if th.has(tcp_flag::RST) {
+        tcp_reset(sk, tp);
+        return Ok(());
+    }
+    if !th.has(tcp_flag::SYN) {
+        return Ok(());
+    }
+    // RFC 3168, 6.1.1: ECE alone accepts.
+    if th.flags & (tcp_flag::ECE | tcp_flag::CWR) != tcp_flag::ECE {
+        tp.ecn_flags &= !TCP_ECN_OK;
+    }
+    tp.rcv_nxt = cb.seq.wrapping_add(1);
+    let _ = tcp_ack(sk, tp, &skb, Ack::SLOWPATH);
+    take_syn(tp, &cb, th);
+    if tp.rx_opt.tstamp_ok {
+        tp.advmss -= (TCPOLEN_TSTAMP_ALIGNED as u16).min(tp.advmss);
+    }
+    tp.max_window = tp.max_window.max(tp.snd_wnd);
+    let pmtu = tp.icsk_pmtu_cookie;
+    tcp_sync_mss(tp, pmtu);
+    tcp_initialize_rcv_mss(tp);
+    tcp_finish_connect(sk, tp);
+    if tp.defer_accept != 0 || tp.icsk_ack.pingpong >= 3 {
+        // Data is to follow at once: the ACK may ride on it.
+        inet_csk_schedule_ack(tp);
+        tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
+        let expires = sk.net.kernel().jiffies() + TCP_DELACK_MAX as u64;
+        tp.icsk_ack.pending |= ICSK_ACK_TIMER;
+        inet_csk_reset_delack_timer(sk, tp, expires);
+    } else {
+        tcp_send_ack(sk, tp);
+    }
+    tcp_urg(sk, tp, &skb, th);
+    tcp_data_snd_check(sk, tp);
+    Ok(())
+}
+
+/// The peer's SYN crossed ours (RFC 9293, figure 8).
+fn tcp_simultaneous_open(sk: &Arc<Sock>, tp: &mut TcpSock, cb: &TcpSkbCb, th: &TcpHdr) {
+    tcp_set_state(sk, tp, TcpState::SynRecv);
+    take_syn(tp, cb, th);
+    tp.max_window = tp.snd_wnd;
+    if th.flags & (tcp_flag::ECE | tcp_flag::CWR) != tcp_flag::ECE | tcp_flag::CWR {
+        tp.ecn_flags &= !TCP_ECN_OK;
+    }
+    let pmtu = tp.icsk_pmtu_cookie;
+    tcp_sync_mss(tp, pmtu);
+    tcp_initialize_rcv_mss(tp);
+    tcp_send_synack(sk, tp);
 }
 
 /// A packet for a connection in any other state but `LISTEN` and `TIME_WAIT`. `Err`: the caller answers with a RST; the
 /// packet comes back for it.
 pub fn tcp_rcv_state_process(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) -> Result<(), Box<Skb>> {
-    let _ = (sk, tp, skb);
-    todo!()
+    tp!(tcp_rcv_state_process, skb, sk);
+    let Some(&th) = tcp_hdr(&skb) else { return Ok(()) };
+    tp.mstamp_refresh(sk);
+    tcp_segs_in(tp, &skb, &th);
+    match sk.state() {
+        TcpState::Close | TcpState::Listen => return Ok(()),
+        TcpState::SynSent => return tcp_rcv_synsent(sk, tp, skb, &th),
+        _ => {}
+    }
+    if th.flags & (tcp_flag::ACK | tcp_flag::RST | tcp_flag::SYN) == 0 {
+        return Ok(());
+    }
+    if !tcp_validate_incoming(sk, tp, &skb, &th, false) {
+        return Ok(());
+    }
+    let ack = tcp_ack(sk, tp, &skb, Ack::SLOWPATH | Ack::UPDATE_TS_RECENT | Ack::NO_CHALLENGE_ACK);
+    if ack != Ok(true) {
+        if sk.state() == TcpState::SynRecv {
+            return Err(skb);
+        }
+        if ack.is_err() {
+            tcp_send_challenge_ack(sk, tp);
+            return Ok(());
+        }
+    }
+    if !tcp_step5(sk, tp, &skb, &th)? {
+        return Ok(());
+    }
+    tcp_urg(sk, tp, &skb, &th);
+    tcp_step7(sk, tp, skb, &th)?;
+    if sk.state() != TcpState::Close {
+        tcp_data_snd_check(sk, tp);
+        tcp_ack_snd_check(sk, tp);
+    }
+    Ok(())
 }
 
-/// A connection has just become established: congestion control, buffers, metrics (`tcp_init_transfer`).
-pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    let _ = (sk, tp);
-    todo!()
+/// The segment text of a connection that is being closed, or has just been opened (RFC 9293, 3.10.7.4, seventh step).
+fn tcp_step7(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) -> Result<(), Box<Skb>> {
+    let cb = *tcp_skb_cb(&skb);
+    match sk.state() {
+        TcpState::CloseWait | TcpState::Closing | TcpState::LastAck if !before(cb.seq, tp.rcv_nxt) => return Ok(()),
+        TcpState::CloseWait | TcpState::Closing | TcpState::LastAck | TcpState::FinWait1 | TcpState::FinWait2 => {
+            // RFC 9293, 3.6.1: data for a reader that has gone is answered with a RST.
+            if sk.shutdown() & RCV_SHUTDOWN != 0 && beyond_fin(tp, &cb, th) {
+                sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
+                tcp_reset(sk, tp);
+                return Err(skb);
+            }
+        }
+        TcpState::Established => {}
+        _ => return Ok(()),
+    }
+    tcp_data_queue(sk, tp, skb);
+    Ok(())
+}
+
+/// Whether the segment has data that was not seen before, its FIN not counted.
+fn beyond_fin(tp: &TcpSock, cb: &TcpSkbCb, th: &TcpHdr) -> bool {
+    let fin = th.has(tcp_flag::FIN) as u32;
+    cb.end_seq != cb.seq && after(cb.end_seq.wrapping_sub(fin), tp.rcv_nxt)
+}
+
+/// What a new ACK does to the state (RFC 9293, 3.10.7.4, fifth step). `Ok(false)`: the packet is dealt with.
+fn tcp_step5(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Result<bool, Box<Skb>> {
+    match sk.state() {
+        TcpState::SynRecv => tcp_syn_recv_acked(sk, tp, skb, th),
+        TcpState::FinWait1 if tp.snd_una == tp.write_seq => return Ok(tcp_fin_acked(sk, tp, skb, th)),
+        TcpState::Closing if tp.snd_una == tp.write_seq => {
+            tcp_time_wait(sk, tp, TcpState::TimeWait, 0);
+            return Ok(false);
+        }
+        TcpState::LastAck if tp.snd_una == tp.write_seq => {
+            tcp_done(sk, tp);
+            return Ok(false);
+        }
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// SYN_RECV: our SYN is acknowledged.
+fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
+    let cb = *tcp_skb_cb(skb);
+    tp.delivered = tp.delivered.wrapping_add(1);
+    if tp.srtt_us == 0 && tp.total_retrans == 0 {
+        let mut ca_us = -1;
+        tcp_ack_update_rtt(tp, true, -1, -1, &mut ca_us);
+    }
+    tcp_init_transfer(sk, tp);
+    tp.copied_seq = tp.rcv_nxt;
+    tcp_set_state(sk, tp, TcpState::Established);
+    sk.state_change();
+    tp.snd_una = cb.ack_seq;
+    tp.snd_wnd = (th.window.get() as u32) << tp.rx_opt.snd_wscale;
+    tp.max_window = tp.max_window.max(tp.snd_wnd);
+    tp.snd_wl1 = cb.seq;
+    if tp.rx_opt.tstamp_ok {
+        tp.advmss -= (TCPOLEN_TSTAMP_ALIGNED as u16).min(tp.advmss);
+    }
+    tcp_update_pacing_rate(sk, tp);
+    tp.lsndtime = tp.jiffies32();
+    tcp_initialize_rcv_mss(tp);
+    if sk.flag(SockFlags::KEEPOPEN) {
+        let when = tcp_keepalive_time_when(sk, tp);
+        inet_csk_reset_keepalive_timer(sk, tp, when);
+    }
+    if sk.shutdown() & SEND_SHUTDOWN != 0 {
+        // The process has closed its side before the handshake was over.
+        tcp_set_state(sk, tp, TcpState::FinWait1);
+        tcp_send_fin(sk, tp);
+    }
+}
+
+/// FIN_WAIT1: our FIN is acknowledged. `false`: the packet is dealt with.
+fn tcp_fin_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> bool {
+    let cb = *tcp_skb_cb(skb);
+    tcp_set_state(sk, tp, TcpState::FinWait2);
+    sk.add_shutdown(SEND_SHUTDOWN);
+    if !sk.flag(SockFlags::DEAD) {
+        sk.state_change();
+        return true;
+    }
+    if tp.linger2 < 0 || beyond_fin(tp, &cb, th) {
+        sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
+        tcp_send_active_reset(sk, tp);
+        tcp_done(sk, tp);
+        return false;
+    }
+    let tmo = tcp_fin_time(sk, tp);
+    if tmo > TCP_TIMEWAIT_LEN {
+        inet_csk_reset_keepalive_timer(sk, tp, tmo - TCP_TIMEWAIT_LEN);
+        return true;
+    }
+    if th.has(tcp_flag::FIN) {
+        // It is in this very packet: TIME_WAIT begins when it is processed.
+        inet_csk_reset_keepalive_timer(sk, tp, tmo);
+        return true;
+    }
+    tcp_time_wait(sk, tp, TcpState::FinWait2, tmo);
+    false
 }

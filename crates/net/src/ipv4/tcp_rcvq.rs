@@ -1,1 +1,714 @@
-//! stub
+//! Data as the receiver keeps it: in order, out of order, and how much of it.
+//!
+//! Interface: [`tcp_data_queue`], [`tcp_queue_rcv`], [`tcp_event_data_recv`], [`tcp_rcv_space_adjust`], [`tcp_fin`].
+//! Linux counterpart: the receive-queue half of `net/ipv4/tcp_input.c`.
+//! Locks and context: socket lock; softirq context or backlog.
+//!
+//! What is out of order waits in a map by sequence number, without overlaps. A queued packet's headers are pulled, its
+//! `seq` is that of its first byte, and its memory is counted in `sk.rmem_alloc`.
+
+use super::tcp_ack::tcp_hdr;
+use super::tcp_minisocks::tcp_time_wait;
+use super::tcp_output::*;
+use super::tcp_queue::*;
+use super::tcp_rtt::tcp_rcv_rtt_measure;
+use super::tcp_sock::*;
+use crate::core::skbuff::Skb;
+use crate::core::snmp::Mib;
+use crate::core::sock::{RCV_SHUTDOWN, Sock, SockFlags};
+use crate::hdr::{TcpHdr, tcp_flag};
+use kernel::tp;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use uapi::tcp::TcpState;
+
+/// Packets longer than this let the window grow.
+const GROW_WINDOW_LEN: usize = 128;
+
+// --- Quick and delayed ACKs ---
+
+/// `inet_csk_in_pingpong_mode`.
+fn in_pingpong_mode(tp: &TcpSock) -> bool {
+    tp.icsk_ack.pingpong >= 3
+}
+
+fn tcp_incr_quickack(tp: &mut TcpSock, max: u8) {
+    let n = (tp.rcv_wnd / (2 * (tp.icsk_ack.rcv_mss as u32).max(1))).clamp(2, max as u32) as u8;
+    tp.icsk_ack.quick = tp.icsk_ack.quick.max(n);
+}
+
+/// The next `max` ACKs are sent at once (`tcp_enter_quickack_mode`).
+pub fn tcp_enter_quickack_mode(tp: &mut TcpSock, max: u8) {
+    tcp_incr_quickack(tp, max);
+    tp.icsk_ack.pingpong = 0;
+    tp.icsk_ack.ato = TCP_ATO_MIN;
+}
+
+/// `inet_csk_schedule_ack`.
+pub fn inet_csk_schedule_ack(tp: &mut TcpSock) {
+    tp.icsk_ack.pending |= ICSK_ACK_SCHED;
+}
+
+/// Sends an ACK if one is owed: now, or a little later (`tcp_ack_snd_check`, RFC 5681, 4.2).
+pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if tp.icsk_ack.pending & ICSK_ACK_SCHED == 0 {
+        return;
+    }
+    let unacked = tp.rcv_nxt.wrapping_sub(tp.rcv_wup);
+    let quick = tp.icsk_ack.quick > 0 && !in_pingpong_mode(tp);
+    let now = quick
+        || tp.icsk_ack.pending & ICSK_ACK_NOW != 0
+        || !tp.out_of_order_queue.is_empty()
+        || (unacked > tp.icsk_ack.rcv_mss as u32
+            && (tp.rcv_nxt.wrapping_sub(tp.copied_seq) < sk.rcvlowat.load(Relaxed)
+                || __tcp_select_window(sk, tp) >= tp.rcv_wnd));
+    if now {
+        tcp_send_ack(sk, tp);
+    } else {
+        tcp_send_delayed_ack(sk, tp);
+    }
+}
+
+/// Guesses the size of the peer's segments (`tcp_measure_rcv_mss`).
+fn tcp_measure_rcv_mss(tp: &mut TcpSock, skb: &Skb) {
+    let lss = std::mem::take(&mut tp.icsk_ack.last_seg_size);
+    let len = if skb.gso_size != 0 { skb.gso_size as usize } else { skb.len() };
+    let psh = tcp_skb_cb(skb).tcp_flags & tcp_flag::PSH != 0;
+    if len >= tp.icsk_ack.rcv_mss as usize {
+        if len != tp.icsk_ack.rcv_mss as usize {
+            let ratio = ((skb.len() as u64) << 8) / skb.truesize.max(1) as u64;
+            tp.scaling_ratio = ratio.clamp(1, 255) as u8;
+        }
+        tp.icsk_ack.rcv_mss = len.min(tp.advmss as usize).max(1) as u16;
+        if psh {
+            tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
+        }
+        return;
+    }
+    // Small segments may be full ones of a small path: believe it when two come of the same size.
+    let with_header = len + tp.tcp_header_len as usize;
+    if with_header >= TCP_MSS_DEFAULT as usize + 20 || (with_header >= TCP_MIN_MSS as usize + 20 && !psh) {
+        tp.icsk_ack.last_seg_size = len as u16;
+        if len as u16 == lss {
+            tp.icsk_ack.rcv_mss = len as u16;
+            return;
+        }
+    }
+    if tp.icsk_ack.pending & ICSK_ACK_PUSHED != 0 {
+        tp.icsk_ack.pending |= ICSK_ACK_PUSHED2;
+    }
+    tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
+}
+
+/// What is kept of a packet for [`tcp_event_data_recv`] after it was queued.
+#[derive(Clone, Copy)]
+pub struct RcvSeg {
+    pub len: usize,
+    pub truesize: u32,
+}
+
+/// Data came: estimates, and an ACK is owed (`tcp_event_data_recv`). `data` is at the payload.
+pub fn tcp_event_data_recv(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
+    inet_csk_schedule_ack(tp);
+    tcp_measure_rcv_mss(tp, skb);
+    tcp_rcv_rtt_measure(tp);
+    let now = tp.jiffies32();
+    if tp.icsk_ack.ato == 0 {
+        tcp_incr_quickack(tp, TCP_MAX_QUICKACKS);
+        tp.icsk_ack.ato = TCP_ATO_MIN;
+    } else {
+        let m = now.wrapping_sub(tp.icsk_ack.lrcvtime);
+        if m <= TCP_ATO_MIN / 2 {
+            tp.icsk_ack.ato = (tp.icsk_ack.ato >> 1) + TCP_ATO_MIN / 2;
+        } else if m < tp.icsk_ack.ato {
+            tp.icsk_ack.ato = ((tp.icsk_ack.ato >> 1) + m).min(tp.icsk_rto);
+        } else if m > tp.icsk_rto {
+            // The peer was idle: it may be in slow start again.
+            tcp_incr_quickack(tp, TCP_MAX_QUICKACKS);
+        }
+    }
+    tp.icsk_ack.lrcvtime = now;
+    tcp_ecn_check_ce(tp, skb);
+    if skb.len() >= GROW_WINDOW_LEN {
+        tcp_grow_window(sk, tp, skb);
+    }
+}
+
+/// A CE mark is echoed until the peer says that it has reacted (RFC 3168, 6.1.3).
+fn tcp_ecn_check_ce(tp: &mut TcpSock, skb: &Skb) {
+    if tp.ecn_flags & TCP_ECN_OK == 0 {
+        return;
+    }
+    match tcp_skb_cb(skb).ip_dsfield & INET_ECN_MASK {
+        // An unmarked segment of a marking sender is a retransmission.
+        0 if tp.ecn_flags & TCP_ECN_SEEN != 0 => tcp_enter_quickack_mode(tp, 2),
+        0 => {}
+        INET_ECN_CE => {
+            if tp.ecn_flags & TCP_ECN_DEMAND_CWR == 0 {
+                tcp_enter_quickack_mode(tp, 2);
+                tp.ecn_flags |= TCP_ECN_DEMAND_CWR;
+            }
+            tp.ecn_flags |= TCP_ECN_SEEN;
+        }
+        _ => tp.ecn_flags |= TCP_ECN_SEEN,
+    }
+}
+
+fn tcp_ecn_accept_cwr(tp: &mut TcpSock, skb: &Skb) {
+    let cb = tcp_skb_cb(skb);
+    if cb.tcp_flags & tcp_flag::CWR != 0 {
+        tp.ecn_flags &= !TCP_ECN_DEMAND_CWR;
+        if cb.seq != cb.end_seq {
+            tp.icsk_ack.pending |= ICSK_ACK_NOW;
+        }
+    }
+}
+
+// --- The window and the buffer ---
+
+/// Lets the advertised window grow, as far as the memory of such packets allows (`tcp_grow_window`).
+fn tcp_grow_window(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
+    let room = tp.window_clamp.min(tcp_space(sk, tp)) as i64 - tp.rcv_ssthresh as i64;
+    if room <= 0 {
+        return;
+    }
+    let len = skb.len() as u32;
+    let incr = if tcp_win_from_space(skb.truesize, tp.scaling_ratio) <= len {
+        2 * tp.advmss as u32
+    } else {
+        grow_for_small(sk, tp, skb)
+    };
+    if incr > 0 {
+        let incr = incr.max(2 * len);
+        tp.rcv_ssthresh += (room as u32).min(incr);
+        tp.icsk_ack.quick |= 1;
+    }
+}
+
+/// `__tcp_grow_window`: packets with much overhead may still fit while the window is small.
+fn grow_for_small(sk: &Sock, tp: &TcpSock, skb: &Skb) -> u32 {
+    let mut truesize = tcp_win_from_space(skb.truesize, tp.scaling_ratio) >> 1;
+    let rmem_max = sk.net.sysctl.tcp_rmem_max.get() as u32;
+    let mut window = tcp_win_from_space(rmem_max, tp.scaling_ratio) >> 1;
+    while tp.rcv_ssthresh <= window {
+        if truesize as usize <= skb.len() {
+            return 2 * tp.icsk_ack.rcv_mss as u32;
+        }
+        truesize >>= 1;
+        window >>= 1;
+    }
+    0
+}
+
+/// Sizes for a new connection (`tcp_init_buffer_space`).
+pub fn tcp_init_buffer_space(sk: &Sock, tp: &mut TcpSock) {
+    if !sk.flag(SockFlags::SNDBUF_LOCK) {
+        tcp_sndbuf_expand(sk, tp);
+    }
+    tp.mstamp_refresh(sk);
+    tp.rcv_tune.space_time = tp.tcp_mstamp;
+    tp.rcv_tune.space_seq = tp.copied_seq;
+    let maxwin = tcp_full_space(sk, tp);
+    let mss = tp.advmss as u32;
+    if tp.window_clamp >= maxwin {
+        tp.window_clamp = maxwin;
+    }
+    // One segment's worth stays in reserve for the application.
+    if tp.window_clamp > 2 * mss && tp.window_clamp + mss > maxwin {
+        tp.window_clamp = (2 * mss).max(maxwin.saturating_sub(mss));
+    }
+    tp.rcv_ssthresh = tp.rcv_ssthresh.min(tp.window_clamp);
+    tp.snd_cwnd_stamp = tp.jiffies32();
+    tp.rcv_tune.space = tp.rcv_ssthresh.min(tp.rcv_wnd).min(TCP_INIT_CWND * mss);
+}
+
+/// A send buffer for twice the window (`tcp_sndbuf_expand`).
+pub fn tcp_sndbuf_expand(sk: &Sock, tp: &TcpSock) {
+    let per_mss = (tp.rx_opt.mss_clamp as u64).max(tp.mss_cache as u64) + TX_SKB_OVERHEAD as u64 + 188;
+    let segs = TCP_INIT_CWND.max(tp.snd_cwnd).max(tp.reordering + 1) as u64;
+    let want = (2 * segs * per_mss.next_power_of_two()).min(sk.net.sysctl.tcp_wmem_max.get() as u64) as u32;
+    if sk.sndbuf.load(Relaxed) < want {
+        sk.sndbuf.store(want, Relaxed);
+    }
+}
+
+/// Dynamic right-sizing: the buffer follows what the process takes in a round trip (`tcp_rcv_space_adjust`).
+pub fn tcp_rcv_space_adjust(sk: &Sock, tp: &mut TcpSock) {
+    tp.mstamp_refresh(sk);
+    let rtt = tp.rcv_tune.rtt_us;
+    let time = tp.tcp_mstamp.saturating_sub(tp.rcv_tune.space_time);
+    if rtt == 0 || time < (rtt >> 3) as u64 {
+        return;
+    }
+    let copied = tp.copied_seq.wrapping_sub(tp.rcv_tune.space_seq);
+    let space = tp.rcv_tune.space;
+    if copied > space && space > 0 {
+        if sk.net.sysctl.tcp_moderate_rcvbuf.on() && !sk.flag(SockFlags::RCVBUF_LOCK) {
+            // Twice the data of the last round trip, and more if it grows.
+            let mut rcvwin = ((copied as u64) << 1) + 16 * tp.advmss as u64;
+            rcvwin += (rcvwin * (copied - space) as u64 / space as u64) << 1;
+            let want = tcp_space_from_win(rcvwin.min(i32::MAX as u64) as u32, tp.scaling_ratio);
+            let want = want.min(sk.net.sysctl.tcp_rmem_max.get() as u32);
+            if want > sk.rcvbuf.load(Relaxed) {
+                sk.rcvbuf.store(want, Relaxed);
+                tp.window_clamp = tcp_win_from_space(want, tp.scaling_ratio);
+            }
+        }
+        tp.rcv_tune.space = copied;
+    } else if copied > space {
+        tp.rcv_tune.space = copied;
+    }
+    tp.rcv_tune.space_seq = tp.copied_seq;
+    tp.rcv_tune.space_time = tp.tcp_mstamp;
+}
+
+/// Memory is short: more buffer up to the limit, else a smaller window (`tcp_clamp_window`).
+fn tcp_clamp_window(sk: &Sock, tp: &mut TcpSock) {
+    tp.icsk_ack.quick = 0;
+    let used = sk.rmem_alloc.load(Relaxed).min(u32::MAX as usize) as u32;
+    let max = sk.net.sysctl.tcp_rmem_max.get() as u32;
+    if sk.rcvbuf.load(Relaxed) < max && !sk.flag(SockFlags::RCVBUF_LOCK) {
+        sk.rcvbuf.store(used.min(max).max(sk.rcvbuf.load(Relaxed)), Relaxed);
+    }
+    if used > sk.rcvbuf.load(Relaxed) {
+        tp.rcv_ssthresh = tp.window_clamp.min(2 * tp.advmss as u32);
+    }
+}
+
+/// Whether there is memory for another packet, after making room where that helps (`tcp_try_rmem_schedule`).
+fn tcp_try_rmem_schedule(sk: &Sock, tp: &mut TcpSock) -> bool {
+    let full = |sk: &Sock| sk.rmem_alloc.load(Relaxed) > sk.rcvbuf.load(Relaxed) as usize;
+    if !full(sk) {
+        return true;
+    }
+    sk.net.mib.inc(Mib::TcpExtPruneCalled);
+    tcp_clamp_window(sk, tp);
+    tcp_collapse(sk, tp);
+    if !full(sk) {
+        return true;
+    }
+    tcp_prune_ofo_queue(sk, tp);
+    if !full(sk) {
+        return true;
+    }
+    sk.net.mib.inc(Mib::TcpExtRcvPruned);
+    false
+}
+
+/// Packs many small packets into few (`tcp_collapse`): the payload of neighbours is copied together where their overhead
+/// is more than their content.
+fn tcp_collapse(sk: &Sock, tp: &mut TcpSock) {
+    let old = std::mem::take(&mut tp.receive_queue);
+    let wasteful = |s: &Skb| s.truesize as usize > 2 * s.len() && s.len() < 2048;
+    for skb in old {
+        if wasteful(&skb)
+            && let Some(tail) = tp.receive_queue.back_mut()
+            && tcp_skb_cb(tail).end_seq == tcp_skb_cb(&skb).seq
+            && tail.data_len() == 0
+            && tail.tailroom() >= skb.len()
+        {
+            let n = skb.len();
+            let room = tail.put(n);
+            skb.copy_bits(0, room);
+            let cb = *tcp_skb_cb(&skb);
+            let tcb = tcp_skb_cb_mut(tail);
+            tcb.end_seq = cb.end_seq;
+            tcb.tcp_flags |= cb.tcp_flags;
+            sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
+            sk.net.mib.inc(Mib::TcpExtTCPRcvCollapsed);
+        } else if wasteful(&skb) && skb.truesize as usize > 2 * 4096 {
+            tp.receive_queue.push_back(skb);
+        } else if wasteful(&skb) {
+            // Starts a page of its own for those that follow.
+            let mut page = Skb::alloc(32 * 1024);
+            let room = page.put(skb.len());
+            skb.copy_bits(0, room);
+            page.cb = skb.cb;
+            sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
+            sk.rmem_alloc.fetch_add(page.truesize as usize, AcqRel);
+            tp.receive_queue.push_back(page);
+        } else {
+            tp.receive_queue.push_back(skb);
+        }
+    }
+}
+
+/// Throws away what is furthest from being in order; SACK allows it (RFC 2018, 8; `tcp_prune_ofo_queue`).
+fn tcp_prune_ofo_queue(sk: &Sock, tp: &mut TcpSock) {
+    if tp.out_of_order_queue.is_empty() {
+        return;
+    }
+    let limit = sk.rcvbuf.load(Relaxed) as usize;
+    while sk.rmem_alloc.load(Relaxed) > limit
+        && let Some((_, skb)) = tp.out_of_order_queue.pop_last()
+    {
+        sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
+        sk.net.mib.inc(Mib::TcpExtOfoPruned);
+    }
+    tp.rx_opt.num_sacks = 0;
+    tp.duplicate_sack = None;
+}
+
+// --- SACK as the receiver writes it ---
+
+/// Two ranges that touch become one (`tcp_sack_extend`).
+fn tcp_sack_extend(b: &mut TcpSackBlock, seq: u32, end: u32) -> bool {
+    let touch = !after(seq, b.end_seq) && !after(b.start_seq, end);
+    if touch {
+        b.start_seq = seq_min(b.start_seq, seq);
+        b.end_seq = seq_max(b.end_seq, end);
+    }
+    touch
+}
+
+/// Reports a duplicate with the next ACK (RFC 2883; `tcp_dsack_set`).
+fn tcp_dsack_set(sk: &Sock, tp: &mut TcpSock, seq: u32, end: u32) {
+    if !tp.rx_opt.sack_ok || !sk.net.sysctl.tcp_dsack.on() {
+        return;
+    }
+    let old = before(seq, tp.rcv_nxt);
+    sk.net.mib.inc(if old { Mib::TcpExtTCPDSACKOldSent } else { Mib::TcpExtTCPDSACKOfoSent });
+    tp.duplicate_sack = Some(TcpSackBlock { start_seq: seq, end_seq: end });
+}
+
+fn tcp_dsack_extend(sk: &Sock, tp: &mut TcpSock, seq: u32, end: u32) {
+    match &mut tp.duplicate_sack {
+        None => tcp_dsack_set(sk, tp, seq, end),
+        Some(b) => {
+            tcp_sack_extend(b, seq, end);
+        }
+    }
+}
+
+/// The newest range comes first (RFC 2018, 4; `tcp_sack_new_ofo_skb`).
+fn tcp_sack_new_ofo_skb(tp: &mut TcpSock, seq: u32, end: u32) {
+    let mut block = TcpSackBlock { start_seq: seq, end_seq: end };
+    let mut kept = [TcpSackBlock::default(); TCP_NUM_SACKS];
+    let mut n = 0;
+    for b in tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize) {
+        if !tcp_sack_extend(&mut block, b.start_seq, b.end_seq) && n < TCP_NUM_SACKS - 1 {
+            kept[n] = *b;
+            n += 1;
+        }
+    }
+    tp.selective_acks[0] = block;
+    tp.selective_acks[1..].copy_from_slice(&kept[..TCP_NUM_SACKS - 1]);
+    tp.rx_opt.num_sacks = n as u8 + 1;
+}
+
+/// Drops ranges that are in order by now (`tcp_sack_remove`).
+fn tcp_sack_remove(tp: &mut TcpSock) {
+    if tp.out_of_order_queue.is_empty() {
+        tp.rx_opt.num_sacks = 0;
+        return;
+    }
+    let mut n = 0;
+    for i in 0..(tp.rx_opt.num_sacks as usize).min(TCP_NUM_SACKS) {
+        let b = tp.selective_acks[i];
+        if before(tp.rcv_nxt, b.start_seq) {
+            tp.selective_acks[n] = b;
+            n += 1;
+        }
+    }
+    tp.rx_opt.num_sacks = n as u8;
+}
+
+/// Answers a segment that should not have come, reporting it if SACK allows (`tcp_send_dupack`).
+pub fn tcp_send_dupack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb) {
+    let cb = tcp_skb_cb(skb);
+    if cb.end_seq != cb.seq && before(cb.seq, tp.rcv_nxt) {
+        sk.net.mib.inc(Mib::TcpExtDelayedACKLost);
+        tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
+        let end = if after(cb.end_seq, tp.rcv_nxt) { tp.rcv_nxt } else { cb.end_seq };
+        tcp_dsack_set(sk, tp, cb.seq, end);
+    }
+    tcp_send_ack(sk, tp);
+}
+
+// --- The queues ---
+
+/// `tcp_rcv_nxt_update`.
+fn tcp_rcv_nxt_update(tp: &mut TcpSock, seq: u32) {
+    tp.bytes_received += seq.wrapping_sub(tp.rcv_nxt) as u64;
+    tp.rcv_nxt = seq;
+}
+
+/// Joins a packet's payload to the last one's (`tcp_try_coalesce`); gives it back where that costs a copy or finds no room.
+fn tcp_try_coalesce(sk: &Sock, to: &mut Skb, mut from: Box<Skb>) -> Result<(), Box<Skb>> {
+    if tcp_skb_cb(to).end_seq != tcp_skb_cb(&from).seq {
+        return Err(from);
+    }
+    if from.headlen() != 0 {
+        if to.data_len() != 0 || from.data_len() != 0 || to.tailroom() < from.headlen() {
+            return Err(from);
+        }
+        let n = from.headlen();
+        to.put(n).copy_from_slice(from.data());
+    } else {
+        if to.frags().len() + from.frags().len() > crate::core::skbuff::MAX_SKB_FRAGS {
+            return Err(from);
+        }
+        let before = to.truesize;
+        for f in from.take_frags() {
+            to.add_frag(f);
+        }
+        sk.rmem_alloc.fetch_add((to.truesize - before) as usize, AcqRel);
+    }
+    let cb = *tcp_skb_cb(&from);
+    let tcb = tcp_skb_cb_mut(to);
+    tcb.end_seq = cb.end_seq;
+    tcb.tcp_flags |= cb.tcp_flags;
+    sk.net.mib.inc(Mib::TcpExtTCPRcvCoalesce);
+    Ok(())
+}
+
+/// Appends a packet, whose payload starts at `rcv_nxt`, to the receive queue (`tcp_queue_rcv`). `data` is at the payload.
+pub fn tcp_queue_rcv(sk: &Sock, tp: &mut TcpSock, mut skb: Box<Skb>) {
+    tp!(tcp_queue_rcv, skb, sk);
+    skb.orphan();
+    skb.dst = None;
+    let end = tcp_skb_cb(&skb).end_seq;
+    tcp_rcv_nxt_update(tp, end);
+    if skb.is_empty() {
+        return;
+    }
+    let skb = match tp.receive_queue.back_mut() {
+        Some(tail) => match tcp_try_coalesce(sk, tail, skb) {
+            Ok(()) => return,
+            Err(skb) => skb,
+        },
+        None => skb,
+    };
+    sk.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
+    tp.receive_queue.push_back(skb);
+}
+
+/// Cuts what has come already off the front of a packet.
+fn trim_front(skb: &mut Skb, seq: u32) {
+    let n = seq.wrapping_sub(tcp_skb_cb(skb).seq);
+    skb.pull_any(n as usize);
+    tcp_skb_cb_mut(skb).seq = seq;
+}
+
+/// Takes the TCP header off; `data` is at the payload then.
+fn pull_header(skb: &mut Skb) {
+    let n = tcp_hdr(skb).map_or(TcpHdr::LEN, |h| h.header_len());
+    skb.pull_any(n);
+}
+
+/// A segment that has passed every check but its place (`tcp_data_queue`, RFC 9293, 3.10.7.4, seventh step).
+pub fn tcp_data_queue(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
+    let cb = *tcp_skb_cb(&skb);
+    if cb.seq == cb.end_seq {
+        return;
+    }
+    pull_header(&mut skb);
+    tp.duplicate_sack = None;
+    tcp_ecn_accept_cwr(tp, &skb);
+    if !after(cb.end_seq, tp.rcv_nxt) {
+        // All of it has come before.
+        sk.net.mib.inc(Mib::TcpExtDelayedACKLost);
+        tcp_dsack_set(sk, tp, cb.seq, cb.end_seq);
+        return out_of_window(tp);
+    }
+    if !before(cb.seq, tp.rcv_nxt.wrapping_add(tp.receive_window())) && !(cb.seq == tp.rcv_nxt && skb.is_empty()) {
+        if cb.seq == tp.rcv_nxt {
+            sk.net.mib.inc(Mib::TcpExtTCPZeroWindowDrop);
+        }
+        return out_of_window(tp);
+    }
+    if after(cb.seq, tp.rcv_nxt) {
+        return tcp_data_queue_ofo(sk, tp, skb);
+    }
+    if before(cb.seq, tp.rcv_nxt) {
+        let nxt = tp.rcv_nxt;
+        tcp_dsack_set(sk, tp, cb.seq, nxt);
+        trim_front(&mut skb, nxt);
+    }
+    tcp_queue_in_order(sk, tp, skb);
+}
+
+/// Nothing of it can be used: tell the peer where we are.
+fn out_of_window(tp: &mut TcpSock) {
+    tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
+    inet_csk_schedule_ack(tp);
+}
+
+fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
+    if !tcp_try_rmem_schedule(sk, tp) {
+        sk.net.mib.inc(Mib::TcpExtTCPRcvQDrop);
+        sk.drops.fetch_add(1, Relaxed);
+        tp.icsk_ack.pending |= ICSK_ACK_NOMEM | ICSK_ACK_NOW;
+        inet_csk_schedule_ack(tp);
+        // Whoever reads makes room.
+        sk.data_ready();
+        return;
+    }
+    let fin = tcp_skb_cb(&skb).tcp_flags & tcp_flag::FIN != 0;
+    if !skb.is_empty() {
+        tcp_event_data_recv(sk, tp, &skb);
+    }
+    tcp_queue_rcv(sk, tp, skb);
+    if fin {
+        tcp_fin(sk, tp);
+    }
+    if !tp.out_of_order_queue.is_empty() {
+        tcp_ofo_queue(sk, tp);
+        // RFC 5681, 4.2: an ACK at once for what fills a hole.
+        if tp.out_of_order_queue.is_empty() {
+            tp.icsk_ack.pending |= ICSK_ACK_NOW;
+        }
+    }
+    if tp.rx_opt.num_sacks != 0 {
+        tcp_sack_remove(tp);
+    }
+    if !sk.flag(SockFlags::DEAD) {
+        tcp_data_ready(sk, tp);
+    }
+}
+
+/// Wakes the reader once there is as much as it wants (`tcp_data_ready`).
+pub fn tcp_data_ready(sk: &Sock, tp: &TcpSock) {
+    let low = sk.rcvlowat.load(Relaxed);
+    let enough = low <= 1
+        || tp.rcv_nxt.wrapping_sub(tp.copied_seq) >= low
+        || sk.shutdown() & RCV_SHUTDOWN != 0
+        || sk.rmem_alloc.load(Relaxed) > sk.rcvbuf.load(Relaxed) as usize
+        || tp.receive_window() <= tp.icsk_ack.rcv_mss as u32;
+    if enough {
+        sk.data_ready();
+    }
+}
+
+/// Moves what has become in order to the receive queue (`tcp_ofo_queue`).
+fn tcp_ofo_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    while let Some(entry) = tp.out_of_order_queue.first_entry() {
+        if after(entry.key().0, tp.rcv_nxt) {
+            break;
+        }
+        let mut skb = entry.remove();
+        sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
+        let cb = *tcp_skb_cb(&skb);
+        if !after(cb.end_seq, tp.rcv_nxt) {
+            let nxt = tp.rcv_nxt;
+            tcp_dsack_extend(sk, tp, cb.seq, seq_min(cb.end_seq, nxt));
+            continue;
+        }
+        if before(cb.seq, tp.rcv_nxt) {
+            let nxt = tp.rcv_nxt;
+            tcp_dsack_extend(sk, tp, cb.seq, nxt);
+            trim_front(&mut skb, nxt);
+        }
+        let fin = cb.tcp_flags & tcp_flag::FIN != 0;
+        tcp_queue_rcv(sk, tp, skb);
+        if fin {
+            tcp_fin(sk, tp);
+            break;
+        }
+    }
+}
+
+/// A segment beyond a hole: kept, trimmed to what is new (`tcp_data_queue_ofo`).
+fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
+    tcp_ecn_check_ce(tp, &skb);
+    inet_csk_schedule_ack(tp);
+    tp.icsk_ack.pending |= ICSK_ACK_NOW;
+    if !tcp_try_rmem_schedule(sk, tp) {
+        sk.net.mib.inc(Mib::TcpExtTCPOFODrop);
+        sk.drops.fetch_add(1, Relaxed);
+        return;
+    }
+    sk.net.mib.inc(Mib::TcpExtTCPOFOQueue);
+    tp.rcv_ooopack = tp.rcv_ooopack.wrapping_add((skb.gso_segs as u32).max(1));
+    let cb = *tcp_skb_cb(&skb);
+    let (mut seq, end) = (cb.seq, cb.end_seq);
+    // What lies before: its end may overlap.
+    let prev_end = tp.out_of_order_queue.range(..=Seq(seq)).next_back().map(|(_, p)| tcp_skb_cb(p).end_seq);
+    if let Some(prev_end) = prev_end
+        && after(prev_end, seq)
+    {
+        if !after(end, prev_end) {
+            sk.net.mib.inc(Mib::TcpExtTCPOFOMerge);
+            tcp_dsack_set(sk, tp, seq, end);
+            return;
+        }
+        tcp_dsack_set(sk, tp, seq, prev_end);
+        trim_front(&mut skb, prev_end);
+        seq = prev_end;
+    }
+    // What follows: covered packets go, a partly covered one ends this one.
+    while let Some((&key, next)) = tp.out_of_order_queue.range(Seq(seq)..).next() {
+        if !before(key.0, end) {
+            break;
+        }
+        let next_end = tcp_skb_cb(next).end_seq;
+        if before(end, next_end) {
+            tcp_dsack_extend(sk, tp, key.0, end);
+            skb.trim(key.0.wrapping_sub(seq) as usize);
+            let c = tcp_skb_cb_mut(&mut skb);
+            c.end_seq = key.0;
+            c.tcp_flags &= !tcp_flag::FIN;
+            break;
+        }
+        tcp_dsack_extend(sk, tp, key.0, next_end);
+        sk.net.mib.inc(Mib::TcpExtTCPOFOMerge);
+        if let Some(gone) = tp.out_of_order_queue.remove(&key) {
+            sk.rmem_alloc.fetch_sub(gone.truesize as usize, AcqRel);
+        }
+    }
+    if skb.len() >= GROW_WINDOW_LEN {
+        tcp_grow_window(sk, tp, &skb);
+    }
+    tcp_ofo_insert(sk, tp, skb);
+    if tp.rx_opt.sack_ok {
+        tcp_sack_new_ofo_skb(tp, cb.seq, end);
+    }
+}
+
+fn tcp_ofo_insert(sk: &Sock, tp: &mut TcpSock, mut skb: Box<Skb>) {
+    skb.orphan();
+    skb.dst = None;
+    let seq = tcp_skb_cb(&skb).seq;
+    if let Some((_, prev)) = tp.out_of_order_queue.range_mut(..Seq(seq)).next_back() {
+        match tcp_try_coalesce(sk, prev, skb) {
+            Ok(()) => return,
+            Err(back) => skb = back,
+        }
+    }
+    sk.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
+    tp.out_of_order_queue.insert(Seq(seq), skb);
+}
+
+/// The peer's FIN has come, in order (RFC 9293, 3.10.7.4, eighth step; `tcp_fin`).
+pub fn tcp_fin(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    inet_csk_schedule_ack(tp);
+    sk.add_shutdown(RCV_SHUTDOWN);
+    sk.set_flag(SockFlags::DONE, true);
+    let mut gone = 0;
+    for skb in std::mem::take(&mut tp.out_of_order_queue).into_values() {
+        gone += skb.truesize as usize;
+    }
+    sk.rmem_alloc.fetch_sub(gone, AcqRel);
+    tp.rx_opt.num_sacks = 0;
+    match sk.state() {
+        TcpState::SynRecv | TcpState::Established => {
+            super::tcp_state::tcp_set_state(sk, tp, TcpState::CloseWait);
+            tp.icsk_ack.pingpong = 3;
+        }
+        // Both have closed at once.
+        TcpState::FinWait1 => {
+            tcp_send_ack(sk, tp);
+            super::tcp_state::tcp_set_state(sk, tp, TcpState::Closing);
+        }
+        TcpState::FinWait2 => {
+            tcp_send_ack(sk, tp);
+            tcp_time_wait(sk, tp, TcpState::TimeWait, 0);
+        }
+        // CLOSE_WAIT, CLOSING, LAST_ACK: a retransmitted one.
+        _ => {}
+    }
+    if !sk.flag(SockFlags::DEAD) {
+        sk.data_ready();
+        sk.state_change();
+    }
+}

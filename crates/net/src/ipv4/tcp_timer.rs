@@ -1,26 +1,383 @@
 //! TCP timers.
 //!
-//! Interface: [`tcp_write_timer`], [`tcp_delack_timer`], [`tcp_keepalive_timer`]: what the timers call.
+//! Interface: [`tcp_write_timer`], [`tcp_delack_timer`], [`tcp_keepalive_timer`], [`tcp_tsq_handler`]: what the timers and the
+//! small-queue softirq call; [`tcp_release_cb`].
 //! Linux counterpart: `net/ipv4/tcp_timer.c`.
-//! Locks and context: softirq context; socket lock.
+//! Locks and context: softirq context; socket lock. A timer that finds the socket owned leaves a bit for its owner.
 
-use crate::core::sock::Sock;
+use super::inet_csk_timers::*;
+use super::tcp_input::{tcp_fin_time, tcp_keepalive_time_when};
+use super::tcp_minisocks::tcp_time_wait;
+use super::tcp_output::*;
+use super::tcp_recovery::*;
+use super::tcp_sock::*;
+use super::tcp_state::*;
+use crate::core::snmp::Mib;
+use crate::core::sock::{ProtoSock, Sock, SockFlags};
+use kernel::tp;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use uapi::tcp::TcpState;
+
+/// Takes the socket lock for `f`, or leaves `bit` for the owner.
+fn with_sock(sk: &Arc<Sock>, bit: u32, f: fn(&Arc<Sock>, &mut TcpSock)) {
+    let _bh = kernel::local_bh_disable();
+    let mut guard = sk.bh_lock_sock();
+    match guard.state() {
+        Some(state) => f(sk, tcp_sk(state)),
+        None => guard.defer(bit),
+    }
+}
 
 /// Retransmission, zero-window probe, loss probe (`tcp_write_timer`).
 pub fn tcp_write_timer(sk: &Arc<Sock>) {
-    let _ = sk;
-    todo!()
+    with_sock(sk, TCPF_WRITE_TIMER_DEFERRED, tcp_write_timer_handler);
 }
 
 /// `tcp_delack_timer`.
 pub fn tcp_delack_timer(sk: &Arc<Sock>) {
-    let _ = sk;
-    todo!()
+    with_sock(sk, TCPF_DELACK_TIMER_DEFERRED, tcp_delack_timer_handler);
 }
 
 /// Keepalive, and the end of FIN_WAIT2 (`tcp_keepalive_timer`).
 pub fn tcp_keepalive_timer(sk: &Arc<Sock>) {
-    let _ = sk;
-    todo!()
+    with_sock(sk, TCPF_KEEPALIVE_DEFERRED, tcp_keepalive_timer_handler);
+}
+
+/// The device has taken packets of a throttled sender (`tcp_tsq_handler`).
+pub fn tcp_tsq_handler(sk: &Arc<Sock>) {
+    with_sock(sk, TCPF_TSQ_DEFERRED, tcp_tsq_write);
+}
+
+/// What was left for the owner of the lock (`tcp_release_cb`).
+pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) {
+    let tp = tcp_sk(state);
+    if deferred & TCPF_TSQ_DEFERRED != 0 {
+        tcp_tsq_write(sk, tp);
+    }
+    if deferred & TCPF_WRITE_TIMER_DEFERRED != 0 {
+        tcp_write_timer_handler(sk, tp);
+    }
+    if deferred & TCPF_DELACK_TIMER_DEFERRED != 0 {
+        tcp_delack_timer_handler(sk, tp);
+    }
+    if deferred & TCPF_KEEPALIVE_DEFERRED != 0 {
+        tcp_keepalive_timer_handler(sk, tp);
+    }
+    if deferred & TCPF_MTU_REDUCED_DEFERRED != 0 {
+        let mtu = sk.dst_cache.lock_bh().as_ref().map(|d| d.mtu());
+        if let Some(mtu) = mtu {
+            tcp_mtu_reduced(sk, tp, mtu);
+        }
+    }
+}
+
+/// `tcp_tsq_write`.
+fn tcp_tsq_write(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    use TcpState::*;
+    if !sk.state().is_in(
+        Established.flag() | FinWait1.flag() | Closing.flag() | CloseWait.flag() | LastAck.flag(),
+    ) {
+        return;
+    }
+    if tp.lost_out > tp.retrans_out && tp.snd_cwnd > tp.packets_in_flight() {
+        tp.mstamp_refresh(sk);
+        tcp_xmit_retransmit_queue(sk, tp);
+    }
+    let (mss, nonagle) = (tcp_current_mss(sk, tp), tp.nonagle);
+    tcp_write_xmit(sk, tp, mss, nonagle, Push::All);
+}
+
+/// `tcp_write_timer_handler`.
+fn tcp_write_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    tp!(tcp_write_timer_handler, sk);
+    if matches!(sk.state(), TcpState::Close | TcpState::Listen) || tp.icsk_pending == 0 {
+        return;
+    }
+    if tp.icsk_timeout > sk.net.kernel().jiffies() {
+        if let Some(t) = &tp.retransmit_timer {
+            t.mod_timer(tp.icsk_timeout);
+        }
+        return;
+    }
+    tp.mstamp_refresh(sk);
+    match tp.icsk_pending {
+        ICSK_TIME_REO_TIMEOUT => tcp_rack_reo_timeout(sk, tp),
+        ICSK_TIME_LOSS_PROBE => tcp_send_loss_probe(sk, tp),
+        ICSK_TIME_RETRANS => {
+            tp.icsk_pending = 0;
+            tcp_retransmit_timer(sk, tp);
+        }
+        ICSK_TIME_PROBE0 => {
+            tp.icsk_pending = 0;
+            tcp_probe_timer(sk, tp);
+        }
+        _ => tp.icsk_pending = 0,
+    }
+}
+
+// --- Retransmission ---
+
+/// How long `boundary` retransmissions with exponential back-off from `base` take (`tcp_model_timeout`).
+fn tcp_model_timeout(boundary: u32, base: u32) -> u64 {
+    let thresh = (TCP_RTO_MAX / base).ilog2();
+    let linear = |n: u32| ((2u64 << n) - 1) * base as u64;
+    if boundary <= thresh { linear(boundary) } else { linear(thresh) + (boundary - thresh) as u64 * TCP_RTO_MAX as u64 }
+}
+
+/// Whether the peer has been silent for as long as `boundary` retransmissions, or `timeout` milliseconds, take
+/// (`retransmits_timed_out`).
+fn retransmits_timed_out(sk: &Sock, tp: &TcpSock, boundary: u32, timeout: u32) -> bool {
+    if tp.icsk_retransmits == 0 {
+        return false;
+    }
+    let start = match tp.retrans_stamp {
+        0 => tp.tx.rtx_front().map_or(tp.time_stamp(), |s| (s.mstamp / 1000) as u32),
+        s => s,
+    };
+    let limit = if timeout != 0 {
+        timeout as u64
+    } else {
+        let syn = matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv);
+        tcp_model_timeout(boundary, if syn { TCP_TIMEOUT_INIT } else { TCP_RTO_MIN })
+    };
+    tp.time_stamp().wrapping_sub(start) as i32 as i64 >= limit as i64
+}
+
+/// How long a connection without a process is kept alive (`tcp_orphan_retries`).
+fn tcp_orphan_retries(sk: &Sock, alive: bool) -> u32 {
+    let retries = sk.net.sysctl.tcp_orphan_retries.get() as u32;
+    if sk.err_soft.load(Relaxed) != 0 && !alive {
+        0
+    } else if retries == 0 && alive {
+        8
+    } else {
+        retries
+    }
+}
+
+/// Too many orphans: this one goes (`tcp_out_of_resources`).
+fn tcp_out_of_resources(sk: &Arc<Sock>, tp: &mut TcpSock, do_reset: bool) -> bool {
+    let idle = tp.jiffies32().wrapping_sub(tp.lsndtime) as i32;
+    let shift = (idle > 2 * TCP_RTO_MAX as i32 || !do_reset) as u32 + (sk.err_soft.load(Relaxed) != 0) as u32;
+    if !tcp_too_many_orphans(sk, shift) {
+        return false;
+    }
+    if tp.jiffies32().wrapping_sub(tp.lsndtime) as i32 <= TCP_TIMEWAIT_LEN as i32 || do_reset {
+        tcp_send_active_reset(sk, tp);
+    }
+    tcp_done(sk, tp);
+    sk.net.mib.inc(Mib::TcpExtTCPAbortOnMemory);
+    true
+}
+
+/// Whether it is time to give up (RFC 9293, 3.8.3; `tcp_write_timeout`).
+fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
+    let s = &sk.net.sysctl;
+    let mut expired = false;
+    let retry_until;
+    if matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv) {
+        retry_until = match tp.icsk_syn_retries {
+            0 => s.tcp_syn_retries.get() as u32,
+            n => n as u32,
+        };
+        expired = tp.icsk_retransmits as u32 >= retry_until;
+    } else {
+        if retransmits_timed_out(sk, tp, s.tcp_retries1.get() as u32, 0) {
+            // The route may be the trouble.
+            *sk.dst_cache.lock_bh() = None;
+        }
+        let mut until = s.tcp_retries2.get() as u32;
+        if sk.flag(SockFlags::DEAD) {
+            let alive = tp.icsk_rto < TCP_RTO_MAX;
+            until = tcp_orphan_retries(sk, alive);
+            let do_reset = alive || !retransmits_timed_out(sk, tp, until, 0);
+            if tcp_out_of_resources(sk, tp, do_reset) {
+                return true;
+            }
+        }
+        retry_until = until;
+    }
+    if !expired {
+        expired = retransmits_timed_out(sk, tp, retry_until, tp.icsk_user_timeout);
+    }
+    if expired {
+        tcp_write_err(sk, tp);
+    }
+    expired
+}
+
+/// The retransmission timeout (RFC 6298, 5.4 to 5.7; `tcp_retransmit_timer`).
+fn tcp_retransmit_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if tp.packets_out == 0 || tp.tx.rtx_is_empty() {
+        return;
+    }
+    let syn = matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv);
+    if tp.snd_wnd == 0 && !sk.flag(SockFlags::DEAD) && !syn {
+        // The peer has taken its window back: probe, but do not give up while it answers.
+        let silent = tp.jiffies32().wrapping_sub(tp.rcv_tstamp);
+        if silent > 2 * TCP_RTO_MAX {
+            return tcp_write_err(sk, tp);
+        }
+        tcp_enter_loss(sk, tp);
+        let _ = tcp_retransmit_skb(sk, tp, 0, 1);
+        *sk.dst_cache.lock_bh() = None;
+        return tcp_back_off(sk, tp);
+    }
+    sk.net.mib.inc(Mib::TcpExtTCPTimeouts);
+    if tcp_write_timeout(sk, tp) {
+        return;
+    }
+    if tp.icsk_retransmits == 0 {
+        tcp_count_timeout(sk, tp);
+    }
+    tcp_enter_loss(sk, tp);
+    tp.icsk_retransmits = tp.icsk_retransmits.saturating_add(1);
+    if tcp_retransmit_skb(sk, tp, 0, 1).is_err() {
+        // Not sent for want of something local: try again soon.
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, TCP_RESOURCE_PROBE_INTERVAL, TCP_RTO_MAX);
+        return;
+    }
+    tp.icsk_backoff = tp.icsk_backoff.saturating_add(1);
+    tcp_back_off(sk, tp);
+}
+
+fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
+    tp.icsk_rto = (tp.icsk_rto << 1).min(sk.net.sysctl.tcp_rto_max_ms.get() as u32);
+    let rto = tp.icsk_rto;
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);
+}
+
+/// What a first timeout shows to have failed.
+fn tcp_count_timeout(sk: &Sock, tp: &TcpSock) {
+    let sack = tp.rx_opt.sack_ok;
+    let mib = match tp.ca_state {
+        TcpCaState::Recovery if sack => Mib::TcpExtTCPSackRecoveryFail,
+        TcpCaState::Recovery => Mib::TcpExtTCPRenoRecoveryFail,
+        TcpCaState::Loss => Mib::TcpExtTCPLossFailures,
+        _ if tp.ca_state != TcpCaState::Disorder && tp.sacked_out == 0 => return,
+        _ if sack => Mib::TcpExtTCPSackFailures,
+        _ => Mib::TcpExtTCPRenoFailures,
+    };
+    sk.net.mib.inc(mib);
+}
+
+/// The peer's window is closed: probe it, or give up (`tcp_probe_timer`).
+fn tcp_probe_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if tp.packets_out != 0 || tp.tx.write_is_empty() {
+        (tp.icsk_probes_out, tp.icsk_probes_tstamp) = (0, 0);
+        return;
+    }
+    let now = tp.jiffies32();
+    if tp.icsk_probes_tstamp == 0 {
+        tp.icsk_probes_tstamp = now.max(1);
+    } else if tp.icsk_user_timeout != 0
+        && now.wrapping_sub(tp.icsk_probes_tstamp) as i32 >= tp.icsk_user_timeout as i32
+    {
+        return tcp_write_err(sk, tp);
+    }
+    let mut max_probes = sk.net.sysctl.tcp_retries2.get() as u32;
+    if sk.flag(SockFlags::DEAD) {
+        let when = (tp.icsk_rto as u64) << tp.icsk_backoff.min(31);
+        let alive = when < TCP_RTO_MAX as u64;
+        max_probes = tcp_orphan_retries(sk, alive);
+        if !alive && tp.icsk_backoff as u32 >= max_probes {
+            return tcp_write_err(sk, tp);
+        }
+        if tcp_out_of_resources(sk, tp, true) {
+            return;
+        }
+    }
+    if tp.icsk_probes_out as u32 >= max_probes {
+        tcp_write_err(sk, tp);
+    } else {
+        tcp_send_probe0(sk, tp);
+    }
+}
+
+// --- Delayed ACK and keepalive ---
+
+/// `tcp_delack_timer_handler`.
+fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if matches!(sk.state(), TcpState::Close | TcpState::Listen) || tp.icsk_ack.pending & ICSK_ACK_TIMER == 0 {
+        return;
+    }
+    let now = sk.net.kernel().jiffies();
+    let left = tp.icsk_ack.timeout.wrapping_sub(now as u32) as i32;
+    if left > 0 {
+        if let Some(t) = &tp.delack_timer {
+            t.mod_timer(now + left as u64);
+        }
+        return;
+    }
+    tp.icsk_ack.pending &= !ICSK_ACK_TIMER;
+    if tp.icsk_ack.pending & ICSK_ACK_SCHED != 0 {
+        if tp.icsk_ack.pingpong < 3 {
+            // The ACK could not ride on data: wait longer next time.
+            tp.icsk_ack.ato = (tp.icsk_ack.ato << 1).min(tp.icsk_rto);
+        } else {
+            tp.icsk_ack.pingpong = 0;
+            tp.icsk_ack.ato = TCP_ATO_MIN;
+        }
+        tp.mstamp_refresh(sk);
+        tcp_send_ack(sk, tp);
+        sk.net.mib.inc(Mib::TcpExtDelayedACKs);
+    }
+}
+
+/// `keepalive_intvl_when`, milliseconds.
+fn keepalive_intvl_when(sk: &Sock, tp: &TcpSock) -> u32 {
+    let secs =
+        if tp.keepalive_intvl != 0 { tp.keepalive_intvl as i64 } else { sk.net.sysctl.tcp_keepalive_intvl.get() };
+    (secs * 1000).min(u32::MAX as i64) as u32
+}
+
+fn keepalive_probes(sk: &Sock, tp: &TcpSock) -> u32 {
+    if tp.keepalive_probes != 0 { tp.keepalive_probes as u32 } else { sk.net.sysctl.tcp_keepalive_probes.get() as u32 }
+}
+
+/// RFC 9293, 3.8.4; and the end of an orphan's FIN_WAIT2.
+fn tcp_keepalive_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    tp.mstamp_refresh(sk);
+    let state = sk.state();
+    if state == TcpState::FinWait2 && sk.flag(SockFlags::DEAD) {
+        if tp.linger2 >= 0 {
+            let tmo = tcp_fin_time(sk, tp);
+            if tmo > TCP_TIMEWAIT_LEN {
+                return tcp_time_wait(sk, tp, TcpState::FinWait2, tmo - TCP_TIMEWAIT_LEN);
+            }
+        }
+        tcp_send_active_reset(sk, tp);
+        return tcp_done(sk, tp);
+    }
+    if !sk.flag(SockFlags::KEEPOPEN) || matches!(state, TcpState::Close | TcpState::Listen | TcpState::SynSent) {
+        return;
+    }
+    let when = tcp_keepalive_time_when(sk, tp);
+    if tp.packets_out != 0 || !tp.tx.write_is_empty() {
+        // It is not idle; retransmission and probes see to it.
+        return inet_csk_reset_keepalive_timer(sk, tp, when);
+    }
+    let now = tp.jiffies32();
+    let idle = now.wrapping_sub(tp.icsk_ack.lrcvtime).min(now.wrapping_sub(tp.rcv_tstamp));
+    if idle < when {
+        return inet_csk_reset_keepalive_timer(sk, tp, when - idle);
+    }
+    let user = tp.icsk_user_timeout;
+    let over = if user != 0 {
+        idle >= user && tp.icsk_probes_out > 0
+    } else {
+        tp.icsk_probes_out as u32 >= keepalive_probes(sk, tp)
+    };
+    if over {
+        tcp_send_active_reset(sk, tp);
+        return tcp_write_err(sk, tp);
+    }
+    let next = if tcp_write_wakeup(sk, tp, Mib::TcpExtTCPKeepAlive).is_ok() {
+        tp.icsk_probes_out = tp.icsk_probes_out.saturating_add(1);
+        keepalive_intvl_when(sk, tp)
+    } else {
+        TCP_RESOURCE_PROBE_INTERVAL
+    };
+    inet_csk_reset_keepalive_timer(sk, tp, next);
 }

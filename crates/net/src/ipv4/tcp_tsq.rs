@@ -45,6 +45,11 @@ pub fn tcp_small_queue_check(sk: &Sock, tp: &TcpSock, truesize: u32) -> bool {
     if sk.wmem_alloc.load(Relaxed) <= limit || tp.tx.rtx_is_empty() {
         return false;
     }
+    tcp_throttle(sk, limit)
+}
+
+/// Notes the sender to be called when a packet leaves; `false` if by now no more than `limit` bytes are below it.
+pub fn tcp_throttle(sk: &Sock, limit: usize) -> bool {
     sk.tsq_flags.fetch_or(TSQF_THROTTLED, SeqCst);
     // A packet may have left between the look and the flag.
     sk.wmem_alloc.load(SeqCst) > limit
