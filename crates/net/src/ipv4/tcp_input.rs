@@ -233,8 +233,7 @@ enum Predicted {
 /// Header prediction: the next segment in order, with nothing new but data or an ACK. Parses the timestamp if there is one.
 #[inline]
 fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted {
-    const ODD: u8 =
-        tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::URG | tcp_flag::ECE | tcp_flag::CWR;
+    const ODD: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::URG | tcp_flag::ECE | tcp_flag::CWR;
     let cb = tcp_skb_cb(skb);
     let plain = th.flags & (ODD | tcp_flag::ACK) == tcp_flag::ACK
         && cb.seq == tp.rcv_nxt
@@ -393,8 +392,7 @@ pub fn tcp_keepalive_time_when(sk: &Sock, tp: &TcpSock) -> u32 {
 
 /// Seconds of FIN_WAIT2 for an orphan, in milliseconds (`tcp_fin_time`).
 pub fn tcp_fin_time(sk: &Sock, tp: &TcpSock) -> u32 {
-    let timeout =
-        if tp.linger2 > 0 { tp.linger2 as u32 } else { (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32 };
+    let timeout = if tp.linger2 > 0 { tp.linger2 as u32 } else { (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32 };
     timeout.max((tp.icsk_rto << 2) - (tp.icsk_rto >> 1))
 }
 

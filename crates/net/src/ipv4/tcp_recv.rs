@@ -27,8 +27,7 @@ pub fn tcp_cleanup_rbuf(sk: &Arc<Sock>, tp: &mut TcpSock, copied: usize) {
     let a = tp.icsk_ack;
     let mut time_to_ack = false;
     if a.pending & ICSK_ACK_SCHED != 0 {
-        let pushed =
-            a.pending & ICSK_ACK_PUSHED2 != 0 || (a.pending & ICSK_ACK_PUSHED != 0 && a.pingpong < 3);
+        let pushed = a.pending & ICSK_ACK_PUSHED2 != 0 || (a.pending & ICSK_ACK_PUSHED != 0 && a.pingpong < 3);
         time_to_ack = tp.rcv_nxt.wrapping_sub(tp.rcv_wup) > a.rcv_mss as u32
             || (copied > 0 && pushed && sk.rmem_alloc.load(Relaxed) == 0);
     }
@@ -61,7 +60,8 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
     if flags & MSG_OOB != 0 {
         return Poll::Ready(tcp_recv_urg(sk, tcp_sk(&mut *guard), msg, flags));
     }
-    let total = msg.done + if flags & MSG_TRUNC != 0 { msg.iter.count() - msg.done.min(msg.iter.count()) } else { msg.iter.count() };
+    let total = msg.done
+        + if flags & MSG_TRUNC != 0 { msg.iter.count() - msg.done.min(msg.iter.count()) } else { msg.iter.count() };
     let target = if flags & MSG_WAITALL != 0 { total } else { (sk.rcvlowat.load(Relaxed).max(1) as usize).min(total) };
     loop {
         let tp = tcp_sk(&mut *guard);

@@ -75,9 +75,7 @@ pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) 
 /// `tcp_tsq_write`.
 fn tcp_tsq_write(sk: &Arc<Sock>, tp: &mut TcpSock) {
     use TcpState::*;
-    if !sk.state().is_in(
-        Established.flag() | FinWait1.flag() | Closing.flag() | CloseWait.flag() | LastAck.flag(),
-    ) {
+    if !sk.state().is_in(Established.flag() | FinWait1.flag() | Closing.flag() | CloseWait.flag() | LastAck.flag()) {
         return;
     }
     if tp.lost_out > tp.retrans_out && tp.snd_cwnd > tp.packets_in_flight() {
@@ -271,8 +269,7 @@ fn tcp_probe_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let now = tp.jiffies32();
     if tp.icsk_probes_tstamp == 0 {
         tp.icsk_probes_tstamp = now.max(1);
-    } else if tp.icsk_user_timeout != 0
-        && now.wrapping_sub(tp.icsk_probes_tstamp) as i32 >= tp.icsk_user_timeout as i32
+    } else if tp.icsk_user_timeout != 0 && now.wrapping_sub(tp.icsk_probes_tstamp) as i32 >= tp.icsk_user_timeout as i32
     {
         return tcp_write_err(sk, tp);
     }
