@@ -24,11 +24,17 @@ pub struct CpuSlot {
     pub(crate) pending: AtomicU32,
 }
 
+/// A kernel, as far as its CPUs need to know it.
+pub(crate) trait Owner {
+    /// Runs this CPU's pending softirqs; bottom halves are off.
+    fn do_softirq(&self);
+}
+
 /// What a thread carries as a CPU. `slot` is null outside every kernel.
 struct Context {
     slot: Cell<*const CpuSlot>,
     id: Cell<usize>,
-    kernel: Cell<*const crate::kernel::Kernel>,
+    kernel: Cell<Option<*const dyn Owner>>,
     arch: Cell<Option<*const dyn Arch>>,
     preempt: Cell<u32>,
     bh: Cell<u32>,
@@ -42,7 +48,7 @@ thread_local! {
         Context {
             slot: Cell::new(ptr::null()),
             id: Cell::new(0),
-            kernel: Cell::new(ptr::null()),
+            kernel: Cell::new(None),
             arch: Cell::new(None),
             preempt: Cell::new(0),
             bh: Cell::new(0),
@@ -57,18 +63,18 @@ thread_local! {
 pub(crate) struct Saved {
     slot: *const CpuSlot,
     id: usize,
-    kernel: *const crate::kernel::Kernel,
+    kernel: Option<*const dyn Owner>,
     arch: Option<*const dyn Arch>,
 }
 
 /// Makes the calling thread CPU `id` of `kernel`. The pointers must stay valid until [`restore`].
-pub(crate) fn install(slot: &CpuSlot, id: usize, kernel: &crate::kernel::Kernel, arch: &dyn Arch) -> Saved {
+pub(crate) fn install(slot: &CpuSlot, id: usize, kernel: &(impl Owner + 'static), arch: &dyn Arch) -> Saved {
     // SAFETY: only the lifetime is erased; `Kernel::enter` holds the kernel borrowed until `restore`.
     let arch: *const dyn Arch = unsafe { std::mem::transmute::<&dyn Arch, &'static dyn Arch>(arch) };
     CTX.with(|c| Saved {
         slot: c.slot.replace(slot),
         id: c.id.replace(id),
-        kernel: c.kernel.replace(kernel),
+        kernel: c.kernel.replace(Some(kernel as *const dyn Owner)),
         arch: c.arch.replace(Some(arch)),
     })
 }
@@ -83,9 +89,9 @@ pub(crate) fn restore(s: Saved) {
     })
 }
 
-/// The kernel the thread is inside, or null.
-pub(crate) fn current_kernel() -> *const crate::kernel::Kernel {
-    CTX.with(|c| c.kernel.get())
+/// The address of the kernel the thread is inside, or null.
+pub(crate) fn current_kernel() -> *const () {
+    CTX.with(|c| c.kernel.get()).map_or(ptr::null(), |k| k.cast())
 }
 
 /// This CPU's number, 0 outside every kernel.
@@ -215,13 +221,11 @@ impl Drop for BhGuard {
 #[cold]
 fn run_pending() {
     CTX.with(|c| c.serving.set(true));
-    // SAFETY: the slot was non-null, so the thread is inside this kernel and holds it borrowed.
-    unsafe { (*c_kernel()).do_softirq() };
+    if let Some(kernel) = CTX.with(|c| c.kernel.get()) {
+        // SAFETY: set by `install`, whose caller holds the kernel borrowed until `restore`.
+        unsafe { (*kernel).do_softirq() };
+    }
     CTX.with(|c| c.serving.set(false));
-}
-
-fn c_kernel() -> *const crate::kernel::Kernel {
-    CTX.with(|c| c.kernel.get())
 }
 
 /// Marks softirq `nr` raised on this CPU. Outside every kernel it is a bug, caught in debug builds.

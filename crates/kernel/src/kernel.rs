@@ -104,7 +104,7 @@ impl Kernel {
     /// The calling thread becomes a CPU until the guard is dropped; then the softirqs it raised have run. Nests.
     #[inline]
     pub fn enter(&self) -> Inside<'_> {
-        if std::ptr::eq(cpu::current_kernel(), self) {
+        if std::ptr::eq(cpu::current_kernel(), std::ptr::from_ref(self).cast()) {
             return Inside { kernel: self, claimed: None };
         }
         let id = self.claim();
@@ -146,8 +146,25 @@ impl Kernel {
         debug_assert!(first, "softirq {nr:?} opened twice");
     }
 
-    /// Runs this CPU's pending softirqs; bottom halves are off.
-    pub(crate) fn do_softirq(&self) {
+    /// `run_ksoftirqd`: works off what CPU `id` left pending when its thread went. Called by the arch's workers.
+    pub fn run_ksoftirqd(&self, id: usize) {
+        if self.cpus[id].pending.load(Ordering::Relaxed) != 0 && self.try_claim(id) {
+            drop(self.enter_as(id));
+        }
+        // Busy again: whoever is there now runs them when it leaves.
+    }
+
+    /// Fires the due timers of wheel `base`, in softirq context. Called by the arch when the programmed time has come.
+    pub fn run_timers(&self, base: usize) {
+        let _inside = self.enter();
+        let _bh = cpu::local_bh_disable();
+        self.timers.run(base);
+        rcu::process_callbacks();
+    }
+}
+
+impl cpu::Owner for Kernel {
+    fn do_softirq(&self) {
         let id = cpu::smp_processor_id();
         let slot = &self.cpus[id];
         for _ in 0..MAX_SOFTIRQ_RESTART {
@@ -164,22 +181,6 @@ impl Kernel {
             }
         }
         // What is left runs when this CPU next enables bottom halves, or in `ksoftirqd` once the thread has left.
-    }
-
-    /// `run_ksoftirqd`: works off what CPU `id` left pending when its thread went. Called by the arch's workers.
-    pub fn run_ksoftirqd(&self, id: usize) {
-        if self.cpus[id].pending.load(Ordering::Relaxed) != 0 && self.try_claim(id) {
-            drop(self.enter_as(id));
-        }
-        // Busy again: whoever is there now runs them when it leaves.
-    }
-
-    /// Fires the due timers of wheel `base`, in softirq context. Called by the arch when the programmed time has come.
-    pub fn run_timers(&self, base: usize) {
-        let _inside = self.enter();
-        let _bh = cpu::local_bh_disable();
-        self.timers.run(base);
-        rcu::process_callbacks();
     }
 }
 

@@ -14,6 +14,7 @@ pub mod percpu;
 pub mod rcu;
 pub mod rcu_hash;
 pub mod sock_lock;
+pub mod span;
 pub mod spinlock;
 pub mod task;
 pub mod timer;

@@ -1,13 +1,11 @@
 //! Static tracepoints: each named function on a packet's way says that it was entered, with what.
 //!
-//! Interface: [`tp!`](crate::tp), [`Traceable`], [`set_mode`], [`Tracer`] (the per-CPU rings of a kernel), [`Event`].
+//! Interface: [`Traceable`], [`set_mode`], [`Tracer`] (the per-CPU rings of a kernel), [`Event`].
 //! Linux counterpart: `include/linux/tracepoint.h`, the function-graph tracer.
 //! Locks and context: any context. Off, a tracepoint is one load and a predictable branch.
 
-use crate::cpu::{context_name, current_kernel, smp_processor_id};
 use crate::percpu::PerCpu;
 use crate::spinlock::SpinLock;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -42,6 +40,11 @@ pub fn mark_end() {
     if MARKS.fetch_sub(1, Ordering::SeqCst) == 1 {
         let _ = MODE.compare_exchange(Mode::Marked as u8, Mode::Off as u8, Ordering::SeqCst, Ordering::SeqCst);
     }
+}
+
+/// Whether only what concerns something marked is recorded.
+pub(crate) fn only_marked() -> bool {
+    MODE.load(Ordering::Relaxed) == Mode::Marked as u8
 }
 
 /// Whether any tracepoint may record.
@@ -133,7 +136,7 @@ impl Tracer {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn record(&self, mut e: Event) -> u64 {
+    pub(crate) fn record(&self, mut e: Event) -> u64 {
         e.seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
         let seq = e.seq;
         let mut ring = self.rings.this().lock_irqsave();
@@ -145,7 +148,7 @@ impl Tracer {
         seq
     }
 
-    fn finish(&self, cpu: usize, seq: u64, now: u64) {
+    pub(crate) fn finish(&self, cpu: usize, seq: u64, now: u64) {
         let mut ring = self.rings.get(cpu).lock_irqsave();
         if let Ok(at) = ring.binary_search_by_key(&seq, |e| e.seq)
             && let Some(e) = ring.get_mut(at)
@@ -153,59 +156,4 @@ impl Tracer {
             e.duration = now.saturating_sub(e.time);
         }
     }
-}
-
-thread_local! {
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
-}
-
-/// A function being inside; its drop notes how long.
-pub struct Span {
-    cpu: usize,
-    seq: u64,
-}
-
-impl Span {
-    /// Records the entry, unless the mode or the subject says not to.
-    #[cold]
-    pub fn enter(name: &'static str, subjects: &[&dyn Traceable]) -> Option<Span> {
-        let mut subject = Subject::default();
-        for s in subjects {
-            s.describe(&mut subject);
-        }
-        if MODE.load(Ordering::Relaxed) == Mode::Marked as u8 && !subject.marked {
-            return None;
-        }
-        // SAFETY: non-null only while the thread is inside that kernel, which is borrowed for as long.
-        let kernel = unsafe { current_kernel().as_ref() }?;
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
-        let cpu = smp_processor_id();
-        let time = kernel.arch().ktime_get();
-        let context = context_name();
-        let seq = kernel.tracer().record(Event { time, duration: 0, seq: 0, name, cpu, context, depth, subject });
-        Some(Span { cpu, seq })
-    }
-}
-
-impl Drop for Span {
-    fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().saturating_sub(1));
-        // SAFETY: as in `enter`.
-        if let Some(k) = unsafe { current_kernel().as_ref() } {
-            k.tracer().finish(self.cpu, self.seq, k.arch().ktime_get());
-        }
-    }
-}
-
-/// A tracepoint: `tp!(tcp_v4_rcv, skb)`. Lasts to the end of the enclosing block.
-#[macro_export]
-macro_rules! tp {
-    ($name:ident $(, $subject:expr)*) => {
-        let _span = if $crate::trace::enabled() {
-            $crate::trace::Span::enter(stringify!($name), &[$(&*$subject as &dyn $crate::trace::Traceable),*])
-        } else {
-            None
-        };
-    };
 }

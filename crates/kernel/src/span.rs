@@ -1,0 +1,70 @@
+//! A traced function being inside: from the tracepoint to the end of its scope.
+//!
+//! Interface: [`tp!`](crate::tp), [`Span`].
+//! Linux counterpart: the function-graph tracer's return hooks.
+//! Locks and context: any context; writes to the ring of the CPU.
+
+use crate::cpu::{context_name, current_kernel, smp_processor_id};
+use crate::kernel::Kernel;
+use crate::trace::{Event, Subject, Traceable, only_marked};
+use std::cell::Cell;
+
+/// The kernel the thread is inside.
+fn current<'k>() -> Option<&'k Kernel> {
+    // SAFETY: non-null only while the thread is inside that kernel, which is borrowed for as long; only a `Kernel` makes
+    // threads its CPUs, and the callers keep the reference for less than a span's life.
+    unsafe { current_kernel().cast::<Kernel>().as_ref() }
+}
+
+thread_local! {
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A function being inside; its drop notes how long.
+pub struct Span {
+    cpu: usize,
+    seq: u64,
+}
+
+impl Span {
+    /// Records the entry, unless the mode or the subject says not to.
+    #[cold]
+    pub fn enter(name: &'static str, subjects: &[&dyn Traceable]) -> Option<Span> {
+        let mut subject = Subject::default();
+        for s in subjects {
+            s.describe(&mut subject);
+        }
+        if only_marked() && !subject.marked {
+            return None;
+        }
+        let kernel = current()?;
+        let depth = DEPTH.get();
+        DEPTH.set(depth + 1);
+        let cpu = smp_processor_id();
+        let time = kernel.arch().ktime_get();
+        let context = context_name();
+        let seq = kernel.tracer().record(Event { time, duration: 0, seq: 0, name, cpu, context, depth, subject });
+        Some(Span { cpu, seq })
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().saturating_sub(1));
+        if let Some(k) = current() {
+            k.tracer().finish(self.cpu, self.seq, k.arch().ktime_get());
+        }
+    }
+}
+
+/// A tracepoint: `tp!(tcp_v4_rcv, skb)`. Lasts to the end of the enclosing block.
+#[macro_export]
+macro_rules! tp {
+    ($name:ident $(, $subject:expr)*) => {
+        let _span = if $crate::trace::enabled() {
+            $crate::span::Span::enter(stringify!($name), &[$(&*$subject as &dyn $crate::trace::Traceable),*])
+        } else {
+            None
+        };
+    };
+}
