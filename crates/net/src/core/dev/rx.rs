@@ -31,22 +31,20 @@ pub fn netif_rx(mut skb: Box<Skb>) -> Result<()> {
         skb.identify();
     }
     tp!(netif_rx, skb);
-    let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
-    let Some(net) = dev.net() else { return Err(Errno::ENODEV) };
-    let limit = net.sysctl.netdev_max_backlog.get() as usize;
-    let len = skb.len() + skb.mac_len as usize;
     // Process context: the softirq runs when this guard goes.
     let _bh = local_bh_disable();
-    let softnet = dev.reg.softnet.this();
+    let Some(dev) = &skb.dev else { return Err(Errno::ENODEV) };
+    let Some(net) = dev.net() else { return Err(Errno::ENODEV) };
+    let softnet = net.reg.softnet.this();
     let mut q = softnet.inner.lock_irqsave();
-    if q.input_pkt_queue.len() > limit || !dev.is_up() {
+    if q.input_pkt_queue.len() > net.sysctl.netdev_max_backlog.get() as usize || !dev.is_up() {
         drop(q);
         softnet.dropped.fetch_add(1, Relaxed);
         dev.stats.rx_dropped.fetch_add(1, Relaxed);
         return Err(Errno::ENOBUFS);
     }
+    dev.stats.count_rx(skb.len() + skb.mac_len as usize);
     q.input_pkt_queue.push_back(skb);
-    dev.stats.count_rx(len);
     if !q.backlog_scheduled {
         q.backlog_scheduled = true;
         q.poll_list.push_back(Poll::Backlog);
@@ -60,22 +58,21 @@ pub fn netif_rx(mut skb: Box<Skb>) -> Result<()> {
 pub(super) fn net_rx_action(reg: &Registries) {
     tp!(net_rx_action);
     let softnet = reg.softnet.this();
-    let mut budget = None;
-    let mut deadline = None;
+    let mut work = 0;
+    let mut limits = None;
     loop {
         let Some(entry) = softnet.inner.lock_irqsave().poll_list.pop_front() else { return };
-        let left = budget.get_or_insert_with(|| netdev_budget(softnet, &entry));
-        let work = match entry {
+        work += match entry {
             Poll::Backlog => process_backlog(softnet, NAPI_POLL_WEIGHT),
             Poll::Napi(n) => napi_poll(softnet, n),
         };
-        *left = left.saturating_sub(work);
         if softnet.inner.lock_irqsave().poll_list.is_empty() {
             return;
         }
-        // The clock is only read when one poll was not enough.
+        // The clock and the tunable are only read when one poll was not enough.
         let now = reg.kernel.jiffies();
-        if *left == 0 || now >= *deadline.get_or_insert(now + BUDGET_JIFFIES) {
+        let (budget, deadline) = *limits.get_or_insert_with(|| (netdev_budget(softnet), now + BUDGET_JIFFIES));
+        if work >= budget || now >= deadline {
             softnet.time_squeeze.fetch_add(1, Relaxed);
             raise_softirq(Softirq::NetRx);
             return;
@@ -83,11 +80,14 @@ pub(super) fn net_rx_action(reg: &Registries) {
     }
 }
 
-/// The budget of the namespace whose packets are at hand: the tunable is one a namespace, the CPU is not.
-fn netdev_budget(softnet: &SoftnetData, entry: &Poll) -> usize {
-    let dev = match entry {
-        Poll::Napi(n) => Some(n.dev.clone()),
-        Poll::Backlog => softnet.inner.lock_irqsave().input_pkt_queue.front().and_then(|s| s.dev.clone()),
+/// The budget of the namespace whose packets are next: the tunable is one a namespace, the CPU is not.
+fn netdev_budget(softnet: &SoftnetData) -> usize {
+    let dev = {
+        let q = softnet.inner.lock_irqsave();
+        match q.poll_list.front() {
+            Some(Poll::Napi(n)) => Some(n.dev.clone()),
+            _ => q.input_pkt_queue.front().and_then(|s| s.dev.clone()),
+        }
     };
     let net = dev.and_then(|d| d.net());
     net.map_or(DEFAULT_BUDGET, |n| n.sysctl.netdev_budget.get() as usize)
@@ -147,17 +147,19 @@ pub fn netif_receive_skb(mut skb: Box<Skb>) {
 /// `__netif_receive_skb_core`. The packet has been counted.
 fn receive_skb_core(mut skb: Box<Skb>) {
     tp!(netif_receive_skb, skb);
-    let Some(dev) = skb.dev.clone() else { return };
+    skb.reset_network_header();
+    skb.reset_transport_header();
+    let Some(dev) = &skb.dev else { return };
     let Some(net) = dev.net() else { return };
     if !dev.is_up() {
         dev.stats.rx_dropped.fetch_add(1, Relaxed);
         return;
     }
     skb.skb_iif = dev.ifindex;
-    skb.reset_network_header();
-    skb.reset_transport_header();
-    deliver_taps(&net, &dev, &skb);
-    if deliver_ptype(&net, skb).is_err() {
+    deliver_taps(&net, dev, &skb);
+    if let Err(skb) = deliver_ptype(&net, skb)
+        && let Some(dev) = &skb.dev
+    {
         dev.stats.rx_dropped.fetch_add(1, Relaxed);
     }
 }

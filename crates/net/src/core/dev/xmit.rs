@@ -9,7 +9,7 @@ use crate::core::checksum::skb_checksum_help;
 use crate::core::dev::device::{Features, NetDevice, NetdevTx};
 use crate::core::dev::ptype::{deliver_taps, tapped};
 use crate::core::gso::{Segments, skb_gso_segment};
-use crate::core::net_namespace::{Net, Registries};
+use crate::core::net_namespace::Registries;
 use crate::core::skbuff::{GsoType, IpSummed, PktType, Skb};
 use kernel::kernel::raise_softirq;
 use kernel::{Softirq, local_bh_disable, tp};
@@ -28,7 +28,6 @@ const BULK: usize = 8;
 pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
     tp!(dev_queue_xmit, skb);
     let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
-    let Some(net) = dev.net() else { return Err(Errno::ENODEV) };
     let _bh = local_bh_disable();
     if !dev.is_up() {
         dev.stats.tx_dropped.fetch_add(1, Relaxed);
@@ -38,14 +37,14 @@ pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
         skb.identify();
     }
     skb.reset_mac_header();
-    if dev.ops.lltx() { xmit_lltx(&net, &dev, skb) } else { dev_xmit_skb(&net, &dev, skb) }
+    if dev.ops.lltx() { xmit_lltx(&dev, skb) } else { dev_xmit_skb(&dev, skb) }
 }
 
 /// A driver that locks for itself has no queue.
-fn xmit_lltx(net: &Arc<Net>, dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
+fn xmit_lltx(dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
     let mut result = Ok(());
     for seg in validate_xmit_skb(dev, skb)? {
-        if let NetdevTx::Busy(_) = dev_hard_start_xmit(net, dev, seg) {
+        if let NetdevTx::Busy(_) = dev_hard_start_xmit(dev, seg) {
             dev.stats.tx_dropped.fetch_add(1, Relaxed);
             result = Err(Errno::ENOBUFS);
         }
@@ -55,7 +54,7 @@ fn xmit_lltx(net: &Arc<Net>, dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> 
 }
 
 /// `__dev_xmit_skb`: to the driver if the queue is empty and free, else into the queue.
-fn dev_xmit_skb(net: &Arc<Net>, dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
+fn dev_xmit_skb(dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
     let mut q = dev.tx.lock_bh();
     if q.list.len() >= dev.tx_queue_len.load(Relaxed) as usize {
         drop(q);
@@ -70,22 +69,22 @@ fn dev_xmit_skb(net: &Arc<Net>, dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<(
     if !q.list.is_empty() {
         q.list.push_back(skb);
         drop(q);
-        qdisc_run(net, dev, 0);
+        qdisc_run(dev, 0);
         return Ok(());
     }
     drop(q);
-    let more = sch_direct_xmit(net, dev, SmallVec::from_iter([skb]));
-    qdisc_run_on(net, dev, more, 1);
+    let more = sch_direct_xmit(dev, SmallVec::from_iter([skb]));
+    qdisc_run_on(dev, more, 1);
     Ok(())
 }
 
 /// `__qdisc_run`: gives the driver what waits, as the one CPU that has set `running`, and clears it.
-fn qdisc_run(net: &Arc<Net>, dev: &Arc<NetDevice>, done: usize) {
-    qdisc_run_on(net, dev, true, done)
+fn qdisc_run(dev: &Arc<NetDevice>, done: usize) {
+    qdisc_run_on(dev, true, done)
 }
 
 /// Goes on while the driver takes packets (`more`), up to the quota; then the softirq does.
-fn qdisc_run_on(net: &Arc<Net>, dev: &Arc<NetDevice>, mut more: bool, mut done: usize) {
+fn qdisc_run_on(dev: &Arc<NetDevice>, mut more: bool, mut done: usize) {
     loop {
         let batch = {
             let mut q = dev.tx.lock_bh();
@@ -107,12 +106,12 @@ fn qdisc_run_on(net: &Arc<Net>, dev: &Arc<NetDevice>, mut more: bool, mut done: 
             batch
         };
         done += batch.len();
-        more = sch_direct_xmit(net, dev, batch);
+        more = sch_direct_xmit(dev, batch);
     }
 }
 
 /// Gives a batch to the driver, then flushes; what it refuses goes back to the front of the queue. `false`: it is full.
-fn sch_direct_xmit(net: &Arc<Net>, dev: &Arc<NetDevice>, batch: SmallVec<[Box<Skb>; BULK]>) -> bool {
+fn sch_direct_xmit(dev: &Arc<NetDevice>, batch: SmallVec<[Box<Skb>; BULK]>) -> bool {
     let mut back: SmallVec<[Box<Skb>; BULK]> = SmallVec::new();
     let mut full = false;
     for skb in batch {
@@ -124,7 +123,7 @@ fn sch_direct_xmit(net: &Arc<Net>, dev: &Arc<NetDevice>, batch: SmallVec<[Box<Sk
         for seg in segs {
             if full {
                 back.push(seg);
-            } else if let Err(seg) = xmit_or_stop(net, dev, seg) {
+            } else if let Err(seg) = xmit_or_stop(dev, seg) {
                 full = true;
                 back.push(seg);
             }
@@ -139,10 +138,10 @@ fn sch_direct_xmit(net: &Arc<Net>, dev: &Arc<NetDevice>, batch: SmallVec<[Box<Sk
 
 /// One packet to the driver. If that is full, the queue stops; but not if the driver has woken it since it was asked,
 /// then it is asked again. `Err`: stopped.
-fn xmit_or_stop(net: &Arc<Net>, dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> std::result::Result<(), Box<Skb>> {
+fn xmit_or_stop(dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> std::result::Result<(), Box<Skb>> {
     loop {
         let wakes = dev.wakes.load(SeqCst);
-        match dev_hard_start_xmit(net, dev, skb) {
+        match dev_hard_start_xmit(dev, skb) {
             NetdevTx::Ok => return Ok(()),
             NetdevTx::Busy(b) => skb = b,
         }
@@ -193,7 +192,6 @@ pub(super) fn net_tx_action(reg: &Registries) {
     let mut list = std::mem::take(&mut reg.softnet.this().inner.lock_irqsave().output_queue);
     while let Some(dev) = list.pop_front() {
         dev.tx_scheduled.store(false, Release);
-        let Some(net) = dev.net() else { continue };
         {
             let mut q = dev.tx.lock_bh();
             if q.running || dev.stopped.load(SeqCst) || q.list.is_empty() {
@@ -201,16 +199,18 @@ pub(super) fn net_tx_action(reg: &Registries) {
             }
             q.running = true;
         }
-        qdisc_run(&net, &dev, 0);
+        qdisc_run(&dev, 0);
     }
 }
 
 /// `dev_hard_start_xmit`: one validated packet to the taps and the driver.
-fn dev_hard_start_xmit(net: &Arc<Net>, dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
+fn dev_hard_start_xmit(dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
     tp!(dev_hard_start_xmit, skb);
-    if tapped(&net.reg) {
+    if tapped(&dev.reg)
+        && let Some(net) = dev.net()
+    {
         let was = std::mem::replace(&mut skb.pkt_type, PktType::Outgoing);
-        deliver_taps(net, dev, &skb);
+        deliver_taps(&net, dev, &skb);
         skb.pkt_type = was;
     }
     let len = skb.len();
