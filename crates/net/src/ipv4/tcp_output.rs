@@ -540,6 +540,12 @@ pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
         return;
     }
     tp.mstamp_refresh(sk);
+    // The route that says so is another than the one at hand.
+    *sk.dst_cache.lock_bh() = None;
+    let mtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());
+    if tp.icsk_pmtu_cookie <= mtu {
+        return;
+    }
     tcp_sync_mss(tp, mtu);
     let mss = tcp_current_mss(sk, tp);
     let mut i = 0;

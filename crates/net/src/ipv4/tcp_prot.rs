@@ -1,16 +1,78 @@
 //! TCP's tables: where its parts, which look only downwards, are put together.
 //!
-//! Interface: `TCP_PROT`, [`TCP_OPS`].
-//! Linux counterpart: `tcp_prot` in `net/ipv4/tcp_ipv4.c`, `tcpv6_prot` in `net/ipv6/tcp_ipv6.c`.
+//! Interface: [`TCP_PROT`], [`TCPV6_PROT`], [`TCP_OPS`], [`tcp_init`].
+//! Linux counterpart: `tcp_prot` in `net/ipv4/tcp_ipv4.c`, `tcpv6_prot` in `net/ipv6/tcp_ipv6.c`, `tcp_init`.
 //! Locks and context: tables.
 
+use super::af_inet::{INET_STREAM_OPS, InetProtosw, inet_register_protosw};
+use super::inet_connection_sock::{inet_csk_accept, inet_csk_get_port, inet_csk_listen_start};
+use super::tcp::{tcp_ioctl, tcp_poll, tcp_sendmsg};
+use super::tcp_close::{tcp_close, tcp_disconnect, tcp_shutdown};
+use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect};
+use super::tcp_recv::tcp_recvmsg;
 use super::tcp_sock::TcpOps;
-use super::tcp_timer::{tcp_delack_timer, tcp_keepalive_timer, tcp_write_timer};
+use super::tcp_sockopt::{tcp_getsockopt, tcp_set_keepalive, tcp_setsockopt};
+use super::tcp_state::tcp_init_sock;
+use super::tcp_timer::*;
+use super::tcp_tsq::tcp_tasklet_init;
+use crate::core::net_namespace::Registries;
+use crate::core::sock::{Proto, ProtoSock, Sock};
+use crate::hdr::IPPROTO_TCP;
+use std::sync::Arc;
+use uapi::Result;
+use uapi::socket::SOCK_STREAM;
 
 /// What TCP's lower files call in higher ones.
 pub static TCP_OPS: TcpOps = TcpOps {
     write_timer: tcp_write_timer,
     delack_timer: tcp_delack_timer,
     keepalive_timer: tcp_keepalive_timer,
-    tsq: |_| {},
+    tsq: tcp_tsq_handler,
 };
+
+/// TCP for sockets of AF_INET.
+pub static TCP_PROT: Proto = Proto {
+    name: "TCP",
+    init: tcp_v4_init_sock,
+    close: tcp_close,
+    connect: tcp_v4_connect,
+    disconnect: tcp_disconnect,
+    listen: inet_csk_listen_start,
+    keepalive: tcp_set_keepalive,
+    accept: inet_csk_accept,
+    ioctl: tcp_ioctl,
+    setsockopt: tcp_setsockopt,
+    getsockopt: tcp_getsockopt,
+    shutdown: tcp_shutdown,
+    sendmsg: tcp_sendmsg,
+    recvmsg: tcp_recvmsg,
+    backlog_rcv: tcp_v4_do_rcv,
+    release_cb: tcp_release_cb,
+    get_port: inet_csk_get_port,
+    poll: tcp_poll,
+};
+
+/// TCP for sockets of AF_INET6.
+pub static TCPV6_PROT: Proto = Proto { name: "TCPv6", connect: tcp_v6_connect, ..TCP_PROT };
+
+/// `SOCK_STREAM` of AF_INET. AF_INET6 registers [`TCPV6_PROT`] with its own operations.
+pub const TCP_PROTOSW: InetProtosw = InetProtosw {
+    kind: SOCK_STREAM,
+    protocol: IPPROTO_TCP as u16,
+    prot: &TCP_PROT,
+    ops: &INET_STREAM_OPS,
+    permanent: true,
+    reuse: false,
+};
+
+fn tcp_v4_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
+    let state: Box<dyn ProtoSock> = tcp_init_sock(sk, &TCP_OPS)?;
+    Ok(state)
+}
+
+/// `tcp_init`: handlers below IP, the tables of each namespace, the small-queue softirq, the entry in `inetsw`.
+pub fn tcp_init(reg: &Arc<Registries>) -> Result<()> {
+    tcp_v4_init(reg);
+    tcp_tasklet_init(reg, &TCP_OPS);
+    inet_register_protosw(reg, TCP_PROTOSW)
+}

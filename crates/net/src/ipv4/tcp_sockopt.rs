@@ -1,1 +1,337 @@
-//! stub
+//! The options of level IPPROTO_TCP, and `TCP_INFO`.
+//!
+//! Interface: [`tcp_setsockopt`], [`tcp_getsockopt`], [`tcp_set_keepalive`].
+//! Linux counterpart: `do_tcp_setsockopt`, `do_tcp_getsockopt`, `tcp_get_info` in `net/ipv4/tcp.c`.
+//! Locks and context: process context; takes the socket lock.
+
+use super::inet_csk_timers::*;
+use super::tcp_ca::{tcp_ca_find, tcp_set_congestion_control};
+use super::tcp_input::{tcp_keepalive_time_when, tcp_stream_is_writeable};
+use super::tcp_output::*;
+use super::tcp_recv::tcp_cleanup_rbuf;
+use super::tcp_sock::*;
+use crate::core::sock::{ProtoSock, SOCK_MIN_RCVBUF, Sock, SockFlags};
+use crate::core::sock_options::{cut, int_option, unsupported};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use uapi::tcp::*;
+use uapi::{Errno, Result};
+
+/// `TCP_CA_NAME_MAX`.
+const TCP_CA_NAME_MAX: usize = 16;
+/// `MAX_TCP_WINDOW`'s cousin: the largest `TCP_MAXSEG`.
+const MAX_TCP_MSS: i32 = 32767;
+
+/// Sets an option; `ENOPROTOOPT` for one that is not there.
+pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Result<()> {
+    let mut guard = sk.lock_sock();
+    let tp = tcp_sk(&mut *guard);
+    if name == TCP_CONGESTION {
+        let end = val.iter().position(|&b| b == 0).unwrap_or(val.len()).min(TCP_CA_NAME_MAX - 1);
+        let ca = val.get(..end).and_then(|b| std::str::from_utf8(b).ok()).filter(|s| !s.is_empty());
+        return tcp_set_congestion_control(tp, ca.ok_or(Errno::EINVAL)?);
+    }
+    if !is_int_option(name) {
+        return unsupported(sk);
+    }
+    let v = int_option(val)?;
+    let range = |lo: i32, hi: i32| if (lo..=hi).contains(&v) { Ok(v) } else { Err(Errno::EINVAL) };
+    match name {
+        TCP_MAXSEG => {
+            if v != 0 {
+                range(TCP_MIN_MSS as i32, MAX_TCP_MSS)?;
+            }
+            tp.rx_opt.user_mss = v as u16;
+        }
+        TCP_NODELAY => tcp_set_nodelay(sk, tp, v != 0),
+        TCP_CORK => tcp_set_cork(sk, tp, v != 0),
+        TCP_KEEPIDLE => {
+            tp.keepalive_time = range(1, MAX_TCP_KEEPIDLE)? as u32;
+            if sk.flag(SockFlags::KEEPOPEN) && !matches!(sk.state(), TcpState::Close | TcpState::Listen) {
+                rearm_keepalive(sk, tp);
+            }
+        }
+        TCP_KEEPINTVL => tp.keepalive_intvl = range(1, MAX_TCP_KEEPINTVL)? as u32,
+        TCP_KEEPCNT => tp.keepalive_probes = range(1, MAX_TCP_KEEPCNT)? as u8,
+        TCP_SYNCNT => tp.icsk_syn_retries = range(1, MAX_TCP_SYNCNT)? as u8,
+        TCP_LINGER2 => {
+            tp.linger2 = if v < 0 {
+                -1
+            } else if v > (TCP_FIN_TIMEOUT_MAX / 1000) as i32 {
+                TCP_FIN_TIMEOUT_MAX as i32
+            } else {
+                v * 1000
+            }
+        }
+        TCP_DEFER_ACCEPT => tp.defer_accept = secs_to_retrans(v),
+        TCP_WINDOW_CLAMP => tcp_set_window_clamp(sk, tp, v)?,
+        TCP_QUICKACK => tcp_set_quickack(sk, tp, v),
+        TCP_USER_TIMEOUT => tp.icsk_user_timeout = range(0, i32::MAX)? as u32,
+        TCP_NOTSENT_LOWAT => {
+            tp.notsent_lowat = v as u32;
+            if tcp_stream_is_writeable(sk, tp) {
+                sk.write_space();
+            }
+        }
+        TCP_RTO_MIN_US => tp.icsk_rto_min = (range(1000, 3_600_000_000u32.min(i32::MAX as u32) as i32)? as u32).div_ceil(1000),
+        TCP_DELACK_MAX_US => tp.icsk_delack_max = (range(1000, i32::MAX)? as u32).div_ceil(1000),
+        _ => return unsupported(sk),
+    }
+    Ok(())
+}
+
+/// Options whose value is a number.
+fn is_int_option(name: i32) -> bool {
+    matches!(
+        name,
+        TCP_MAXSEG
+            | TCP_NODELAY
+            | TCP_CORK
+            | TCP_KEEPIDLE
+            | TCP_KEEPINTVL
+            | TCP_KEEPCNT
+            | TCP_SYNCNT
+            | TCP_LINGER2
+            | TCP_DEFER_ACCEPT
+            | TCP_WINDOW_CLAMP
+            | TCP_QUICKACK
+            | TCP_USER_TIMEOUT
+            | TCP_NOTSENT_LOWAT
+            | TCP_RTO_MIN_US
+            | TCP_DELACK_MAX_US
+    )
+}
+
+/// `__tcp_sock_set_nodelay`: what waits goes out.
+fn tcp_set_nodelay(sk: &Arc<Sock>, tp: &mut TcpSock, on: bool) {
+    if on {
+        tp.nonagle |= TCP_NAGLE_OFF | TCP_NAGLE_PUSH;
+        tcp_push_pending_frames(sk, tp);
+    } else {
+        tp.nonagle &= !TCP_NAGLE_OFF;
+    }
+}
+
+/// `__tcp_sock_set_cork`.
+fn tcp_set_cork(sk: &Arc<Sock>, tp: &mut TcpSock, on: bool) {
+    if on {
+        tp.nonagle |= TCP_NAGLE_CORK;
+    } else {
+        tp.nonagle &= !TCP_NAGLE_CORK;
+        if tp.nonagle & TCP_NAGLE_OFF != 0 {
+            tp.nonagle |= TCP_NAGLE_PUSH;
+        }
+        tcp_push_pending_frames(sk, tp);
+    }
+}
+
+/// `tcp_set_window_clamp`.
+fn tcp_set_window_clamp(sk: &Sock, tp: &mut TcpSock, v: i32) -> Result<()> {
+    if v == 0 {
+        if sk.state() != TcpState::Close {
+            return Err(Errno::EINVAL);
+        }
+        tp.window_clamp = 0;
+        return Ok(());
+    }
+    tp.window_clamp = (v.max(0) as u32).max(SOCK_MIN_RCVBUF / 2);
+    tp.rcv_ssthresh = tp.rcv_wnd.min(tp.window_clamp);
+    Ok(())
+}
+
+/// `__tcp_sock_set_quickack`: 0 begins delaying, odd numbers last.
+fn tcp_set_quickack(sk: &Arc<Sock>, tp: &mut TcpSock, v: i32) {
+    if v == 0 {
+        tp.icsk_ack.pingpong = 3;
+        return;
+    }
+    tp.icsk_ack.pingpong = 0;
+    let open = sk.state().is_in(TcpState::Established.flag() | TcpState::CloseWait.flag());
+    if open && tp.icsk_ack.pending & ICSK_ACK_SCHED != 0 {
+        tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
+        tcp_cleanup_rbuf(sk, tp, 1);
+        if v & 1 == 0 {
+            tp.icsk_ack.pingpong = 3;
+        }
+    }
+}
+
+/// `SO_KEEPALIVE` is switched (`tcp_set_keepalive`). Socket lock held.
+pub fn tcp_set_keepalive(sk: &Arc<Sock>, state: &mut dyn ProtoSock, on: bool) {
+    let tp = tcp_sk(state);
+    if matches!(sk.state(), TcpState::Close | TcpState::Listen) {
+        return;
+    }
+    if on && !sk.flag(SockFlags::KEEPOPEN) {
+        let when = tcp_keepalive_time_when(sk, tp);
+        inet_csk_reset_keepalive_timer(sk, tp, when);
+    } else if !on {
+        inet_csk_delete_keepalive_timer(tp);
+    }
+}
+
+fn rearm_keepalive(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let now = sk.net.kernel().jiffies() as u32;
+    let idle = now.wrapping_sub(tp.icsk_ack.lrcvtime).min(now.wrapping_sub(tp.rcv_tstamp));
+    let when = tcp_keepalive_time_when(sk, tp).saturating_sub(idle);
+    inet_csk_reset_keepalive_timer(sk, tp, when.max(1));
+}
+
+/// Seconds to the number of SYN-ACK retransmissions that take as long (`secs_to_retrans`).
+fn secs_to_retrans(seconds: i32) -> u8 {
+    if seconds <= 0 {
+        return 0;
+    }
+    let (mut n, mut period, mut timeout) = (1u8, 1i64, 1i64);
+    while (seconds as i64) > period && n < 255 {
+        n += 1;
+        timeout = (timeout * 2).min((TCP_RTO_MAX / 1000) as i64);
+        period += timeout;
+    }
+    n
+}
+
+/// The inverse of [`secs_to_retrans`] (`retrans_to_secs`).
+fn retrans_to_secs(retrans: u8) -> i32 {
+    let (mut period, mut timeout) = (0i64, 1i64);
+    for i in 0..retrans {
+        if i > 0 {
+            timeout = (timeout * 2).min((TCP_RTO_MAX / 1000) as i64);
+        }
+        period += timeout;
+    }
+    period as i32
+}
+
+/// Reads an option; at most `len` bytes.
+pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
+    let mut guard = sk.lock_sock();
+    let tp = tcp_sk(&mut *guard);
+    let s = &sk.net.sysctl;
+    let or = |v: i64, default: i64| if v != 0 { v } else { default };
+    let v: i64 = match name {
+        TCP_INFO => return Ok(cut(tcp_get_info(sk, tp).to_bytes(), len)),
+        TCP_CONGESTION => {
+            let mut name = tp.ca_ops.name.as_bytes().to_vec();
+            name.resize(TCP_CA_NAME_MAX, 0);
+            debug_assert!(tcp_ca_find(tp.ca_ops.name).is_some());
+            return Ok(cut(name, len));
+        }
+        TCP_MAXSEG => {
+            let unconnected = matches!(sk.state(), TcpState::Close | TcpState::Listen);
+            if unconnected && tp.rx_opt.user_mss != 0 { tp.rx_opt.user_mss as i64 } else { tp.mss_cache as i64 }
+        }
+        TCP_NODELAY => (tp.nonagle & TCP_NAGLE_OFF != 0) as i64,
+        TCP_CORK => (tp.nonagle & TCP_NAGLE_CORK != 0) as i64,
+        TCP_KEEPIDLE => (tcp_keepalive_time_when(sk, tp) / 1000) as i64,
+        TCP_KEEPINTVL => or(tp.keepalive_intvl as i64, s.tcp_keepalive_intvl.get()),
+        TCP_KEEPCNT => or(tp.keepalive_probes as i64, s.tcp_keepalive_probes.get()),
+        TCP_SYNCNT => or(tp.icsk_syn_retries as i64, s.tcp_syn_retries.get()),
+        TCP_LINGER2 if tp.linger2 < 0 => -1,
+        TCP_LINGER2 if tp.linger2 == 0 => s.tcp_fin_timeout.get(),
+        TCP_LINGER2 => (tp.linger2 / 1000) as i64,
+        TCP_DEFER_ACCEPT => retrans_to_secs(tp.defer_accept) as i64,
+        TCP_WINDOW_CLAMP => tp.window_clamp as i64,
+        TCP_QUICKACK => (tp.icsk_ack.pingpong < 3) as i64,
+        TCP_USER_TIMEOUT => tp.icsk_user_timeout as i64,
+        TCP_NOTSENT_LOWAT => tp.notsent_lowat as i64,
+        TCP_RTO_MIN_US => tp.icsk_rto_min as i64 * 1000,
+        TCP_DELACK_MAX_US => tp.icsk_delack_max as i64 * 1000,
+        _ => return unsupported(sk),
+    };
+    Ok(cut((v as i32).to_ne_bytes().to_vec(), len))
+}
+
+/// `tcp_get_info`.
+fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
+    tp.mstamp_refresh(sk);
+    let state = sk.state();
+    let max_rate = sk.max_pacing_rate.load(Relaxed);
+    let mut info = TcpInfo { tcpi_state: state as u8, tcpi_max_pacing_rate: max_rate, ..TcpInfo::default() };
+    info.tcpi_reordering = tp.reordering;
+    info.tcpi_snd_cwnd = tp.snd_cwnd;
+    info.tcpi_pacing_rate = tp.pacing_rate;
+    if state == TcpState::Listen {
+        // A listener shows its queue.
+        info.tcpi_unacked = sk.ack_backlog.load(Relaxed);
+        info.tcpi_sacked = sk.max_ack_backlog.load(Relaxed);
+        return info;
+    }
+    fill_info_state(tp, &mut info);
+    fill_info_counts(tp, &mut info);
+    info.tcpi_fackets = 0;
+    info
+}
+
+fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
+    let now = tp.jiffies32();
+    i.tcpi_ca_state = tp.ca_state as u8;
+    i.tcpi_retransmits = tp.icsk_retransmits;
+    i.tcpi_probes = tp.icsk_probes_out;
+    i.tcpi_backoff = tp.icsk_backoff;
+    if tp.rx_opt.tstamp_ok {
+        i.tcpi_options |= TCPI_OPT_TIMESTAMPS;
+    }
+    if tp.rx_opt.sack_ok {
+        i.tcpi_options |= TCPI_OPT_SACK;
+    }
+    if tp.rx_opt.wscale_ok {
+        i.tcpi_options |= TCPI_OPT_WSCALE;
+        i.tcpi_wscale = tp.rx_opt.snd_wscale | tp.rx_opt.rcv_wscale << 4;
+    }
+    if tp.ecn_flags & TCP_ECN_OK != 0 {
+        i.tcpi_options |= TCPI_OPT_ECN;
+    }
+    i.tcpi_delivery_rate_app_limited = tp.rate_app_limited as u8;
+    i.tcpi_rto = tp.icsk_rto * 1000;
+    i.tcpi_ato = tp.icsk_ack.ato.min(tp.icsk_delack_max) * 1000;
+    i.tcpi_snd_mss = tp.mss_cache;
+    i.tcpi_rcv_mss = tp.icsk_ack.rcv_mss as u32;
+    i.tcpi_unacked = tp.packets_out;
+    i.tcpi_sacked = tp.sacked_out;
+    i.tcpi_lost = tp.lost_out;
+    i.tcpi_retrans = tp.retrans_out;
+    i.tcpi_last_data_sent = now.wrapping_sub(tp.lsndtime);
+    i.tcpi_last_data_recv = now.wrapping_sub(tp.icsk_ack.lrcvtime);
+    i.tcpi_last_ack_recv = now.wrapping_sub(tp.rcv_tstamp);
+    i.tcpi_pmtu = tp.icsk_pmtu_cookie;
+    i.tcpi_rcv_ssthresh = tp.rcv_ssthresh;
+    i.tcpi_rtt = tp.srtt_us >> 3;
+    i.tcpi_rttvar = tp.mdev_us >> 2;
+    i.tcpi_snd_ssthresh = tp.snd_ssthresh;
+    i.tcpi_advmss = tp.advmss as u32;
+    i.tcpi_rcv_rtt = tp.rcv_tune.rtt_us >> 3;
+    i.tcpi_rcv_space = tp.rcv_tune.space;
+}
+
+fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
+    i.tcpi_total_retrans = tp.total_retrans;
+    i.tcpi_bytes_acked = tp.bytes_acked;
+    i.tcpi_bytes_received = tp.bytes_received;
+    i.tcpi_notsent_bytes = tp.write_seq.wrapping_sub(tp.snd_nxt);
+    i.tcpi_segs_out = tp.segs_out;
+    i.tcpi_segs_in = tp.segs_in;
+    i.tcpi_min_rtt = tp.rtt_min[0].v;
+    i.tcpi_data_segs_in = tp.data_segs_in;
+    i.tcpi_data_segs_out = tp.data_segs_out;
+    if tp.rate_interval_us != 0 {
+        i.tcpi_delivery_rate =
+            tp.rate_delivered as u64 * tp.mss_cache as u64 * 1_000_000 / tp.rate_interval_us as u64;
+    }
+    let running = |kind: TcpChrono| {
+        let past = tp.chrono_stat[kind as usize - 1];
+        let now = if tp.chrono_type == kind { tp.jiffies32().wrapping_sub(tp.chrono_start) } else { 0 };
+        (past + now) as u64 * 1000
+    };
+    i.tcpi_rwnd_limited = running(TcpChrono::RwndLimited);
+    i.tcpi_sndbuf_limited = running(TcpChrono::SndbufLimited);
+    i.tcpi_busy_time = running(TcpChrono::Busy) + i.tcpi_rwnd_limited + i.tcpi_sndbuf_limited;
+    i.tcpi_delivered = tp.delivered;
+    i.tcpi_delivered_ce = tp.delivered_ce;
+    i.tcpi_bytes_sent = tp.bytes_sent;
+    i.tcpi_bytes_retrans = tp.bytes_retrans;
+    i.tcpi_dsack_dups = tp.dsack_dups;
+    i.tcpi_reord_seen = tp.reord_seen;
+    i.tcpi_rcv_ooopack = tp.rcv_ooopack;
+    i.tcpi_snd_wnd = tp.snd_wnd;
+}

@@ -6,6 +6,7 @@
 //! Locks and context: softirq context; socket lock. A timer that finds the socket owned leaves a bit for its owner.
 
 use super::inet_csk_timers::*;
+use super::inet_hashtables::inet_csk;
 use super::tcp_input::{tcp_fin_time, tcp_keepalive_time_when};
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
@@ -65,10 +66,7 @@ pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) 
         tcp_keepalive_timer_handler(sk, tp);
     }
     if deferred & TCPF_MTU_REDUCED_DEFERRED != 0 {
-        let mtu = sk.dst_cache.lock_bh().as_ref().map(|d| d.mtu());
-        if let Some(mtu) = mtu {
-            tcp_mtu_reduced(sk, tp, mtu);
-        }
+        tcp_mtu_reduced(sk, tp, inet_csk(sk).mtu_info.load(Relaxed));
     }
 }
 
