@@ -73,7 +73,9 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
                 sk.write_space();
             }
         }
-        TCP_RTO_MIN_US => tp.icsk_rto_min = (range(1000, 3_600_000_000u32.min(i32::MAX as u32) as i32)? as u32).div_ceil(1000),
+        TCP_RTO_MIN_US => {
+            tp.icsk_rto_min = (range(1000, 3_600_000_000u32.min(i32::MAX as u32) as i32)? as u32).div_ceil(1000)
+        }
         TCP_DELACK_MAX_US => tp.icsk_delack_max = (range(1000, i32::MAX)? as u32).div_ceil(1000),
         _ => return unsupported(sk),
     }
@@ -315,8 +317,7 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
     i.tcpi_data_segs_in = tp.data_segs_in;
     i.tcpi_data_segs_out = tp.data_segs_out;
     if tp.rate_interval_us != 0 {
-        i.tcpi_delivery_rate =
-            tp.rate_delivered as u64 * tp.mss_cache as u64 * 1_000_000 / tp.rate_interval_us as u64;
+        i.tcpi_delivery_rate = tp.rate_delivered as u64 * tp.mss_cache as u64 * 1_000_000 / tp.rate_interval_us as u64;
     }
     let running = |kind: TcpChrono| {
         let past = tp.chrono_stat[kind as usize - 1];
