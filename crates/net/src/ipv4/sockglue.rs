@@ -49,7 +49,9 @@ pub fn inet_getsockopt(sock: &Socket, level: i32, name: i32, len: usize) -> Resu
         SOL_SOCKET => sock_getsockopt(sk, name, len),
         IPPROTO_IP => ip_getsockopt(sk, name, len),
         l if l == sk.protocol as i32 => (sk.prot.getsockopt)(sk, level, name, len),
-        _ => unsupported(sk),
+        // Linux's two families do not agree on what a level of nobody's is.
+        _ if sk.family == uapi::sockaddr::AF_INET6 => unsupported(sk),
+        _ => unsupported(sk).map_err(|_: Errno| Errno::EOPNOTSUPP),
     }
 }
 
@@ -90,6 +92,7 @@ pub fn ip_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         IP_RECVTOS => inet.recvtos = on,
         IP_PKTINFO => inet.pktinfo = on,
         IP_ORIGDSTADDR => inet.recvorigdstaddr = on,
+        IP_FREEBIND if val.is_empty() => return Err(Errno::EINVAL),
         IP_FREEBIND => sk.set_flag(SockFlags::FREEBIND, on),
         IP_TRANSPARENT => sk.set_flag(SockFlags::TRANSPARENT, on),
         IP_BIND_ADDRESS_NO_PORT => inet.bind_address_no_port = on,
