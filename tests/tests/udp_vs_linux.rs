@@ -51,7 +51,8 @@ fn socket_refuses_what_linux_refuses() {
         for kind in [0, -1, 11, 15, SOCK_STREAM | 0x100, SOCK_SEQPACKET, 4, 6] {
             log.note("type", c.socket(AF_INET, kind, 0).map(drop));
         }
-        for (kind, protocol) in [(SOCK_DGRAM, 6), (SOCK_DGRAM, 200), (SOCK_DGRAM, -1), (SOCK_DGRAM, 17), (SOCK_DGRAM, 70000)]
+        for (kind, protocol) in
+            [(SOCK_DGRAM, 6), (SOCK_DGRAM, 200), (SOCK_DGRAM, -1), (SOCK_DGRAM, 17), (SOCK_DGRAM, 70000)]
         {
             log.note("protocol", c.socket(AF_INET, kind, protocol).map(drop));
             log.note("protocol6", c.socket(AF_INET6, kind, protocol).map(drop));

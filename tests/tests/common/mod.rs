@@ -112,70 +112,83 @@ fn no_value(r: i32) -> Result<()> {
     check(r).map(drop)
 }
 
-// SAFETY of every block below: pointers and lengths are those of live slices or locals, which the call does not keep.
-#[allow(clippy::undocumented_unsafe_blocks)]
 impl Calls for Linux {
     fn socket(&self, family: i32, kind: i32, protocol: i32) -> Result<i32> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         check(unsafe { libc::socket(family, kind, protocol) }).map(|fd| fd as i32)
     }
     fn bind(&self, fd: i32, a: &[u8]) -> Result<()> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::bind(fd, a.as_ptr().cast(), a.len() as u32) })
     }
     fn listen(&self, fd: i32, backlog: i32) -> Result<()> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::listen(fd, backlog) })
     }
     fn connect(&self, fd: i32, a: &[u8]) -> Result<()> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::connect(fd, a.as_ptr().cast(), a.len() as u32) })
     }
     fn accept4(&self, fd: i32, flags: i32) -> Result<i32> {
         let null = std::ptr::null_mut();
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         check(unsafe { libc::accept4(fd, null, std::ptr::null_mut(), flags) }).map(|fd| fd as i32)
     }
     fn sendto(&self, fd: i32, buf: &[u8], flags: i32, to: Option<&[u8]>) -> Result<usize> {
         let (p, n) = to.map_or((std::ptr::null(), 0), |a| (a.as_ptr(), a.len() as u32));
         let flags = flags | libc::MSG_NOSIGNAL;
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         let r = unsafe { libc::sendto(fd, buf.as_ptr().cast(), buf.len(), flags, p.cast(), n) };
         check(r as i64).map(|n| n as usize)
     }
     fn recv(&self, fd: i32, len: usize, flags: i32) -> Result<Vec<u8>> {
         let mut b = vec![0; len];
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         let n = check(unsafe { libc::recv(fd, b.as_mut_ptr().cast(), len, flags) } as i64)?;
         b.truncate(n as usize);
         Ok(b)
     }
     fn shutdown(&self, fd: i32, how: i32) -> Result<()> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::shutdown(fd, how) })
     }
     fn close(&self, fd: i32) -> Result<()> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::close(fd) })
     }
     fn name(&self, fd: i32, peer: bool) -> Result<SocketAddr> {
         let mut b = [0u8; 128];
         let mut n = b.len() as u32;
         let p = b.as_mut_ptr().cast();
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { if peer { libc::getpeername(fd, p, &mut n) } else { libc::getsockname(fd, p, &mut n) } })?;
         SockAddr::from_bytes(&b[..n as usize]).map(|a| a.to_std().expect("a name has a family"))
     }
     fn setsockopt(&self, fd: i32, level: i32, name: i32, val: &[u8]) -> Result<()> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::setsockopt(fd, level, name, val.as_ptr().cast(), val.len() as u32) })
     }
     fn getsockopt(&self, fd: i32, level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
         let mut b = vec![0; len];
         let mut n = len as u32;
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::getsockopt(fd, level, name, b.as_mut_ptr().cast(), &mut n) })?;
         b.truncate(n as usize);
         Ok(b)
     }
     fn fcntl(&self, fd: i32, cmd: i32, arg: i32) -> Result<i32> {
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         check(unsafe { libc::fcntl(fd, cmd, arg) }).map(|r| r as i32)
     }
     fn ioctl(&self, fd: i32, cmd: u32) -> Result<i32> {
         let mut v = 0i32;
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         no_value(unsafe { libc::ioctl(fd, cmd as _, &mut v) })?;
         Ok(v)
     }
     fn poll(&self, fd: i32, events: u32, timeout: i32) -> u32 {
         let mut p = libc::pollfd { fd, events: events as i16, revents: 0 };
+        // SAFETY: pointers and lengths are those of live buffers, which the call does not keep.
         check(unsafe { libc::poll(&mut p, 1, timeout) }).expect("poll");
         p.revents as u16 as u32
     }
