@@ -116,3 +116,60 @@ fn large_datagram_bursts_are_cut_for_a_wire_that_cannot() {
     let sizes = [0; 3].map(|_| b.files.recv(sb, &mut buf, 0).expect("a datagram"));
     assert_eq!(sizes, [1000, 1000, 500]);
 }
+
+/// Sends `n` patterned bytes over one connection and checks that they arrive.
+fn transfer(a: &End, b: &End, n: usize) {
+    let at: SockAddr = "10.0.0.2:7777".parse::<SocketAddr>().expect("address").into();
+    let listener = b.files.socket(AF_INET as i32, SOCK_STREAM, 0).expect("socket");
+    b.files.bind(listener, &at).expect("bind");
+    b.files.listen(listener, 1).expect("listen");
+    let byte = |i: usize| (i ^ i >> 8 ^ i >> 16) as u8;
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let fd = a.files.socket(AF_INET as i32, SOCK_STREAM, 0).expect("socket");
+            a.files.connect(fd, &at).expect("connect");
+            let data: Vec<u8> = (0..n).map(byte).collect();
+            let mut sent = 0;
+            while sent < n {
+                sent += a.files.send(fd, &data[sent..n.min(sent + 60_000)], 0).expect("send");
+            }
+            a.files.shutdown(fd, SHUT_WR).expect("shutdown");
+            assert_eq!(a.files.recv(fd, &mut [0; 8], 0), Ok(0));
+        });
+        let (fd, _) = b.files.accept(listener).expect("accept");
+        let (mut got, mut buf) = (0, vec![0; 65536]);
+        loop {
+            match b.files.recv(fd, &mut buf, 0).expect("recv") {
+                0 => break,
+                k => {
+                    assert!(buf[..k].iter().enumerate().all(|(i, c)| *c == byte(got + i)), "at {got}");
+                    got += k;
+                }
+            }
+        }
+        assert_eq!(got, n);
+        b.files.close(fd).expect("close");
+    });
+}
+
+#[test]
+fn a_stream_crosses_in_large_packets() {
+    let (_host, a, b) = pair(None);
+    transfer(&a, &b, 20_000_000);
+    let packets = a.dev.stats.tx_packets.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(packets < 20_000_000 / 1448 / 2, "{packets} packets: cut before the wire");
+}
+
+#[test]
+fn a_stream_survives_a_bad_wire() {
+    let bad = NetemParams {
+        loss: 0.02,
+        duplicate: 0.01,
+        corrupt: 0.01,
+        reorder: 0.05,
+        delay_ns: 1_000_000,
+        ..NetemParams::default()
+    };
+    let (_host, a, b) = pair(Some(Netem::new(bad, 11)));
+    transfer(&a, &b, 1_000_000);
+}
