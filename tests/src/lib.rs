@@ -35,6 +35,7 @@ macro_rules! netns_test {
 /// path with the crate's name in front.
 pub fn in_netns(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
+        exit_on_panic();
         run("ip", &["link", "set", "lo", "up"]);
         return body();
     }
@@ -47,6 +48,15 @@ pub fn in_netns(test: &str, body: impl FnOnce()) {
     let hint =
         "does this machine allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces)?";
     assert!(status.success(), "{name}, in its own namespaces: {status}{}", if is_root() { "" } else { hint });
+}
+
+/// This process is this test's alone: a panic in any of its threads ends it, where the others would wait for ever.
+fn exit_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        report(info);
+        std::process::exit(101);
+    }));
 }
 
 pub fn is_root() -> bool {
