@@ -1,6 +1,6 @@
 //! A stack on a TAP device against this machine's kernel.
 
-use sockeye::{TcpListener, TcpStream, UdpSocket};
+use sockeye::{Impairments, Link, Stack, TcpListener, TcpStream, UdpSocket};
 use sockeye_tests::{TapSide, Transfer, netns_test, run};
 use std::io::{Read, Write};
 use std::net::{self, Shutdown};
@@ -9,7 +9,7 @@ use std::thread;
 const GIB: u64 = 1 << 30;
 
 /// Sends `len` bytes from the stack to this machine, then back, by way of `host` and `stack` addresses.
-fn both_ways(t: &TapSide, host: &str, len: u64) {
+fn both_ways(stack: &Stack, host: &str, len: u64) {
     let transfer = Transfer::new(len);
     let want = (transfer.digest(), len);
     let listener = net::TcpListener::bind((host, 0)).expect("listen on this machine");
@@ -21,7 +21,7 @@ fn both_ways(t: &TapSide, host: &str, len: u64) {
             transfer.send(&mut c).expect("send from this machine");
             got
         });
-        let mut c = TcpStream::connect(&t.stack, (host, port)).expect("connect from the stack");
+        let mut c = TcpStream::connect(stack, (host, port)).expect("connect from the stack");
         transfer.send(&mut c).expect("send from the stack");
         c.shutdown(Shutdown::Write).expect("half-close");
         assert_eq!(Transfer::receive(&mut c).expect("receive in the stack"), want);
@@ -31,13 +31,13 @@ fn both_ways(t: &TapSide, host: &str, len: u64) {
 
 netns_test! {
     fn a_gibibyte_each_way_over_ipv4() {
-        both_ways(&TapSide::new(), TapSide::HOST4, GIB);
+        both_ways(&TapSide::new().stack, TapSide::HOST4, GIB);
     }
 }
 
 netns_test! {
     fn a_gibibyte_each_way_over_ipv6() {
-        both_ways(&TapSide::new(), TapSide::HOST6, GIB);
+        both_ways(&TapSide::new().stack, TapSide::HOST6, GIB);
     }
 }
 
@@ -64,47 +64,55 @@ fn request(i: usize) -> Vec<u8> {
     (0..10_000 + i * 7).map(|j| (i * 31 + j) as u8).collect()
 }
 
+/// Many connections from the stack to this machine, all open together, each with bytes of its own.
+fn at_once_from(stack: &Stack) {
+    let listener = net::TcpListener::bind((TapSide::HOST4, 0)).expect("listen");
+    let port = listener.local_addr().expect("name").port();
+    thread::scope(|s| {
+        s.spawn(|| echo(AT_ONCE, || Box::new(listener.accept().expect("accept").0)));
+        let mut all: Vec<TcpStream> =
+            (0..AT_ONCE).map(|_| TcpStream::connect(stack, (TapSide::HOST4, port)).expect("connect")).collect();
+        for (i, c) in all.iter_mut().enumerate() {
+            c.write_all(&request(i)).expect("send");
+        }
+        for (i, c) in all.iter_mut().enumerate() {
+            c.shutdown(Shutdown::Write).expect("half-close");
+            let mut got = Vec::new();
+            c.read_to_end(&mut got).expect("receive");
+            assert!(got == request(i), "connection {i}: {} bytes", got.len());
+        }
+    });
+}
+
+/// The same to the stack, which has `addr`.
+fn at_once_to(stack: &Stack, addr: &str) {
+    let listener = TcpListener::bind(stack, (addr, 0)).expect("listen");
+    let port = listener.local_addr().expect("name").port();
+    thread::scope(|s| {
+        s.spawn(|| echo(AT_ONCE, || Box::new(listener.accept().expect("accept").0)));
+        let mut all: Vec<net::TcpStream> =
+            (0..AT_ONCE).map(|_| net::TcpStream::connect((addr, port)).expect("connect")).collect();
+        for (i, c) in all.iter_mut().enumerate() {
+            c.write_all(&request(i)).expect("send");
+        }
+        for (i, c) in all.iter_mut().enumerate() {
+            c.shutdown(Shutdown::Write).expect("half-close");
+            let mut got = Vec::new();
+            c.read_to_end(&mut got).expect("receive");
+            assert!(got == request(i), "connection {i}: {} bytes", got.len());
+        }
+    });
+}
+
 netns_test! {
     fn two_hundred_connections_at_once_from_the_stack() {
-        let t = TapSide::new();
-        let listener = net::TcpListener::bind((TapSide::HOST4, 0)).expect("listen");
-        let port = listener.local_addr().expect("name").port();
-        thread::scope(|s| {
-            s.spawn(|| echo(AT_ONCE, || Box::new(listener.accept().expect("accept").0)));
-            let mut all: Vec<TcpStream> =
-                (0..AT_ONCE).map(|_| TcpStream::connect(&t.stack, (TapSide::HOST4, port)).expect("connect")).collect();
-            for (i, c) in all.iter_mut().enumerate() {
-                c.write_all(&request(i)).expect("send");
-            }
-            for (i, c) in all.iter_mut().enumerate() {
-                c.shutdown(Shutdown::Write).expect("half-close");
-                let mut got = Vec::new();
-                c.read_to_end(&mut got).expect("receive");
-                assert!(got == request(i), "connection {i}: {} bytes", got.len());
-            }
-        });
+        at_once_from(&TapSide::new().stack);
     }
 }
 
 netns_test! {
     fn two_hundred_connections_at_once_to_the_stack() {
-        let t = TapSide::new();
-        let listener = TcpListener::bind(&t.stack, (TapSide::STACK4, 0)).expect("listen");
-        let port = listener.local_addr().expect("name").port();
-        thread::scope(|s| {
-            s.spawn(|| echo(AT_ONCE, || Box::new(listener.accept().expect("accept").0)));
-            let mut all: Vec<net::TcpStream> =
-                (0..AT_ONCE).map(|_| net::TcpStream::connect((TapSide::STACK4, port)).expect("connect")).collect();
-            for (i, c) in all.iter_mut().enumerate() {
-                c.write_all(&request(i)).expect("send");
-            }
-            for (i, c) in all.iter_mut().enumerate() {
-                c.shutdown(Shutdown::Write).expect("half-close");
-                let mut got = Vec::new();
-                c.read_to_end(&mut got).expect("receive");
-                assert!(got == request(i), "connection {i}: {} bytes", got.len());
-            }
-        });
+        at_once_to(&TapSide::new().stack, TapSide::STACK4);
     }
 }
 
@@ -207,5 +215,93 @@ netns_test! {
                 assert_eq!(from, peer);
             }
         }
+    }
+}
+
+/// A stack behind another that forwards from the TAP device to a link with losses, both ways.
+struct Rough {
+    _router: TapSide,
+    stack: Stack,
+}
+
+impl Rough {
+    const ADDR: &str = "10.7.0.2";
+
+    fn new() -> Rough {
+        let router = TapSide::new();
+        let stack = router.stack.sibling();
+        let rough =
+            Impairments { loss: 0.01, reorder: 0.05, duplicate: 0.01, delay_ns: 200_000, ..Impairments::default() };
+        let link = Link::new().addresses("10.7.0.1/24", "10.7.0.2/24").impair(rough).seed(1);
+        link.connect(&router.stack, &stack).expect("a link");
+        router.stack.set_sysctl("net.ipv4.ip_forward", 1).expect("forwarding");
+        stack.add_route("0.0.0.0/0", "10.7.0.1").expect("a route");
+        run("ip", &["route", "add", "10.7.0.0/24", "via", TapSide::STACK4]);
+        Rough { _router: router, stack }
+    }
+
+    fn retransmissions(&self) -> u64 {
+        self.stack.counter("TcpRetransSegs").expect("a counter")
+    }
+}
+
+netns_test! {
+    fn every_byte_arrives_over_a_device_that_loses_reorders_and_duplicates() {
+        let t = Rough::new();
+        both_ways(&t.stack, TapSide::HOST4, 64 << 20);
+        assert!(t.retransmissions() > 0, "nothing was lost");
+    }
+}
+
+netns_test! {
+    fn two_hundred_connections_survive_losses() {
+        let t = Rough::new();
+        at_once_from(&t.stack);
+        at_once_to(&t.stack, Rough::ADDR);
+        assert!(t.retransmissions() > 0, "nothing was lost");
+    }
+}
+
+netns_test! {
+    fn pings_survive_losses() {
+        let _t = Rough::new();
+        let out = run("ping", &["-c", "200", "-i", "0.002", "-W", "2", "-s", "1000", Rough::ADDR]);
+        let received = out.split(", ").find_map(|w| w.strip_suffix(" received")?.parse::<u32>().ok());
+        assert!(received.is_some_and(|n| (170..200).contains(&n)), "{out}");
+        assert!(out.contains("duplicates"), "{out}");
+    }
+}
+
+netns_test! {
+    fn datagrams_that_arrive_over_a_lossy_device_are_whole() {
+        let t = Rough::new();
+        let kernel = net::UdpSocket::bind((TapSide::HOST4, 0)).expect("bind on this machine");
+        let peer = kernel.local_addr().expect("its name");
+        let mine = UdpSocket::bind(&t.stack, (Rough::ADDR, 0)).expect("bind in the stack");
+        let patience = Some(std::time::Duration::from_millis(50));
+        kernel.set_read_timeout(patience).expect("timeout");
+        mine.set_read_timeout(patience).expect("timeout");
+        let (mut buf, mut lost) = (vec![0; 70_000], 0);
+        for n in sizes().step_by(5) {
+            let data = datagram(n);
+            // Until it has made it there and back; leftovers of duplicates and late answers have other sizes.
+            loop {
+                assert!(lost < 2000, "{n} bytes never arrive");
+                mine.send_to(&data, peer).expect("send from the stack");
+                let there = std::iter::from_fn(|| kernel.recv_from(&mut buf).ok()).find(|&(got, _)| got == n);
+                let Some((_, from)) = there else {
+                    lost += 1;
+                    continue;
+                };
+                assert!(buf[..n] == data[..], "{n} bytes to this machine");
+                kernel.send_to(&data, from).expect("send from this machine");
+                if std::iter::from_fn(|| mine.recv_from(&mut buf).ok()).any(|(got, _)| got == n) {
+                    assert!(buf[..n] == data[..], "{n} bytes to the stack");
+                    break;
+                }
+                lost += 1;
+            }
+        }
+        assert!(lost > 0, "nothing was lost");
     }
 }

@@ -19,22 +19,22 @@ pub fn run(root: &Path, filters: &[String]) -> Outcome {
     let target = std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root.join("target"), |t| root.join(t));
     let binary = target.join("release/sockeye");
 
-    // Unit tests with debug assertions (lockdep among them), whole-system tests at full speed.
+    // With debug assertions, lockdep among them: speed is for `cargo xtask bench`.
     let nextest = Command::new(&cargo).args(["nextest", "--version"]).output().is_ok_and(|o| o.status.success());
-    let passes: [&[&str]; 2] =
-        [&["--workspace", "--exclude", "sockeye-tests"], &["--package", "sockeye-tests", "--release"]];
-    let mut failed = Vec::new();
-    for pass in passes {
-        let mut cmd = Command::new(&cargo);
-        cmd.current_dir(root).env(BINARY, &binary);
-        if nextest {
-            cmd.args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"]).args(pass).args(filters);
-        } else {
-            cmd.args(["test", "--no-fail-fast"]).args(pass).arg("--").args(filters);
-        }
-        failed.extend(step(&mut cmd).err());
+    let mut cmd = Command::new(&cargo);
+    cmd.current_dir(root).env(BINARY, &binary);
+    if nextest {
+        cmd.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass"]).args(filters);
+    } else {
+        cmd.args(["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests", "--"]).args(filters);
     }
-    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+    let tests = step(&mut cmd);
+    // nextest does not run the examples in the documentation.
+    let examples = match filters {
+        [] => step(Command::new(&cargo).current_dir(root).args(["test", "--workspace", "--doc", "--quiet"])),
+        _ => Ok(()),
+    };
+    tests.and(examples)
 }
 
 fn step(cmd: &mut Command) -> Outcome {
