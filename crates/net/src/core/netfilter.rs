@@ -52,3 +52,36 @@ impl NfHooks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::test_arch::TestMachine;
+    use std::sync::Mutex;
+
+    #[test]
+    fn a_hook_passes_changes_or_keeps() {
+        let net = Net::new(&TestMachine::new().core_registries());
+        let through = |n| net.nf.run(HookPoint::Forward, &net, Skb::from_bytes(0, &[n])).map(|s| s.data()[0]);
+        assert_eq!(through(1), Some(1), "no hook, no opinion");
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let to = kept.clone();
+        let hook = move |_: &Arc<Net>, mut skb: Box<Skb>| match skb.data()[0] {
+            0 => {
+                to.lock().expect("lock").push(skb);
+                Verdict::Stolen
+            }
+            _ => {
+                skb.data_mut()[0] += 1;
+                Verdict::Accept(skb)
+            }
+        };
+        net.nf.set(HookPoint::Forward, Some(Box::new(hook)));
+        assert_eq!((through(0), through(1)), (None, Some(2)));
+        assert_eq!(kept.lock().expect("lock").len(), 1);
+        // The other places are not concerned, and a hook that is taken away is gone.
+        assert!(net.nf.run(HookPoint::LocalIn, &net, Skb::from_bytes(0, &[0])).is_some());
+        net.nf.set(HookPoint::Forward, None);
+        assert_eq!(through(0), Some(0));
+    }
+}

@@ -144,19 +144,36 @@ pub fn dev_open(dev: &Arc<NetDevice>) -> Result<()> {
     Ok(())
 }
 
-/// `dev_close`. Packets that wait for the driver are dropped.
+/// `dev_close`. Packets that wait for the driver are dropped; when the driver is stopped, nobody is giving it any.
 pub fn dev_close(dev: &Arc<NetDevice>) {
     let _inside = dev.reg.kernel.enter();
     if dev.flags.fetch_and(!Iff::UP.bits(), AcqRel) & Iff::UP.bits() == 0 {
         return;
     }
-    let mut waiting = SkbQueue::default();
-    dev.tx.lock_bh().list.splice_to(&mut waiting);
-    dev.stats.tx_dropped.fetch_add(waiting.len() as u64, Relaxed);
-    drop(waiting);
+    dev_deactivate(dev);
     dev.ops.ndo_stop(dev);
     dev.started.store(false, Release);
     device_changed(dev, NetdevEvent::Down);
+}
+
+/// `dev_deactivate`: empties the queue, and waits for the CPU that is sending from it. The device is no longer up, so
+/// nothing is added.
+fn dev_deactivate(dev: &NetDevice) {
+    let mut spins = 0;
+    loop {
+        let mut waiting = SkbQueue::default();
+        let busy = {
+            let mut q = dev.tx.lock_bh();
+            q.list.splice_to(&mut waiting);
+            q.running
+        };
+        dev.stats.tx_dropped.fetch_add(waiting.len() as u64, Relaxed);
+        if !busy {
+            return;
+        }
+        dev.reg.kernel.arch().cpu_relax(spins);
+        spins = spins.saturating_add(1);
+    }
 }
 
 /// `dev_set_mtu`; `EINVAL` outside 68..=65535 (a device made with a larger MTU: up to that).

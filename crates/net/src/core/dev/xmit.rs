@@ -29,10 +29,6 @@ pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
     tp!(dev_queue_xmit, skb);
     let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
     let _bh = local_bh_disable();
-    if !dev.is_up() {
-        dev.stats.tx_dropped.fetch_add(1, Relaxed);
-        return Err(Errno::ENETDOWN);
-    }
     if kernel::trace::enabled() {
         skb.identify();
     }
@@ -42,6 +38,10 @@ pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
 
 /// A driver that locks for itself has no queue.
 fn xmit_lltx(dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
+    if !dev.is_up() {
+        dev.stats.tx_dropped.fetch_add(1, Relaxed);
+        return Err(Errno::ENETDOWN);
+    }
     let mut result = Ok(());
     for seg in validate_xmit_skb(dev, skb)? {
         if let NetdevTx::Busy(_) = dev_hard_start_xmit(dev, seg) {
@@ -56,6 +56,12 @@ fn xmit_lltx(dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
 /// `__dev_xmit_skb`: to the driver if the queue is empty and free, else into the queue.
 fn dev_xmit_skb(dev: &Arc<NetDevice>, skb: Box<Skb>) -> Result<()> {
     let mut q = dev.tx.lock_bh();
+    // Under the lock: `dev_deactivate` empties the queue once.
+    if !dev.is_up() {
+        drop(q);
+        dev.stats.tx_dropped.fetch_add(1, Relaxed);
+        return Err(Errno::ENETDOWN);
+    }
     if q.list.len() >= dev.tx_queue_len.load(Relaxed) as usize {
         drop(q);
         dev.stats.tx_dropped.fetch_add(1, Relaxed);
