@@ -2,38 +2,8 @@
 
 mod common;
 
-use common::{Calls, Linux, Sockeye, addr, bytes};
-use host::Host;
-use net::core::net_namespace::Net;
-use net::init::net_init;
-use net::syscall::FdTable;
-use std::fmt::Debug;
+use common::{ALL, Calls, addr, bytes, same};
 use uapi::socket::*;
-
-/// What a sequence of calls answered, one line each.
-#[derive(Default)]
-struct Log(Vec<String>);
-
-impl Log {
-    fn note(&mut self, what: &str, r: impl Debug) {
-        self.0.push(format!("{what}: {r:?}"));
-    }
-}
-
-/// Runs the same calls on both and compares the logs line by line. Each script takes a fresh stack.
-fn same(script: impl Fn(&dyn Calls, &mut Log)) {
-    let host = Host::start(1).expect("host");
-    let net = Net::new(&net_init(host.kernel()));
-    let (mut ours, mut theirs) = (Log::default(), Log::default());
-    script(&Sockeye(FdTable::new(&net, 1024)), &mut ours);
-    script(&Linux, &mut theirs);
-    let pairs = ours.0.iter().zip(&theirs.0).enumerate();
-    let differ: Vec<_> = pairs.filter(|(_, (a, b))| a != b).map(|(i, (a, b))| format!("{i}: {a} | {b}")).collect();
-    assert!(differ.is_empty(), "sockeye | Linux:\n{}", differ.join("\n"));
-    assert_eq!(ours.0.len(), theirs.0.len());
-}
-
-const ALL: u32 = 0x23ff;
 
 fn dgram(c: &dyn Calls, at: &str) -> i32 {
     let family = if at.starts_with('[') { AF_INET6 } else { AF_INET };

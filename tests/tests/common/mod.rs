@@ -1,6 +1,10 @@
 //! The socket calls of two kernels behind one trait: the machine's, and a stack of this process.
 
+use host::Host;
+use net::core::net_namespace::Net;
+use net::init::net_init;
 use net::syscall::{FdTable, PollFd};
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use uapi::poll::Poll;
 use uapi::{Errno, Result, SockAddr};
@@ -192,4 +196,30 @@ impl Calls for Linux {
         check(unsafe { libc::poll(&mut p, 1, timeout) }).expect("poll");
         p.revents as u16 as u32
     }
+}
+
+/// Every poll event there is.
+pub const ALL: u32 = 0x23ff;
+
+/// What a sequence of calls answered, one line each.
+#[derive(Default)]
+pub struct Log(Vec<String>);
+
+impl Log {
+    pub fn note(&mut self, what: &str, r: impl Debug) {
+        self.0.push(format!("{what}: {r:?}"));
+    }
+}
+
+/// Runs the same calls on both and compares the logs line by line. Each script takes a fresh stack.
+pub fn same(script: impl Fn(&dyn Calls, &mut Log)) {
+    let host = Host::start(1).expect("host");
+    let net = Net::new(&net_init(host.kernel()));
+    let (mut ours, mut theirs) = (Log::default(), Log::default());
+    script(&Sockeye(FdTable::new(&net, 1024)), &mut ours);
+    script(&Linux, &mut theirs);
+    let pairs = ours.0.iter().zip(&theirs.0).enumerate();
+    let differ: Vec<_> = pairs.filter(|(_, (a, b))| a != b).map(|(i, (a, b))| format!("{i}: {a} | {b}")).collect();
+    assert!(differ.is_empty(), "sockeye | Linux:\n{}", differ.join("\n"));
+    assert_eq!(ours.0.len(), theirs.0.len());
 }

@@ -303,29 +303,27 @@ fn inet_wait_for_connect(
     wait: &mut Wait,
     in_vain: Errno,
 ) -> Poll<Result<()>> {
-    // The answer may be waiting in the backlog: a connection through loopback is complete without a sleep.
-    state.flush_backlog();
-    if !sk.state().is_in(CONNECTING) {
-        return Poll::Ready(Ok(()));
-    }
-    drop(state);
     let waits = !wait.timed_out(sk.net.kernel().ktime_get());
     if waits {
-        if wait.signal_pending() {
-            wait.finish_wait();
-            let restart = wait.deadline().is_none();
-            return Poll::Ready(Err(if restart { Errno::ERESTARTSYS } else { Errno::EINTR }));
-        }
-        wait.prepare_to_wait(&sk.wq);
+        // The answer may lie in the backlog: a connection through loopback is complete without a sleep. A caller who does
+        // not wait is told that it is in progress all the same, as on Linux.
+        state.flush_backlog();
     }
     if !sk.state().is_in(CONNECTING) {
         return Poll::Ready(Ok(()));
     }
-    if waits {
-        return Poll::Pending;
+    if !waits {
+        wait.finish_wait();
+        return Poll::Ready(Err(in_vain));
     }
-    wait.finish_wait();
-    Poll::Ready(Err(in_vain))
+    drop(state);
+    if wait.signal_pending() {
+        wait.finish_wait();
+        let restart = wait.deadline().is_none();
+        return Poll::Ready(Err(if restart { Errno::ERESTARTSYS } else { Errno::EINTR }));
+    }
+    wait.prepare_to_wait(&sk.wq);
+    if sk.state().is_in(CONNECTING) { Poll::Pending } else { Poll::Ready(Ok(())) }
 }
 
 /// The handshake is over: connected, or the error that ended it.

@@ -31,10 +31,10 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
         let ca = val.get(..end).and_then(|b| std::str::from_utf8(b).ok()).filter(|s| !s.is_empty());
         return tcp_set_congestion_control(tp, ca.ok_or(Errno::EINVAL)?);
     }
+    let v = int_option(val)?;
     if !is_int_option(name) {
         return unsupported(sk);
     }
-    let v = int_option(val)?;
     let range = |lo: i32, hi: i32| if (lo..=hi).contains(&v) { Ok(v) } else { Err(Errno::EINVAL) };
     match name {
         TCP_MAXSEG => {
