@@ -91,7 +91,10 @@ fn start(st: &mut State, call: &Call, id: Id, addr: SockAddr) -> Option<Answer> 
                 }
             }
             Poll::Ready(Ok(())) if addr == SockAddr::Unspec => pump_tcp::set_role(st, id, Role::Fresh),
-            Poll::Ready(Ok(())) => pump::pump(st, id),
+            // The peer was near enough to answer at once.
+            Poll::Ready(Ok(())) => {
+                let _ = pump_tcp::connected(st, id, Ok(()));
+            }
             _ => {}
         }
         r.map(Answer::from)
