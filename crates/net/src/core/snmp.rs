@@ -41,7 +41,7 @@ mibs! {
     Icmp6InEchos, Icmp6InEchoReplies, Icmp6OutEchos, Icmp6OutEchoReplies, Icmp6InNeighborSolicits,
     Icmp6InNeighborAdvertisements, Icmp6OutNeighborSolicits, Icmp6OutNeighborAdvertisements,
     Icmp6InRouterAdvertisements, Icmp6OutRouterSolicits, Icmp6InDestUnreachs, Icmp6InPktTooBigs, Icmp6InTimeExcds,
-    Icmp6InParmProblems, Icmp6InRouterSolicits, Icmp6InRedirects,
+    Icmp6InParmProblems, Icmp6InRouterSolicits, Icmp6InRedirects, Icmp6OutMLDv2Reports,
     Icmp6OutDestUnreachs, Icmp6OutPktTooBigs, Icmp6OutTimeExcds, Icmp6OutParmProblems,
     TcpActiveOpens, TcpPassiveOpens, TcpAttemptFails, TcpEstabResets, TcpCurrEstab, TcpInSegs, TcpOutSegs,
     TcpRetransSegs, TcpInErrs, TcpOutRsts, TcpInCsumErrors,

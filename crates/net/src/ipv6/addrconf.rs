@@ -8,6 +8,7 @@ use super::addrconf_core::{
     ALL_NODES, ALL_ROUTERS, IPV6_MIN_MTU, IfaFlags, Inet6Ifaddr, addrconf, addrconf_addr_solict_mult, eui64,
     in6_dev_get, ipv6_addr_prefix, ipv6_dev_mc_dec, ipv6_dev_mc_inc, ipv6_get_ifaddr, ipv6_prefix_equal, is_link_local,
 };
+use super::mcast::{ipv6_mc_down, ipv6_mc_up};
 use super::ndisc::{
     NdiscHooks, PrefixInfo, RouterAdvert, ndisc_send_ns, ndisc_send_rs, ndisc_set_hooks, needs_resolution,
 };
@@ -290,6 +291,7 @@ fn addrconf_up(net: &Arc<Net>, dev: &Arc<NetDevice>) {
     if net.sysctl.ipv6_disable.on() || dev.mtu() < IPV6_MIN_MTU {
         return in6_dev_get(dev).ready.store(false, Release);
     }
+    ipv6_mc_up(net, dev);
     // Those given while it was down.
     for ifa in addrconf(net).addrs().iter().filter(|a| a.dev.ifindex == dev.ifindex) {
         addr_up(net, ifa, true);
@@ -326,6 +328,7 @@ fn interface_id(net: &Net, dev: &NetDevice) -> [u8; 8] {
 fn addrconf_ifdown(net: &Arc<Net>, dev: &Arc<NetDevice>, gone: bool) {
     let idev = in6_dev_get(dev);
     idev.ready.store(false, Release);
+    ipv6_mc_down(dev);
     if let Some(t) = idev.rs_timer.get() {
         t.del_timer();
     }

@@ -19,6 +19,8 @@ pub const IPV6_MIN_MTU: u32 = 1280;
 pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 /// `ff02::2`, all routers of the link.
 pub const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+/// `ff02::16`, all routers that listen to membership reports (RFC 3810, 11).
+pub const MLDV2_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
 
 /// Multicast scopes (RFC 4291, 2.7), which also order unicast addresses (RFC 6724, 3.1).
 pub const SCOPE_INTERFACE: u8 = 1;
@@ -153,11 +155,24 @@ pub struct Inet6Dev {
     pub ready: AtomicBool,
     /// The link's MTU as a router advertised it; 0: none did.
     pub mtu6: AtomicU32,
+    /// Membership reports still to be sent, and what sends them; `mcast`'s.
+    pub mc_pending: SpinLock<Vec<McRecord>>,
+    pub mc_timer: OnceLock<Timer>,
+    /// Jiffies until which a router is taken to know only the first version of reports.
+    pub mc_v1_until: AtomicU64,
     /// Hop limit as a router advertised it; 0: none did.
     pub hop_limit: AtomicU32,
     /// Router solicitations still to be sent, and what sends them.
     pub rs_probes: AtomicU32,
     pub rs_timer: OnceLock<Timer>,
+}
+
+/// A membership report to be sent: the group, its record's type, how often still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct McRecord {
+    pub group: Ipv6Addr,
+    pub kind: u8,
+    pub left: u8,
 }
 
 /// `IPV6_MAX_GROUPS` in spirit: groups of one device.
@@ -170,6 +185,9 @@ impl Default for Inet6Dev {
             lock: SpinLock::new(()),
             ready: AtomicBool::new(false),
             mtu6: AtomicU32::new(0),
+            mc_pending: SpinLock::default(),
+            mc_timer: OnceLock::new(),
+            mc_v1_until: AtomicU64::new(0),
             hop_limit: AtomicU32::new(0),
             rs_probes: AtomicU32::new(0),
             rs_timer: OnceLock::new(),
@@ -204,31 +222,51 @@ impl Inet6Dev {
 /// `ipv6_dev_mc_inc`: joins a group; `true` when it is the first to. `ENOBUFS` when the device is in too many.
 pub fn ipv6_dev_mc_inc(dev: &NetDevice, group: Ipv6Addr) -> Result<bool> {
     let idev = in6_dev_get(dev);
-    let _l = idev.lock.lock_bh();
-    let mut list = idev.groups.get().map_or_else(Vec::new, |g| g.to_vec());
-    let found = list.iter().position(|(a, _)| *a == group);
-    match found {
-        Some(at) => list[at].1 += 1,
-        None if list.len() >= MAX_GROUPS => return Err(Errno::ENOBUFS),
-        None => list.push((group, 1)),
+    let found = {
+        let _l = idev.lock.lock_bh();
+        let mut list = idev.groups.get().map_or_else(Vec::new, |g| g.to_vec());
+        let found = list.iter().position(|(a, _)| *a == group);
+        match found {
+            Some(at) => list[at].1 += 1,
+            None if list.len() >= MAX_GROUPS => return Err(Errno::ENOBUFS),
+            None => list.push((group, 1)),
+        }
+        idev.groups.assign(Some(Arc::new(list)));
+        found
+    };
+    if found.is_none() {
+        group_changed(dev, group, true);
     }
-    idev.groups.assign(Some(Arc::new(list)));
     Ok(found.is_none())
 }
 
 /// `ipv6_dev_mc_dec`: leaves a group; `true` when nobody is left in it. `ENOENT` if it was not joined.
 pub fn ipv6_dev_mc_dec(dev: &NetDevice, group: Ipv6Addr) -> Result<bool> {
     let idev = in6_dev_get(dev);
-    let _l = idev.lock.lock_bh();
-    let mut list = idev.groups.get().map_or_else(Vec::new, |g| g.to_vec());
-    let at = list.iter().position(|(a, _)| *a == group).ok_or(Errno::ENOENT)?;
-    list[at].1 -= 1;
-    let last = list[at].1 == 0;
+    let last = {
+        let _l = idev.lock.lock_bh();
+        let mut list = idev.groups.get().map_or_else(Vec::new, |g| g.to_vec());
+        let at = list.iter().position(|(a, _)| *a == group).ok_or(Errno::ENOENT)?;
+        list[at].1 -= 1;
+        let last = list[at].1 == 0;
+        if last {
+            list.remove(at);
+        }
+        idev.groups.assign(Some(Arc::new(list)));
+        last
+    };
     if last {
-        list.remove(at);
+        group_changed(dev, group, false);
     }
-    idev.groups.assign(Some(Arc::new(list)));
     Ok(last)
+}
+
+/// Tells whoever reports memberships.
+fn group_changed(dev: &NetDevice, group: Ipv6Addr, joined: bool) {
+    let Some(net) = dev.net() else { return };
+    if let Some(f) = net.try_generic::<Addrconf>(NetId::Ipv6Addrconf).and_then(|a| a.mc_changed.get()) {
+        f(&net, &dev.hold(), group, joined);
+    }
 }
 
 /// `ipv6_chk_mcast_addr`: whether the device is in the group. Every device is in those of scope interface and of all nodes.
@@ -246,7 +284,11 @@ pub fn ipv6_chk_mcast_addr(dev: &NetDevice, group: &Ipv6Addr) -> bool {
 pub struct Addrconf {
     addrs: Rcu<Vec<Arc<Inet6Ifaddr>>>,
     lock: SpinLock<()>,
+    /// Told of every group that a device is the first to join, or the last to leave; `mcast` sets it.
+    pub mc_changed: OnceLock<McChanged>,
 }
+
+pub type McChanged = fn(&Arc<Net>, &Arc<NetDevice>, group: Ipv6Addr, joined: bool);
 
 pub fn addrconf(net: &Net) -> &Addrconf {
     net.generic(NetId::Ipv6Addrconf)

@@ -10,6 +10,7 @@ use super::icmp::{Icmp6, icmpv6_err, icmpv6_rcv, icmpv6_send};
 use super::ip6_forward::{ip6_forward, ip6_pkt_discard};
 use super::ip6_input::{ip6_input, ip6_mc_input, ipv6_rcv};
 use super::ip6_output::{ip6_output, ip6_pkt_discard_out, ip6_xmit};
+use super::mcast::mcast_net_init;
 use super::ndisc::{ndisc_init, ndisc_net_init};
 use super::reassembly::Ip6Frag;
 use super::route::{Ip6Paths, Ip6Route, ip6_addr_type, ip6_is_local, ip6_route_output, ip6_update_pmtu};
@@ -64,5 +65,6 @@ fn ip6_net_init(net: &Arc<Net>) {
     net.set_generic(NetId::Ipv6Icmp, Icmp6::default());
     net.set_generic(NetId::Ipv6Frag, Ip6Frag::new(net));
     ndisc_net_init(net);
+    mcast_net_init(net);
     addrconf_net_init(net);
 }

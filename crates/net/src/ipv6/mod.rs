@@ -5,7 +5,7 @@
 //! Locks and context: each file says its own.
 //!
 //! From the bottom up: `addrconf_core` and `exthdrs_core`; `route`; `ip6_output`; `icmp`; `ip6_forward`, `exthdrs`,
-//! `reassembly`; `ip6_input`; `ndisc`; `addrconf`; `l3_ops`, which registers them. What must go up goes through a table.
+//! `reassembly`; `ip6_input`; `ndisc`; `mcast`; `addrconf`; `l3_ops`, which registers them. What must go up goes through a table.
 
 pub mod addrconf;
 pub mod addrconf_core;
@@ -18,6 +18,7 @@ pub mod ip6_input;
 pub mod ip6_output;
 pub mod ipv6_sockglue;
 pub mod l3_ops;
+pub mod mcast;
 pub mod ndisc;
 pub mod reassembly;
 pub mod route;

@@ -249,7 +249,7 @@ fn ndisc_send_skb(
 }
 
 /// `icmp6_dst_alloc`: a route straight out of the device.
-fn icmp6_dst_alloc(net: &Net, dev: &Arc<NetDevice>, daddr: Ipv6Addr) -> Arc<Dst> {
+pub fn icmp6_dst_alloc(net: &Net, dev: &Arc<NetDevice>, daddr: Ipv6Addr) -> Arc<Dst> {
     Arc::new(Dst {
         dev: dev.clone(),
         kind: if daddr.is_multicast() { RtnType::Multicast } else { RtnType::Unicast },

@@ -5,7 +5,7 @@
 //! Locks and context: one thread, a manual clock.
 
 use super::addrconf::{inet6_addr_add, inet6_addr_add_flags, inet6_addr_list};
-use super::addrconf_core::{IfaFlags, eui64, ipv6_dev_get_saddr};
+use super::addrconf_core::{IfaFlags, eui64, ipv6_dev_get_saddr, ipv6_dev_mc_dec, ipv6_dev_mc_inc};
 use super::exthdrs_core::{NEXTHDR_FRAGMENT, NEXTHDR_ROUTING};
 use super::icmp::{ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, icmpv6_checksum, icmpv6_register};
 use super::ip6_output::ip6_xmit;
@@ -142,9 +142,10 @@ fn pings_over_link_local_addresses_and_groups() {
     ping_with(&x, a("ff02::1"), 10, &XmitParams::default(), dx.ifindex).expect("ping");
     assert_eq!(replies(&x), 3);
     // A group that nobody is in.
+    let before = y.mib.get(Mib::Ip6InDiscards);
     ping_with(&x, a("ff02::1234"), 10, &XmitParams::default(), dx.ifindex).expect("ping");
     assert_eq!(replies(&x), 3);
-    assert_eq!(y.mib.get(Mib::Ip6InDiscards), 1);
+    assert_eq!(y.mib.get(Mib::Ip6InDiscards), before + 1);
 }
 
 static REPLIED: SpinLock<Vec<u8>> = SpinLock::new(Vec::new());
@@ -334,7 +335,8 @@ fn errors_at(net: &Arc<Net>) -> Arc<SpinLock<Vec<(u8, u8, u32)>>> {
     let keep = seen.clone();
     let hook = move |_: &Arc<Net>, skb: Box<Skb>| {
         let b = skb.data().get(40..48).unwrap_or_default();
-        if let [kind @ ..128, code, _, _, p0, p1, p2, p3] = *b {
+        let icmp = Ipv6Hdr::read(skb.data()).is_some_and(|h| h.nexthdr == IPPROTO_ICMPV6);
+        if icmp && let [kind @ ..128, code, _, _, p0, p1, p2, p3] = *b {
             keep.lock().push((kind, code, u32::from_be_bytes([p0, p1, p2, p3])));
         }
         Verdict::Accept(skb)
@@ -708,4 +710,63 @@ fn routes_change_under_the_feet_of_senders() {
         done.store(1, SeqCst);
     });
     assert_eq!(ip6_route_list(&x).iter().filter(|r| r.dst.segments()[1] == 0xdb9).count(), 1000);
+}
+
+/// What a namespace receives for the group of report listeners: records of type and group.
+fn reports_at(net: &Arc<Net>) -> Arc<SpinLock<Vec<(u8, Ipv6Addr)>>> {
+    let seen: Arc<SpinLock<Vec<_>>> = Arc::default();
+    let keep = seen.clone();
+    let hook = move |_: &Arc<Net>, skb: Box<Skb>| {
+        let b: Vec<u8> = skb.chunks().flatten().copied().collect();
+        if Ipv6Hdr::read(&b).is_some_and(|h| h.dst() == a("ff02::16") && h.hop_limit == 1) && b[48] == 143 {
+            for r in b[56..].chunks_exact(20) {
+                keep.lock().push((r[0], Ipv6Addr::from(<[u8; 16]>::try_from(&r[4..20]).expect("16"))));
+            }
+        }
+        Verdict::Accept(skb)
+    };
+    net.nf.set(HookPoint::PreRouting, Some(Box::new(hook)));
+    seen
+}
+
+#[test]
+fn reports_the_groups_it_is_in() {
+    let lab = Lab::new();
+    let (x, y) = (lab.net(), lab.net());
+    let (dx, dy) = lab.join(1, &x, &y);
+    lab.m.advance(5000);
+    let reports = reports_at(&y);
+    let group = a("ff02::1:2");
+    {
+        let _inside = x.kernel().enter();
+        assert_eq!(ipv6_dev_mc_inc(&dx, group), Ok(true));
+        assert_eq!(ipv6_dev_mc_inc(&dx, group), Ok(false));
+    }
+    lab.m.advance(5000);
+    assert_eq!(*reports.lock(), [(4, group), (4, group)]);
+    // A router asks; nobody is told of all nodes.
+    let router = Ipv6Addr::from_bits(a("fe80::").to_bits() | u64::from_be_bytes(eui64(dy.addr)) as u128);
+    let mut icmp = vec![130, 0, 0, 0, 0x03, 0xe8, 0, 0];
+    icmp.resize(28, 0);
+    let check = icmpv6_checksum(&Skb::from_bytes(0, &icmp), router, a("ff02::1"));
+    icmp[2..4].copy_from_slice(&check);
+    let mut b = vec![0x60, 0, 0, 0, 0, icmp.len() as u8, 58, 1];
+    b.extend_from_slice(&router.octets());
+    b.extend_from_slice(&a("ff02::1").octets());
+    b.extend_from_slice(&icmp);
+    reports.lock().clear();
+    receive_bytes(&dx, &b);
+    assert_eq!(reports.lock().len(), 0);
+    lab.m.advance(2000);
+    let mut told = std::mem::take(&mut *reports.lock());
+    told.sort();
+    // Of its two addresses, and this one.
+    assert_eq!(told.len(), 3, "{told:?}");
+    assert!(told.iter().all(|r| r.0 == 2) && told.contains(&(2, group)));
+    {
+        let _inside = x.kernel().enter();
+        assert_eq!(ipv6_dev_mc_dec(&dx, group), Ok(false));
+        assert_eq!(ipv6_dev_mc_dec(&dx, group), Ok(true));
+    }
+    assert_eq!(*reports.lock(), [(3, group)]);
 }
