@@ -31,6 +31,7 @@ use crate::ipv4::tcp_minisocks::tcp_create_openreq_child;
 use crate::ipv4::tcp_mss::{tcp_advertise_mss, tcp_full_space, tcp_select_initial_window, tcp_sync_mss};
 use crate::ipv4::tcp_options::tcp_parse_options;
 use crate::ipv4::tcp_reply::{reply_oif, skb_dif, skb_tuple, tcp_v4_send_reset};
+use crate::ipv4::tcp_rtt::tcp_ack_update_rtt;
 use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived, TcpSock, tcp_sk, tcp_skb_cb,
 };
@@ -280,6 +281,7 @@ pub fn tcp_v4_syn_recv_sock(
         child.set_flag(SockFlags::TRANSPARENT, true);
     }
     tcp_sync_mss(tp, dst.mtu());
+    tcp_synack_rtt_meas(net, tp, req);
     *child.dst_cache.lock_bh() = Some(dst);
 
     let hashed = match entry {
@@ -306,6 +308,15 @@ pub fn tcp_v4_syn_recv_sock(
     drop(guard);
     listener.data_ready();
     Ok(())
+}
+
+/// The first round-trip time: from the SYN-ACK, if it was sent but once (Karn), to its acknowledgement.
+fn tcp_synack_rtt_meas(net: &Net, tp: &mut TcpSock, req: &RequestSock) {
+    let sent = req.snt_synack.load(Relaxed);
+    if sent != 0 {
+        let us = (net.kernel().ktime_get().saturating_sub(sent) / 1000).max(1) as i64;
+        tcp_ack_update_rtt(tp, true, us, -1, &mut -1);
+    }
 }
 
 fn is_local(net: &Arc<Net>, req: &RequestSock) -> bool {
