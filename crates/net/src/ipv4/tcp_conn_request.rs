@@ -4,7 +4,7 @@
 //! Linux counterpart: `tcp_conn_request` in `net/ipv4/tcp_input.c`, `tcp_v4_syn_recv_sock` in `tcp_ipv4.c`, `syncookies.c`.
 //! Locks and context: softirq context or the listener's backlog; the listener locked. A child is locked inside its listener.
 
-use crate::core::dst::Dst;
+use crate::core::dst::{Dst, RtnType};
 use crate::core::flow::Flow;
 use crate::core::l3::XmitParams;
 use crate::core::net_namespace::Net;
@@ -53,7 +53,8 @@ pub fn tcp_conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, i
 fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32) -> Option<()> {
     let net = &sk.net;
     let tuple = skb_tuple(skb, th)?;
-    if tuple.laddr.is_multicast() {
+    let unicast = skb.dst.as_ref().is_none_or(|d| !matches!(d.kind, RtnType::Broadcast | RtnType::Multicast));
+    if tuple.laddr.is_multicast() || !unicast {
         return None;
     }
     let always = net.sysctl.tcp_syncookies.get() == 2;
