@@ -7,6 +7,7 @@
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{Proto, ProtoSock, Sock};
+use crate::core::test_arch::TestMachine;
 use crate::hdr::TcpHdr;
 use crate::hdr::tcp_flag::{FIN, SYN};
 use crate::ipv4::inet_connection_sock::{inet_csk_accept, inet_csk_get_port, inet_csk_listen_start};
@@ -14,49 +15,18 @@ use crate::ipv4::inet_hashtables::inet_hashinfo_init;
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_sock::{TcpSkbCb, tcp_skb_cb_mut};
-use kernel::task::Task;
-use kernel::{Arch, Kernel, TICK_NSEC};
+use kernel::Kernel;
 use std::any::Any;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 use uapi::Errno;
 use uapi::poll::Poll as PollMask;
 
-/// An arch whose time stands still until a test moves it.
-pub struct ManualArch {
-    now: AtomicU64,
-    random: AtomicU64,
-}
-
-impl Arch for ManualArch {
-    fn ktime_get(&self) -> u64 {
-        self.now.load(SeqCst)
-    }
-    fn ktime_get_real(&self) -> u64 {
-        self.ktime_get()
-    }
-    fn get_random_bytes(&self, buf: &mut [u8]) {
-        for b in buf {
-            let x = self.random.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
-            *b = ((x ^ (x >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8;
-        }
-    }
-    fn cpu_relax(&self, _: u32) {
-        std::thread::yield_now();
-    }
-    fn current(&self) -> Arc<Task> {
-        Task::from_fn(|| {})
-    }
-    fn schedule(&self, _: &Task, _: Option<u64>) {}
-    fn wakeup_softirqd(&self, _: usize) {}
-    fn program_timer(&self, _: usize, _: u64) {}
-}
-
 /// A namespace with TCP's tables and nothing else.
 pub struct TestNet {
-    pub arch: Arc<ManualArch>,
+    machine: TestMachine,
     pub kernel: Arc<Kernel>,
     pub net: Arc<Net>,
 }
@@ -72,16 +42,15 @@ impl TestNet {
 
     /// A namespace of other registries.
     pub fn with(init: impl FnOnce(&Arc<Kernel>) -> Arc<Registries>) -> TestNet {
-        let arch = Arc::new(ManualArch { now: AtomicU64::new(1_000_000_000), random: AtomicU64::new(1) });
-        let kernel = Kernel::new(arch.clone(), 1);
+        let machine = TestMachine::new();
+        let kernel = machine.kernel.clone();
         let net = Net::new(&init(&kernel));
-        TestNet { arch, kernel, net }
+        TestNet { machine, kernel, net }
     }
 
     /// Moves the clock and fires what is due.
     pub fn advance(&self, ms: u64) {
-        self.arch.now.fetch_add(ms * TICK_NSEC, SeqCst);
-        self.kernel.run_timers(0);
+        self.machine.advance(ms);
     }
 }
 
