@@ -480,3 +480,6 @@ fn give_up(sk: &Arc<Sock>, tp: &mut TcpSock) {
     }
     *sk.dst_cache.lock_bh() = None;
 }
+
+#[cfg(test)]
+mod tests;
