@@ -366,7 +366,7 @@ fn a_listener_can_answer_for_any_address() {
     let m = Machine::new();
     let l = m.listener(5);
     let sk = m.files.sockfd_lookup(l).unwrap().sock.sk.clone();
-    ip_route_add(m.net(), RouteSpec::local(Ipv4Addr::UNSPECIFIED, 0, m.dev.ifindex)).unwrap();
+    ip_route_add(m.net(), RouteSpec::local(Ipv4Addr::new(93, 0, 0, 0), 8, m.dev.ifindex)).unwrap();
     set_sk_lookup(m.net(), Some(Box::new(move |_| Some(sk.clone()))));
     let far = Ipv4Addr::new(93, 184, 216, 34);
     let to_far = |mut s: Seg| {
