@@ -401,6 +401,29 @@ fn segments_wait_in_the_backlog_while_a_process_owns_the_socket() {
     assert!(m.accept(l).is_ok());
 }
 
+#[test]
+fn a_syn_that_nobody_answers_is_sent_again_and_given_up() {
+    let m = Machine::new();
+    let fd = m.files.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0).unwrap();
+    let to = SockAddr::from(std::net::SocketAddr::from((PEER, 9)));
+    assert_eq!(m.files.connect(fd, &to), Err(Errno::EINPROGRESS));
+    let (mut at, mut seqs) = (Vec::new(), Vec::new());
+    for decisecond in 0..2000 {
+        for s in m.sent() {
+            assert_eq!(s.flags & (SYN | ACK | RST), SYN);
+            at.push(decisecond / 10);
+            seqs.push(s.seq);
+        }
+        m.t.advance(100);
+    }
+    seqs.dedup();
+    assert_eq!(seqs.len(), 1);
+    let ideal = [0, 1, 3, 7, 15, 31, 63];
+    assert!(at.len() == 7 && at.iter().zip(ideal).all(|(a, i)| (i..=i + i / 8 + 1).contains(a)), "sent at {at:?}");
+    assert_eq!(m.files.connect(fd, &to), Err(Errno::ETIMEDOUT));
+    assert_eq!(m.entries(), 0);
+}
+
 /// An ICMP error from the peer about a segment of ours.
 fn icmp(kind: u8, code: u8, info: u16, quoted: &[u8]) -> Vec<u8> {
     let mut i = vec![kind, code, 0, 0, 0, 0];
