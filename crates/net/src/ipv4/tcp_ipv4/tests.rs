@@ -321,24 +321,30 @@ fn a_flood_of_syns_is_answered_with_cookies() {
 #[test]
 fn a_full_accept_queue_makes_the_peer_wait() {
     let m = Machine::new();
-    let l = m.listener(0);
-    let first = m.ask_one(Seg::new(100, 0, SYN).from(1));
-    let second = m.ask_one(Seg::new(100, 0, SYN).from(2));
-    assert_eq!(m.ask(Seg::new(101, first.seq + 1, ACK).from(1)), []);
-    assert_eq!(m.ask(Seg::new(101, second.seq + 1, ACK).from(2)), [], "ignored, not refused");
+    let l = m.listener(1);
+    let syn = |port| m.ask_one(Seg::new(100, 0, SYN).from(port));
+    let ack = |port, synack: &Seg| m.ask(Seg::new(101, synack.seq.wrapping_add(1), ACK).from(port));
+    let (first, second) = (syn(1), syn(2));
+    assert_eq!(ack(1, &first), []);
+    let third = syn(3);
+    assert_eq!(ack(2, &second), []);
+    assert_eq!(ack(3, &third), [], "ignored, not refused");
     assert_eq!(m.mib(Mib::TcpExtListenOverflows), 1);
-    assert_eq!(m.ask(Seg::new(100, 0, SYN).from(3)), []);
+    assert_eq!(m.ask(Seg::new(100, 0, SYN).from(4)), []);
     assert_eq!(m.mib(Mib::TcpExtListenOverflows), 2);
-    assert!(m.accept(l).is_ok());
+    m.t.advance(1100);
+    assert_eq!(m.sent(), [third.clone()], "so that the peer acknowledges again");
+    assert!(m.accept(l).is_ok() && m.accept(l).is_ok());
     assert_eq!(m.accept(l), Err(Errno::EAGAIN));
-    assert_eq!(m.ask(Seg::new(101, second.seq + 1, ACK).from(2)), []);
+    assert_eq!(ack(3, &third), []);
     assert!(m.accept(l).is_ok());
 
     m.net().sysctl.tcp_abort_on_overflow.set(1).unwrap();
-    let a = m.ask_one(Seg::new(100, 0, SYN).from(4));
-    let b = m.ask_one(Seg::new(100, 0, SYN).from(5));
-    assert_eq!(m.ask(Seg::new(101, a.seq + 1, ACK).from(4)), []);
-    assert_eq!(m.ask_one(Seg::new(101, b.seq + 1, ACK).from(5)).brief(), (RST, b.seq + 1, 0));
+    let (a, b) = (syn(5), syn(6));
+    assert_eq!(ack(5, &a), []);
+    let c = syn(7);
+    assert_eq!(ack(6, &b), []);
+    assert_eq!(ack(7, &c)[0].brief(), (RST, c.seq.wrapping_add(1), 0));
 }
 
 #[test]
