@@ -11,21 +11,29 @@
 //! # Two stacks, joined back to back
 //!
 //! ```
-//! use sockeye::{Link, Stack, UdpSocket};
+//! use sockeye::{Link, Stack, TcpListener, TcpStream};
+//! use std::io::{Read, Write};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let a = Stack::new()?;
 //! let b = a.sibling();
 //! Link::new().addresses("10.0.0.1/24", "10.0.0.2/24").connect(&a, &b)?;
 //!
-//! let server = UdpSocket::bind(&b, "10.0.0.2:7")?;
-//! let client = UdpSocket::bind(&a, "10.0.0.1:0")?;
-//! client.send_to(b"hello", "10.0.0.2:7")?;
+//! let listener = TcpListener::bind(&b, "10.0.0.2:7")?;
+//! let server = std::thread::spawn(move || -> std::io::Result<()> {
+//!     let (mut stream, _peer) = listener.accept()?;
+//!     let mut request = String::new();
+//!     stream.read_to_string(&mut request)?;
+//!     stream.write_all(request.to_uppercase().as_bytes())
+//! });
 //!
-//! let mut buf = [0; 16];
-//! let (n, from) = server.recv_from(&mut buf)?;
-//! assert_eq!(&buf[..n], b"hello");
-//! assert_eq!(from, client.local_addr()?);
+//! let mut client = TcpStream::connect(&a, "10.0.0.2:7")?;
+//! client.write_all(b"hello, stack")?;
+//! client.shutdown(std::net::Shutdown::Write)?;
+//! let mut answer = String::new();
+//! client.read_to_string(&mut answer)?;
+//! assert_eq!(answer, "HELLO, STACK");
+//! # server.join().expect("server")?;
 //! # Ok(())
 //! # }
 //! ```
