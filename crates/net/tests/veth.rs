@@ -173,3 +173,37 @@ fn a_stream_survives_a_bad_wire() {
     let (_host, a, b) = pair(Some(Netem::new(bad, 11)));
     transfer(&a, &b, 1_000_000);
 }
+
+#[test]
+fn one_packet_can_be_followed_across() {
+    let (host, a, b) = pair(None);
+    let (sa, _) = udp(&a.files, "10.0.0.1:0");
+    let (sb, name_b) = udp(&b.files, "10.0.0.2:0");
+    let mut buf = [0; 100];
+    a.files.sendto(sa, b"resolve", 0, Some(&name_b)).expect("sent");
+    b.files.recv(sb, &mut buf, 0).expect("received");
+    kernel::trace::set_mode(kernel::trace::Mode::All);
+    host.kernel().tracer().drain();
+    a.files.sendto(sa, b"follow me", 0, Some(&name_b)).expect("sent");
+    b.files.recv(sb, &mut buf, 0).expect("received");
+    let events = host.kernel().tracer().drain();
+    kernel::trace::set_mode(kernel::trace::Mode::Off);
+    let veth = events.iter().find(|e| e.name == "veth_xmit").expect("veth_xmit");
+    assert_ne!(veth.subject.skb, 0);
+    let way: Vec<_> =
+        events.iter().filter(|e| e.subject.skb == veth.subject.skb).map(|e| (e.name, e.context)).collect();
+    let mut at = way.iter();
+    let expected = [
+        ("neigh_output", "process"),
+        ("dev_queue_xmit", "process"),
+        ("dev_hard_start_xmit", "process"),
+        ("veth_xmit", "process"),
+        ("netif_rx", "process"),
+        ("netif_receive_skb", "softirq"),
+        ("ip_rcv", "softirq"),
+        ("ip_local_deliver", "softirq"),
+    ];
+    for e in expected {
+        assert!(at.any(|x| *x == e), "{e:?} is not on the way, or not in order: {way:?}");
+    }
+}

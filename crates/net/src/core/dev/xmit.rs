@@ -26,12 +26,12 @@ const BULK: usize = 8;
 /// `dev_queue_xmit`: taps, checksum and segmentation where the device can't, its queue, its driver. `skb.dev` is set and
 /// the link-layer header is in place. `ENETDOWN`, `ENOBUFS` (queue full).
 pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
-    tp!(dev_queue_xmit, skb);
-    let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
-    let _bh = local_bh_disable();
     if kernel::trace::enabled() {
         skb.identify();
     }
+    tp!(dev_queue_xmit, skb);
+    let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
+    let _bh = local_bh_disable();
     skb.reset_mac_header();
     if dev.ops.lltx() { xmit_lltx(&dev, skb) } else { dev_xmit_skb(&dev, skb) }
 }
