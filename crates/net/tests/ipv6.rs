@@ -144,3 +144,118 @@ fn the_path_mtu_is_learnt_for_datagrams_too() {
     assert_eq!(recv(&fy, b, &mut buf), Ok((1400, Some(a_name))));
     assert_eq!(x.mib.get(Mib::Ip6FragOKs), 1);
 }
+
+/// A connection between two descriptors: the client's and the accepted one.
+fn tcp(fx: &FdTable, fy: &FdTable, from: &str, to: &str) -> (i32, i32) {
+    let l = fy.socket(AF_INET6, SOCK_STREAM, 0).expect("socket");
+    fy.bind(l, &addr(to)).expect("bind");
+    fy.listen(l, 8).expect("listen");
+    let c = fx.socket(AF_INET6, SOCK_STREAM, 0).expect("socket");
+    fx.bind(c, &addr(from)).expect("bind");
+    fx.connect(c, &fy.getsockname(l).expect("name")).expect("connect");
+    let (s, peer) = fy.accept(l).expect("accept");
+    assert_eq!(peer, fx.getsockname(c).expect("name"));
+    fy.close(l).expect("close");
+    (c, s)
+}
+
+/// Sends `len` bytes one way and checks them.
+fn transfer(fx: &FdTable, c: i32, fy: &FdTable, s: i32, len: usize) {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut at = 0;
+            while at < len {
+                let n = 50_000.min(len - at);
+                let data: Vec<u8> = (at..at + n).map(|i| (i % 251) as u8).collect();
+                let mut sent = 0;
+                while sent < n {
+                    sent += fx.send(c, &data[sent..], 0).expect("send");
+                }
+                at += n;
+            }
+            fx.shutdown(c, SHUT_WR).expect("shutdown");
+        });
+        let mut buf = vec![0; 70_000];
+        let mut at = 0;
+        loop {
+            let n = fy.recv(s, &mut buf, 0).expect("recv");
+            if n == 0 {
+                break;
+            }
+            assert!(buf[..n].iter().enumerate().all(|(i, &b)| b == ((at + i) % 251) as u8), "at {at}");
+            at += n;
+        }
+        assert_eq!(at, len);
+    });
+}
+
+#[test]
+fn streams_cross_a_link() {
+    let m = Machine::new();
+    let (x, y) = (m.net(), m.net());
+    join(1, &x, &y);
+    let (fx, fy) = (m.files(&x), m.files(&y));
+    let (c, s) = tcp(&fx, &fy, "[fd00:1::1]:0", "[fd00:1::2]:80");
+    transfer(&fx, c, &fy, s, 20_000_000);
+    assert_eq!((x.mib.get(Mib::Ip6FragCreates), y.mib.get(Mib::TcpInCsumErrors)), (0, 0));
+}
+
+#[test]
+fn streams_stay_at_home() {
+    let m = Machine::new();
+    let x = m.net();
+    let f = m.files(&x);
+    let (c, s) = tcp(&f, &f, "[::]:0", "[::1]:80");
+    transfer(&f, c, &f, s, 20_000_000);
+}
+
+#[test]
+fn streams_fit_the_path() {
+    let m = Machine::new();
+    let (x, r, y) = (m.net(), m.net(), m.net());
+    r.sysctl.ipv6_forwarding.set(1).expect("sysctl");
+    join(1, &x, &r);
+    let (rdev, _) = join(2, &r, &y);
+    ip6_route_add(&x, Route6Spec::new(ip("::"), 0).via(ip("fd00:1::2"))).expect("route");
+    ip6_route_add(&y, Route6Spec::new(ip("::"), 0).via(ip("fd00:2::1"))).expect("route");
+    dev_set_mtu(&rdev, 1300).expect("mtu");
+    let (fx, fy) = (m.files(&x), m.files(&y));
+    let (c, s) = tcp(&fx, &fy, "[fd00:1::1]:0", "[fd00:2::2]:80");
+    transfer(&fx, c, &fy, s, 3_000_000);
+    assert!(x.mib.get(Mib::Icmp6InPktTooBigs) > 0);
+    assert_eq!(r.mib.get(Mib::Ip6FragCreates), 0);
+}
+
+#[test]
+fn nobody_listens() {
+    let m = Machine::new();
+    let (x, y) = (m.net(), m.net());
+    join(1, &x, &y);
+    let f = m.files(&x);
+    let c = f.socket(AF_INET6, SOCK_STREAM, 0).expect("socket");
+    assert_eq!(f.connect(c, &addr("[fd00:1::2]:9")), Err(Errno::ECONNREFUSED));
+    // Nobody is there: the link says so, before the connection's own patience ends.
+    x.sysctl.neigh_retrans_time_ms.set(10).expect("sysctl");
+    let c = f.socket(AF_INET6, SOCK_STREAM, 0).expect("socket");
+    assert_eq!(f.connect(c, &addr("[fd00:1::77]:9")), Err(Errno::EHOSTUNREACH));
+}
+
+#[test]
+fn a_route_of_all_addresses_takes_connections_to_any() {
+    let m = Machine::new();
+    let (x, y) = (m.net(), m.net());
+    join(1, &x, &y);
+    ip6_route_add(&x, Route6Spec::new(ip("::"), 0).via(ip("fd00:1::2"))).expect("route");
+    let lo = sockeye_net::core::dev::dev_get_by_name(&y, "lo").expect("lo");
+    let any = Route6Spec::new(ip("::"), 0).dev(lo.ifindex);
+    ip6_route_add(&y, any.kind(sockeye_net::core::dst::RtnType::Local)).expect("route");
+    let (fx, fy) = (m.files(&x), m.files(&y));
+    let l = fy.socket(AF_INET6, SOCK_STREAM, 0).expect("socket");
+    fy.bind(l, &addr("[::]:443")).expect("bind");
+    fy.listen(l, 8).expect("listen");
+    let c = fx.socket(AF_INET6, SOCK_STREAM, 0).expect("socket");
+    fx.connect(c, &addr("[2001:db8::7]:443")).expect("connect");
+    let (s, _) = fy.accept(l).expect("accept");
+    assert_eq!(fy.getsockname(s), Ok(addr("[2001:db8::7]:443")));
+    transfer(&fx, c, &fy, s, 100_000);
+}
