@@ -246,9 +246,49 @@ impl Rough {
 }
 
 netns_test! {
-    fn every_byte_arrives_over_a_device_that_loses_reorders_and_duplicates() {
+    fn a_gibibyte_each_way_over_a_device_that_loses_reorders_and_duplicates() {
+        // On many connections, as each is slow.
+        const CONNECTIONS: u64 = 16;
         let t = Rough::new();
-        both_ways(&t.stack, TapSide::HOST4, 64 << 20);
+        thread::scope(|s| {
+            for _ in 0..CONNECTIONS {
+                s.spawn(|| both_ways(&t.stack, TapSide::HOST4, GIB / CONNECTIONS));
+            }
+        });
+        assert!(t.retransmissions() > 0, "nothing was lost");
+    }
+}
+
+netns_test! {
+    fn ten_thousand_connections_survive_losses() {
+        const CLIENTS: usize = 40;
+        let t = Rough::new();
+        let listener = TcpListener::bind(&t.stack, (Rough::ADDR, 0)).expect("listen");
+        let port = listener.local_addr().expect("name").port();
+        thread::scope(|s| {
+            s.spawn(|| {
+                for _ in 0..ONE_BY_ONE {
+                    let (mut c, _) = listener.accept().expect("accept");
+                    s.spawn(move || {
+                        let mut b = [0; 4];
+                        c.read_exact(&mut b).expect("read");
+                        c.write_all(&b).expect("write");
+                    });
+                }
+            });
+            for client in 0..CLIENTS {
+                s.spawn(move || {
+                    for i in 0..ONE_BY_ONE / CLIENTS {
+                        let mut c = net::TcpStream::connect((Rough::ADDR, port)).expect("connect");
+                        let ask = ((client << 16 | i) as u32).to_be_bytes();
+                        c.write_all(&ask).expect("write");
+                        let mut got = Vec::new();
+                        c.read_to_end(&mut got).expect("read");
+                        assert_eq!(got, ask, "connection {i} of client {client}");
+                    }
+                });
+            }
+        });
         assert!(t.retransmissions() > 0, "nothing was lost");
     }
 }
