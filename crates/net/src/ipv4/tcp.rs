@@ -203,6 +203,7 @@ fn tcp_fill(sk: &Sock, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, room: usize, left
         }
         let n = room.min(page.len()).min(left);
         let got = msg.iter.copy_from(&mut page.as_mut_slice()[..n]);
+        s.copies = 1;
         page.freeze(got)
     };
     let n = frag.len();

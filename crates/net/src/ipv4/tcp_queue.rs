@@ -84,6 +84,8 @@ pub struct TxSkb {
     /// `TCPHDR_*`, as in [`crate::hdr::tcp_flag`].
     pub tcp_flags: u8,
     pub sacked: u8,
+    /// How often its payload has been copied since it was the sender's.
+    pub copies: u8,
     /// No more bytes are to be appended (`eor`).
     pub eor: bool,
     /// The sender had nothing more to send when it went out (`tx.is_app_limited`).

@@ -18,7 +18,7 @@ use crate::hdr::{IPPROTO_TCP, TcpHdr, tcp_flag};
 use kernel::tp;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use uapi::{Errno, Result};
 
 /// Room in front of a segment's payload: every header, options included.
@@ -154,6 +154,7 @@ fn tcp_established_options(tp: &mut TcpSock) -> TcpOutOptions {
 pub fn tcp_packet_of(piece: &TxSkb, v6: bool) -> Box<Skb> {
     let mut skb = Skb::alloc(MAX_TCP_HEADER);
     skb.reserve(MAX_TCP_HEADER);
+    skb.copies = piece.copies;
     for f in &piece.frags {
         skb.add_frag(f.clone());
     }
@@ -197,6 +198,10 @@ fn tcp_ecn_send(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: &mut u8) -> u8
 
 /// Puts the TCP header on `skb`, which holds the payload, and hands it to IP (`__tcp_transmit_skb`).
 pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq: u32, flags: u8) -> Result<()> {
+    if kernel::trace::enabled() {
+        skb.identify();
+        skb.traced = sk.traced.load(Relaxed);
+    }
     tp!(tcp_transmit_skb, skb, sk);
     let dst = tcp_dst(sk, tp)?;
     let l3 = sk.net.l3(tp.is_v6()).ok_or(Errno::EHOSTUNREACH)?;
