@@ -118,7 +118,8 @@ fn a_segment_walks_straight_through() {
     assert_eq!(count("copy_to_iter", &read), 1, "the receiver copies once");
     assert_eq!(&buf[..PAYLOAD.len()], PAYLOAD);
     let packet = sent.iter().find(|e| e.name == "veth_xmit").map(|e| e.subject.skb);
-    let received: Vec<_> = sent.iter().filter(|e| Some(e.subject.skb) == packet && RECEIVED.contains(&e.name)).collect();
+    let received: Vec<_> =
+        sent.iter().filter(|e| Some(e.subject.skb) == packet && RECEIVED.contains(&e.name)).collect();
     assert!(received.len() > 5 && received.iter().all(|e| e.context == "softirq"), "{received:#?}");
     host.stop();
 }
