@@ -245,3 +245,68 @@ fn names_in_use_and_wrong_calls() {
     assert_ne!(f.getsockname(nonblock).expect("name").port(), 0);
     assert_eq!(f.accept(nonblock).map(|_| ()), Err(Errno::EAGAIN));
 }
+
+#[test]
+fn nothing_is_left_of_a_closed_connection() {
+    let (host, f) = files();
+    let (l, to) = listener(&f, "127.0.0.1:0", 5);
+    let (c, s) = connected(&f, l, &to);
+    let weak = |fd| f.sockfd_lookup(fd).expect("file").sock.sk.weak();
+    let socks = [weak(c), weak(s), weak(l)];
+    // One more in the accept queue, and one that was refused.
+    let waiting = tcp(&f, AF_INET);
+    f.connect(waiting, &to).expect("connect");
+    for fd in [s, c, l, waiting] {
+        f.close(fd).expect("close");
+    }
+    let _inside = host.kernel().enter();
+    kernel::synchronize_rcu();
+    for (who, sk) in ["client", "server", "listener"].iter().zip(&socks) {
+        assert!(sk.upgrade().is_none(), "the {who}'s socket is still there");
+    }
+    assert_eq!(entries(&f), 1, "one TIME_WAIT entry");
+}
+
+#[test]
+fn connections_come_and_go_on_many_threads() {
+    let (_host, f) = files();
+    let (l, to) = listener(&f, "127.0.0.1:0", 100);
+    const EACH: usize = 500;
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let f = f.clone();
+            std::thread::spawn(move || {
+                for n in 0..EACH {
+                    let c = tcp(&f, AF_INET);
+                    f.connect(c, &to).expect("connect");
+                    f.send(c, &n.to_ne_bytes(), 0).expect("send");
+                    let mut b = [0; 8];
+                    assert_eq!(f.recv(c, &mut b, MSG_WAITALL), Ok(8));
+                    assert_eq!(usize::from_ne_bytes(b), n);
+                    f.close(c).expect("close");
+                }
+            })
+        })
+        .collect();
+    let servers: Vec<_> = (0..2)
+        .map(|_| {
+            let f = f.clone();
+            std::thread::spawn(move || {
+                for _ in 0..2 * EACH {
+                    let (s, _) = f.accept(l).expect("accept");
+                    let mut b = [0; 8];
+                    assert_eq!(f.recv(s, &mut b, MSG_WAITALL), Ok(8));
+                    f.send(s, &b, 0).expect("echo");
+                    assert_eq!(f.recv(s, &mut b, 0), Ok(0));
+                    f.close(s).expect("close");
+                }
+            })
+        })
+        .collect();
+    for t in clients.into_iter().chain(servers) {
+        t.join().expect("join");
+    }
+    assert_eq!(f.net().mib.get(Mib::TcpCurrEstab), 0);
+    assert_eq!(tcp_hashinfo(f.net()).tw_count.load(SeqCst) as usize, entries(&f));
+    assert_eq!(f.net().mib.get(Mib::TcpEstabResets), 0);
+}
