@@ -278,6 +278,11 @@ impl Inner {
             0 => 0,
             d => dev.reg.kernel.ktime_get() + d,
         };
+        let mut skb = skb;
+        if at != 0 {
+            // On the wire: it has left the sender's queue (`skb_orphan_partial`).
+            skb.orphan();
+        }
         let twin = (fate.copies > 1).then(|| skb.clone_skb());
         for skb in [Some(skb), twin].into_iter().flatten() {
             let mut q = self.queue.lock_bh();

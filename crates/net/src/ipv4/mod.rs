@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod ip_tests;
+#[cfg(test)]
+mod tcp_tests;
 
 pub mod af_inet;
 pub mod arp;

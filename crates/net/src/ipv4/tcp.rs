@@ -10,7 +10,7 @@ use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_throttle;
 use crate::core::iov_iter::MsgHdr;
-use crate::core::skbuff::GSO_MAX_SIZE;
+use crate::core::skbuff::{GSO_MAX_SIZE, SKB_OVERHEAD};
 use crate::core::snmp::Mib;
 use crate::core::sock::{RCV_SHUTDOWN, SEND_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags};
 use crate::hdr::tcp_flag;
@@ -240,10 +240,9 @@ fn tcp_push_with(sk: &Arc<Sock>, tp: &mut TcpSock, flags: i32, mss: u32, goal: u
     let below = sk.wmem_alloc.load(Acquire);
     if len < goal
         && !tp.tx.rtx_is_empty()
-        && below > truesize
+        && below > truesize + SKB_OVERHEAD as usize + 512
         && sk.net.sysctl.tcp_autocorking.on()
-        && tp.nonagle & TCP_NAGLE_OFF == 0
-        && tcp_throttle(sk, truesize)
+        && tcp_throttle(sk, truesize + SKB_OVERHEAD as usize + 512)
     {
         sk.net.mib.inc(Mib::TcpExtTCPAutoCorking);
         return;

@@ -210,6 +210,40 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
     Ok(true)
 }
 
+/// A piece, or part of one, that is acknowledged.
+struct AckedPiece {
+    sacked: u8,
+    seq: u32,
+    end_seq: u32,
+    mstamp: u64,
+    xmit_id: u32,
+    segs: u32,
+}
+
+impl AckedPiece {
+    fn of(s: &TxSkb) -> AckedPiece {
+        AckedPiece {
+            sacked: s.sacked,
+            seq: s.seq,
+            end_seq: s.end_seq,
+            mstamp: s.mstamp,
+            xmit_id: s.xmit_id,
+            segs: s.pcount(),
+        }
+    }
+}
+
+/// What the pieces that one ACK acknowledges have in common.
+struct Cleaned {
+    segs: u32,
+    /// When the first and the last that were sent once went out; 0: none.
+    first_ackt: u64,
+    last_ackt: u64,
+    /// Lowest sequence number among them.
+    reord: u32,
+    ece: bool,
+}
+
 /// Frees what is acknowledged, and takes samples from it (`tcp_clean_rtx_queue`).
 fn tcp_clean_rtx_queue(
     sk: &Sock,
@@ -219,46 +253,26 @@ fn tcp_clean_rtx_queue(
     flag: &mut Ack,
     st: &mut SackState,
 ) {
-    let prior_sacked = tp.sacked_out;
-    let (mut first_ackt, mut last_ackt) = (0, 0);
-    let mut pkts_acked = 0;
-    let mut reord = tp.snd_nxt;
-    let mut fully_acked = true;
     let ece = flag.contains(Ack::ECE);
+    let mut c = Cleaned { segs: 0, first_ackt: 0, last_ackt: 0, reord: tp.snd_nxt, ece };
     let mut freed = 0;
     while let Some(s) = tp.tx.rtx_front() {
-        let mut acked = s.pcount();
-        let whole = !after(s.end_seq, tp.snd_una);
-        if !whole {
-            if s.pcount() == 1 || !after(tp.snd_una, s.seq) {
+        let mut piece = AckedPiece::of(s);
+        if after(s.end_seq, tp.snd_una) {
+            if piece.segs == 1 || !after(tp.snd_una, s.seq) {
                 break;
             }
-            let (old, len) = (s.pcount(), tp.snd_una.wrapping_sub(s.seq));
-            // Samples below are of the whole piece; only its count shrinks.
-            let (sacked, seq, end, sent) = (s.sacked, s.seq, s.end_seq, s.mstamp);
+            // The front of a piece of several segments.
+            let len = tp.snd_una.wrapping_sub(piece.seq);
             tcp_trim_head(sk, tp, len);
-            acked = old - tp.tx.rtx_front().map_or(0, |s| s.pcount());
-            fully_acked = false;
-            if acked == 0 {
-                break;
+            piece.segs -= tp.tx.rtx_front().map_or(0, |s| s.pcount()).min(piece.segs);
+            if piece.segs > 0 {
+                *flag |= Ack::DATA_ACKED;
+                tcp_ack_piece(tp, flag, &piece, &mut c);
             }
-            tcp_ack_piece(
-                tp,
-                flag,
-                st,
-                ece,
-                (sacked, seq, end, sent, acked),
-                &mut reord,
-                &mut first_ackt,
-                &mut last_ackt,
-            );
-            pkts_acked += acked;
-            *flag |= Ack::DATA_ACKED;
             break;
         }
-        let piece = (s.sacked, s.seq, s.end_seq, s.mstamp, acked);
-        tcp_ack_piece(tp, flag, st, ece, piece, &mut reord, &mut first_ackt, &mut last_ackt);
-        pkts_acked += acked;
+        tcp_ack_piece(tp, flag, &piece, &mut c);
         let Some(s) = tp.tx.pop_rtx_front() else { break };
         if s.has(tcp_flag::SYN) {
             *flag |= Ack::SYN_ACKED;
@@ -282,12 +296,17 @@ fn tcp_clean_rtx_queue(
     if tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_SACKED_ACKED != 0) {
         *flag |= Ack::SACK_RENEGING;
     }
+    tcp_cleaned(sk, tp, prior_fack, flag, st, &c);
+}
+
+/// Samples and counters after cleaning.
+fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st: &SackState, c: &Cleaned) {
     let now = tp.tcp_mstamp;
     let since = |t: u64| now.saturating_sub(t) as i64;
     let (mut seq_rtt, mut sack_rtt, mut ca_rtt) = (-1, -1, -1);
     // Karn: no sample when something retransmitted was acknowledged.
-    if first_ackt != 0 && !flag.contains(Ack::RETRANS_DATA_ACKED) {
-        (seq_rtt, ca_rtt) = (since(first_ackt), since(last_ackt));
+    if c.first_ackt != 0 && !flag.contains(Ack::RETRANS_DATA_ACKED) {
+        (seq_rtt, ca_rtt) = (since(c.first_ackt), since(c.last_ackt));
     }
     if st.first_sackt != 0 {
         (sack_rtt, ca_rtt) = (since(st.first_sackt), since(st.last_sackt));
@@ -296,61 +315,49 @@ fn tcp_clean_rtx_queue(
     if flag.intersects(Ack::ACKED) {
         *flag |= Ack::SET_XMIT_TIMER;
         if !tp.rx_opt.sack_ok {
-            tcp_remove_reno_sacks(tp, pkts_acked, ece);
-            if fully_acked && prior_sacked != 0 && tp.sacked_out == 0 {
-                tp.highest_sack = tp.snd_una;
-            }
-        } else if before(reord, prior_fack) {
-            tcp_check_sack_reordering(sk, tp, reord, false);
+            tcp_remove_reno_sacks(tp, c.segs, c.ece);
+        } else if before(c.reord, prior_fack) {
+            tcp_check_sack_reordering(sk, tp, c.reord, false);
         }
     } else if rtt_update && sack_rtt >= 0 && tp.tx.rtx_front().is_some_and(|s| sack_rtt > since(s.mstamp)) {
         // The timer was set for a segment sent later than we thought.
         *flag |= Ack::SET_XMIT_TIMER;
     }
     if let Some(f) = tp.ca_ops.pkts_acked {
-        f(tp, pkts_acked, ca_rtt);
+        f(tp, c.segs, ca_rtt);
     }
 }
 
-/// Counts of one acknowledged piece: `(sacked, seq, end_seq, mstamp, segments)`.
-#[allow(clippy::too_many_arguments)]
-fn tcp_ack_piece(
-    tp: &mut TcpSock,
-    flag: &mut Ack,
-    _st: &mut SackState,
-    ece: bool,
-    (sacked, seq, end_seq, mstamp, acked): (u8, u32, u32, u64, u32),
-    reord: &mut u32,
-    first_ackt: &mut u64,
-    last_ackt: &mut u64,
-) {
-    if sacked & TCPCB_RETRANS != 0 {
-        if sacked & TCPCB_SACKED_RETRANS != 0 {
-            tp.retrans_out = tp.retrans_out.saturating_sub(acked);
+/// Counts of one acknowledged piece.
+fn tcp_ack_piece(tp: &mut TcpSock, flag: &mut Ack, p: &AckedPiece, c: &mut Cleaned) {
+    c.segs += p.segs;
+    if p.sacked & TCPCB_RETRANS != 0 {
+        if p.sacked & TCPCB_SACKED_RETRANS != 0 {
+            tp.retrans_out = tp.retrans_out.saturating_sub(p.segs);
         }
         *flag |= Ack::RETRANS_DATA_ACKED;
-    } else if sacked & TCPCB_SACKED_ACKED == 0 {
-        *last_ackt = mstamp;
-        if *first_ackt == 0 {
-            *first_ackt = mstamp;
+    } else if p.sacked & TCPCB_SACKED_ACKED == 0 {
+        c.last_ackt = p.mstamp;
+        if c.first_ackt == 0 {
+            c.first_ackt = p.mstamp;
         }
-        if before(seq, *reord) {
-            *reord = seq;
+        if before(p.seq, c.reord) {
+            c.reord = p.seq;
         }
-        if !after(end_seq, tp.high_seq) {
+        if !after(p.end_seq, tp.high_seq) {
             *flag |= Ack::ORIG_SACK_ACKED;
         }
     }
-    if sacked & TCPCB_SACKED_ACKED != 0 {
-        tp.sacked_out = tp.sacked_out.saturating_sub(acked);
+    if p.sacked & TCPCB_SACKED_ACKED != 0 {
+        tp.sacked_out = tp.sacked_out.saturating_sub(p.segs);
     } else if tp.rx_opt.sack_ok {
-        tcp_count_delivered(tp, acked, ece);
-        tcp_rack_advance(tp, sacked, end_seq, mstamp);
+        tcp_count_delivered(tp, p.segs, c.ece);
+        tcp_rack_advance(tp, p.sacked, p.xmit_id, p.mstamp);
     }
-    if sacked & TCPCB_LOST != 0 {
-        tp.lost_out = tp.lost_out.saturating_sub(acked);
+    if p.sacked & TCPCB_LOST != 0 {
+        tp.lost_out = tp.lost_out.saturating_sub(p.segs);
     }
-    tp.packets_out = tp.packets_out.saturating_sub(acked);
+    tp.packets_out = tp.packets_out.saturating_sub(p.segs);
 }
 
 /// The peer's window has opened, or not (`tcp_ack_probe`).

@@ -70,7 +70,8 @@ pub fn tcp_fragment(sk: &Sock, tp: &mut TcpSock, i: usize, len: u32, mss: u32) -
     rest.sacked = s.sacked;
     (rest.eor, s.eor) = (s.eor, false);
     rest.is_app_limited = s.is_app_limited;
-    (rest.mstamp, rest.delivered, rest.delivered_ce) = (s.mstamp, s.delivered, s.delivered_ce);
+    (rest.mstamp, rest.xmit_id) = (s.mstamp, s.xmit_id);
+    (rest.delivered, rest.delivered_ce) = (s.delivered, s.delivered_ce);
     (rest.first_tx_mstamp, rest.delivered_mstamp) = (s.first_tx_mstamp, s.delivered_mstamp);
     let new = tcp_set_tso_segs(s, mss) + tcp_set_tso_segs(&mut rest, mss);
     let sacked = s.sacked;

@@ -112,6 +112,11 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
         if syn {
             return syn_challenge(sk, tp, syn_inerr);
         }
+        if cb.seq == cb.end_seq && cb.seq == tp.rcv_nxt && before(cb.ack_seq, tp.snd_una) {
+            // An old ACK that was overtaken: nothing to say to that.
+            sk.net.mib.inc(Mib::TcpExtPAWSOldAck);
+            return false;
+        }
         sk.net.mib.inc(Mib::TcpExtPAWSEstab);
         if !tcp_oow_rate_limited(sk, tp, Some(skb), Mib::TcpExtTCPACKSkippedPAWS) {
             tcp_send_dupack(sk, tp, skb);

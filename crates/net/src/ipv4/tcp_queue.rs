@@ -99,6 +99,8 @@ pub struct TxSkb {
     pub truesize: u32,
     /// When it was last sent, microseconds of `tcp_mstamp`; 0: never.
     pub mstamp: u64,
+    /// Which transmission of the connection that was: tells what was sent later when the clock cannot.
+    pub xmit_id: u32,
     /// State of delivery when it was sent (`tx.delivered`, for rate samples).
     pub delivered: u32,
     pub delivered_ce: u32,

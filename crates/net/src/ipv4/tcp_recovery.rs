@@ -66,13 +66,13 @@ pub enum Rexmit {
 
 // --- RACK ---
 
-/// Whether the transmission at `t1` was after that at `t2`; ties go by sequence.
-fn rack_sent_after(t1: u64, t2: u64, seq1: u32, seq2: u32) -> bool {
-    t1 > t2 || (t1 == t2 && after(seq1, seq2))
+/// Whether the transmission at `t1` was after that at `t2`; ties go by their numbers.
+fn rack_sent_after(t1: u64, t2: u64, id1: u32, id2: u32) -> bool {
+    t1 > t2 || (t1 == t2 && after(id1, id2))
 }
 
 /// A segment sent at `xmit_time` was delivered (RFC 8985, 6.2, step 2).
-pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, end_seq: u32, xmit_time: u64) {
+pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, xmit_id: u32, xmit_time: u64) {
     let rtt = tp.tcp_mstamp.saturating_sub(xmit_time).min(u32::MAX as u64) as u32;
     // An ACK sooner than the path allows is for the original, not for the retransmission.
     if rtt < tcp_min_rtt(tp) && sacked & TCPCB_RETRANS != 0 {
@@ -80,9 +80,9 @@ pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, end_seq: u32, xmit_time: u
     }
     tp.rack.advanced = true;
     tp.rack.rtt_us = rtt;
-    if rack_sent_after(xmit_time, tp.rack.mstamp, end_seq, tp.rack.end_seq) {
+    if rack_sent_after(xmit_time, tp.rack.mstamp, xmit_id, tp.rack.xmit_id) {
         tp.rack.mstamp = xmit_time;
-        tp.rack.end_seq = end_seq;
+        tp.rack.xmit_id = xmit_id;
     }
 }
 
@@ -131,7 +131,7 @@ fn tcp_rack_detect_loss(sk: &Sock, tp: &mut TcpSock) -> u32 {
     while let Some(s) = tp.tx.rtx(i) {
         let pending = s.sacked & TCPCB_LOST != 0 && s.sacked & TCPCB_SACKED_RETRANS == 0;
         if !pending && s.sacked & TCPCB_SACKED_ACKED == 0 {
-            if !rack_sent_after(tp.rack.mstamp, s.mstamp, tp.rack.end_seq, s.end_seq) {
+            if !rack_sent_after(tp.rack.mstamp, s.mstamp, tp.rack.xmit_id, s.xmit_id) {
                 // What follows was sent later still, unless this was a retransmission.
                 if s.sacked & TCPCB_EVER_RETRANS == 0 {
                     break;

@@ -219,7 +219,8 @@ fn sack_cut(s: &TxSkb, b: TcpSackBlock, inside: bool) -> Option<(u32, u32)> {
 /// One piece was reported (`tcp_sacktag_one`).
 fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
     let Some(s) = tp.tx.rtx(i) else { return };
-    let (was, pcount, seq, end_seq, mstamp) = (s.sacked, s.pcount(), s.seq, s.end_seq, s.mstamp);
+    let (was, pcount, seq, end_seq) = (s.sacked, s.pcount(), s.seq, s.end_seq);
+    let (mstamp, xmit_id) = (s.mstamp, s.xmit_id);
     let mut sacked = was;
     if dup && was & TCPCB_RETRANS != 0 {
         if tp.undo_marker != 0 && tp.undo_retrans > 0 && after(end_seq, tp.undo_marker) {
@@ -233,7 +234,7 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
         return;
     }
     if was & TCPCB_SACKED_ACKED == 0 {
-        tcp_rack_advance(tp, was, end_seq, mstamp);
+        tcp_rack_advance(tp, was, xmit_id, mstamp);
         if was & TCPCB_SACKED_RETRANS != 0 {
             if was & TCPCB_LOST != 0 {
                 sacked &= !(TCPCB_LOST | TCPCB_SACKED_RETRANS);

@@ -264,7 +264,9 @@ pub struct TcpRack {
     /// Send time of the most recently sent segment that was delivered.
     pub mstamp: u64,
     pub rtt_us: u32,
-    pub end_seq: u32,
+    /// That transmission's number. RFC 8985 breaks ties by sequence number, which takes a retransmission for older
+    /// than new data sent a moment before it.
+    pub xmit_id: u32,
     pub last_delivered: u32,
     pub reo_wnd_steps: u8,
     pub reo_wnd_persist: u8,

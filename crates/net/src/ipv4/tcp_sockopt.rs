@@ -245,7 +245,7 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
 }
 
 /// `tcp_get_info`.
-fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
+pub(crate) fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
     tp.mstamp_refresh(sk);
     let state = sk.state();
     let max_rate = sk.max_pacing_rate.load(Relaxed);

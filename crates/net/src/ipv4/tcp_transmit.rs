@@ -300,8 +300,10 @@ pub fn tcp_xmit_piece(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize) -> Result<()> 
     }
     let (first, dm, d, ce) = (tp.first_tx_mstamp, tp.delivered_mstamp, tp.delivered, tp.delivered_ce);
     let app_limited = tp.app_limited != u32::MAX;
+    let xmit_id = tp.data_segs_out;
     let Some(piece) = tp.tx.get_mut(i) else { return Err(Errno::EINVAL) };
     piece.mstamp = now;
+    piece.xmit_id = xmit_id;
     (piece.first_tx_mstamp, piece.delivered_mstamp, piece.delivered, piece.delivered_ce) = (first, dm, d, ce);
     piece.is_app_limited = app_limited;
     let (skb, seq, flags) = (tcp_packet_of(piece, v6), piece.seq, piece.tcp_flags);

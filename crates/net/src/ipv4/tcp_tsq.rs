@@ -6,7 +6,7 @@
 
 use super::tcp_sock::{TcpOps, TcpSock};
 use crate::core::net_namespace::Registries;
-use crate::core::skbuff::Skb;
+use crate::core::skbuff::{SKB_OVERHEAD, Skb};
 use crate::core::sock::Sock;
 use kernel::kernel::raise_softirq;
 use kernel::{PerCpu, Softirq, SpinLock};
@@ -40,7 +40,8 @@ pub fn tcp_tasklet_init(reg: &Arc<Registries>, ops: &'static TcpOps) {
 
 /// Whether the sender has enough below it for now; then it is noted to be called again (`tcp_small_queue_check`).
 pub fn tcp_small_queue_check(sk: &Sock, tp: &TcpSock, truesize: u32) -> bool {
-    let limit = (2 * truesize as u64).max(tp.pacing_rate >> 10);
+    // As a packet it weighs more than as a piece.
+    let limit = (2 * (truesize + SKB_OVERHEAD + 512) as u64).max(tp.pacing_rate >> 10);
     let limit = limit.min(sk.net.sysctl.tcp_limit_output_bytes.get() as u64) as usize;
     if sk.wmem_alloc.load(Relaxed) <= limit || tp.tx.rtx_is_empty() {
         return false;
