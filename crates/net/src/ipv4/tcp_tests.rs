@@ -345,7 +345,13 @@ fn much_data_with_loss() {
 fn much_data_with_reordering_and_duplicates() {
     let w = World::new();
     let (c, s) = w.connect();
-    w.set(NetemParams { delay_ns: 10_000_000, jitter_ns: 3_000_000, reorder: 0.05, duplicate: 0.03, ..NetemParams::default() });
+    w.set(NetemParams {
+        delay_ns: 10_000_000,
+        jitter_ns: 3_000_000,
+        reorder: 0.05,
+        duplicate: 0.03,
+        ..NetemParams::default()
+    });
     let ms = w.transfer(&c, &s, &pattern(2_000_000));
     assert!(ms < 20_000, "{ms} ms: {}", w.mibs());
     assert!(w.b.mib.get(Mib::TcpExtTCPOFOQueue) > 0);
@@ -565,9 +571,18 @@ fn options_say_what_was_set() {
     let w = World::new();
     let c = w.socket(&w.a);
     let get = |name| c.getsockopt(IPPROTO_TCP, name, 4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    for (name, v) in [(TCP_NODELAY, 1), (TCP_CORK, 1), (TCP_KEEPIDLE, 77), (TCP_KEEPINTVL, 5), (TCP_KEEPCNT, 4),
-        (TCP_SYNCNT, 3), (TCP_LINGER2, 9), (TCP_USER_TIMEOUT, 1234), (TCP_MAXSEG, 1000), (TCP_NOTSENT_LOWAT, 4096)]
-    {
+    for (name, v) in [
+        (TCP_NODELAY, 1),
+        (TCP_CORK, 1),
+        (TCP_KEEPIDLE, 77),
+        (TCP_KEEPINTVL, 5),
+        (TCP_KEEPCNT, 4),
+        (TCP_SYNCNT, 3),
+        (TCP_LINGER2, 9),
+        (TCP_USER_TIMEOUT, 1234),
+        (TCP_MAXSEG, 1000),
+        (TCP_NOTSENT_LOWAT, 4096),
+    ] {
         set_int(&c, IPPROTO_TCP, name, v);
         assert_eq!(get(name), Ok(v), "{name}");
     }
@@ -588,7 +603,11 @@ fn an_idle_connection_is_small() {
     let tp = super::tcp_sock::tcp_sk(&mut *guard);
     assert!(tp.tx.is_empty() && tp.frag.is_none() && tp.receive_queue.is_empty());
     let size = std::mem::size_of::<super::tcp_sock::TcpSock>() + std::mem::size_of::<crate::core::sock::Sock>();
-    eprintln!("TcpSock {} Sock {}", std::mem::size_of::<super::tcp_sock::TcpSock>(), std::mem::size_of::<crate::core::sock::Sock>());
+    eprintln!(
+        "TcpSock {} Sock {}",
+        std::mem::size_of::<super::tcp_sock::TcpSock>(),
+        std::mem::size_of::<crate::core::sock::Sock>()
+    );
     assert!(size <= 1700, "{size}");
 }
 
