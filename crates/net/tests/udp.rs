@@ -136,3 +136,93 @@ fn a_blocked_receiver_is_woken() {
     f.sendto(a, b"three", 0, Some(&b_name)).expect("send");
     assert_eq!(t.join().expect("join"), (3, 5));
 }
+
+/// A gateway's socket: receives datagrams to any address and port, and answers from there.
+#[test]
+fn a_gateway_receives_everything_and_answers_from_anywhere() {
+    use sockeye_net::ipv4::fib_frontend::{RouteSpec, ip_route_add};
+    use sockeye_net::ipv4::udp_table::udp_set_sk_lookup;
+    const IP_ORIGDSTADDR: i32 = 20;
+
+    let (_host, f) = files();
+    let net = f.net().clone();
+    {
+        let _cpu = net.kernel().enter();
+        let lo = sockeye_net::core::dev::dev_get_by_name(&net, "lo").expect("lo");
+        let everything = RouteSpec::local("0.0.0.0".parse().expect("any"), 0, lo.ifindex);
+        ip_route_add(&net, everything).expect("route");
+    }
+    let (gw, _) = udp(&f, "127.0.0.1:0");
+    for o in [IP_PKTINFO, IP_ORIGDSTADDR] {
+        f.setsockopt(gw, IPPROTO_IP, o, &1i32.to_ne_bytes()).expect("option");
+    }
+    let sk = Arc::downgrade(&f.sockfd_lookup(gw).expect("file").sock.sk);
+    let hook = move |_, _, daddr: std::net::IpAddr, _| sk.upgrade().filter(|_| !daddr.is_loopback());
+    udp_set_sk_lookup(&net, Some(Box::new(hook)));
+
+    let (client, client_name) = udp(&f, "127.0.0.1:0");
+    f.connect(client, &addr("198.51.100.7:53")).expect("connect");
+    f.send(client, b"query", 0).expect("send");
+    let mut buf = [0; 16];
+    let mut msg = MsgHdr::new(IovIter::dest(&mut buf));
+    assert_eq!(f.recvmsg(gw, &mut msg, MSG_DONTWAIT), Ok(5));
+    assert_eq!(msg.name.expect("source").port(), client_name.port());
+    let pktinfo = msg.control.iter().find(|c| c.kind == IP_PKTINFO).expect("pktinfo");
+    assert_eq!(pktinfo.data[8..], [198, 51, 100, 7]);
+    let original = msg.control.iter().find(|c| c.kind == IP_ORIGDSTADDR).expect("original destination");
+    assert_eq!(SockAddr::from_bytes(&original.data), Ok(addr("198.51.100.7:53")));
+    let source = msg.name.expect("source");
+
+    let reply = f.socket(AF_INET, SOCK_DGRAM, 0).expect("socket");
+    f.setsockopt(reply, IPPROTO_IP, IP_TRANSPARENT, &1i32.to_ne_bytes()).expect("transparent");
+    f.bind(reply, &addr("198.51.100.7:53")).expect("bind to an address of somebody else's");
+    f.sendto(reply, b"answer", 0, Some(&source)).expect("send");
+    let mut buf = [0; 16];
+    assert_eq!(f.recvfrom(client, &mut buf, MSG_DONTWAIT), Ok((6, Some(addr("198.51.100.7:53")))));
+    udp_set_sk_lookup(&net, None);
+}
+
+#[test]
+fn descriptors_are_the_lowest_free_and_bounded() {
+    let (_host, f) = files();
+    let new = || f.socket(AF_INET, SOCK_DGRAM, 0);
+    let fds: Vec<_> = (0..64).map(|_| new().expect("socket")).collect();
+    assert_eq!(fds, (0..64).collect::<Vec<_>>());
+    assert_eq!(new(), Err(Errno::EMFILE));
+    assert_eq!(f.dup(3), Err(Errno::EMFILE));
+    for fd in [7, 3, 40] {
+        f.close(fd).expect("close");
+    }
+    assert_eq!(f.fcntl(5, 0, 8), Ok(40));
+    assert_eq!(f.dup(5), Ok(3));
+    assert_eq!(new(), Ok(7));
+    assert_eq!(new(), Err(Errno::EMFILE));
+    // What dup shares lives until the last of its descriptors is closed.
+    let (a, name) = (5, addr("127.0.0.1:4000"));
+    f.bind(a, &name).expect("bind");
+    f.close(5).expect("close");
+    f.close(40).expect("close");
+    assert_eq!(f.getsockname(3), Ok(name));
+    f.close(3).expect("close");
+    let again = new().expect("socket");
+    f.bind(again, &name).expect("the port is free again");
+}
+
+#[test]
+fn a_closed_socket_is_freed_with_all_that_waits_in_it() {
+    let (_host, f) = files();
+    let (a, _) = udp(&f, "127.0.0.1:0");
+    let (b, b_name) = udp(&f, "127.0.0.1:0");
+    f.connect(a, &b_name).expect("connect");
+    for _ in 0..10 {
+        f.send(a, &[1; 2000], 0).expect("send");
+    }
+    f.send(a, b"corked", MSG_MORE).expect("send");
+    let weak: Vec<_> = [a, b].iter().map(|&fd| Arc::downgrade(&f.sockfd_lookup(fd).expect("file").sock.sk)).collect();
+    f.close(b).expect("close");
+    f.close(a).expect("close");
+    kernel::synchronize_rcu();
+    kernel::rcu::process_callbacks();
+    kernel::synchronize_rcu();
+    assert!(weak.iter().all(|w| w.upgrade().is_none()), "something still refers to a closed socket");
+}
