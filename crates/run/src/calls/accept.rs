@@ -78,7 +78,7 @@ fn hand_over(st: &mut State, call: &Call, listener: Id, (id, theirs): (Id, Owned
             for tid in st.parked.on(listener) {
                 st.wakeups.call(tid);
             }
-            e.into()
+            if e == Errno::ENOENT { Answer::Done } else { e.into() }
         }
     }
 }
