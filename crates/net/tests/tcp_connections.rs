@@ -103,6 +103,18 @@ fn nobody_listens() {
 }
 
 #[test]
+fn a_refused_socket_tries_again_with_a_port_of_its_own() {
+    let (_host, f) = files();
+    let (l, to) = listener(&f, "127.0.0.1:0", 5);
+    let c = tcp(&f, AF_INET);
+    assert_eq!(f.connect(c, &addr("127.0.0.1:9")), Err(Errno::ECONNREFUSED));
+    f.connect(c, &to).expect("connect");
+    f.accept(l).expect("accept");
+    let port = f.getsockname(c).expect("name").port();
+    assert_eq!(tcp_hashinfo(f.net()).bind_bucket(port).owners().len(), 1, "port {port} is held");
+}
+
+#[test]
 fn ten_thousand_connections_leave_only_time_wait() {
     let (_host, f) = files();
     let (l, to) = listener(&f, "127.0.0.1:0", 5);

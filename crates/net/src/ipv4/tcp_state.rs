@@ -31,7 +31,7 @@ pub fn tcp_init_sock(sk: &Arc<Sock>, ops: &'static TcpOps) -> Result<Box<TcpSock
 
 /// Changes the state, keeping counters (`CurrEstab`) and hash tables in step: `CLOSE` unhashes, and gives the port back
 /// unless the user bound it (`tcp_set_state`).
-pub fn tcp_set_state(sk: &Arc<Sock>, _tp: &mut TcpSock, state: TcpState) {
+pub fn tcp_set_state(sk: &Arc<Sock>, tp: &mut TcpSock, state: TcpState) {
     let old = sk.state();
     let mib = &sk.net.mib;
     if state == TcpState::Established && old != TcpState::Established {
@@ -44,6 +44,7 @@ pub fn tcp_set_state(sk: &Arc<Sock>, _tp: &mut TcpSock, state: TcpState) {
         inet_unhash(sk);
         if !sk.flag(SockFlags::BINDPORT_LOCK) {
             inet_put_port(sk);
+            tp.inet.num = 0;
         }
     }
     if old == TcpState::Established && state != TcpState::Established {
