@@ -183,6 +183,11 @@ fn icmpv6_notify(net: &Arc<Net>, mut skb: Box<Skb>, header: Icmpv6Hdr, offender:
     }
 }
 
+/// `icmpv6_xrlim_allow`: whether one more unasked message may go to a peer now.
+pub fn icmpv6_xrlim_allow(net: &Net, peer: Ipv6Addr) -> bool {
+    icmp6(net).limit.allow(net, peer)
+}
+
 /// The `err_handler` of ICMPv6 itself: nobody keeps a list of echo requests, so any of ours may have been too big.
 pub fn icmpv6_err(net: &Arc<Net>, err: &IcmpError, _quoted: &[u8]) {
     if err.kind == ICMPV6_PKT_TOOBIG {
@@ -273,7 +278,7 @@ pub fn icmpv6_send(skb: &Skb, kind: u8, code: u8, info: u32) {
         return;
     }
     let (saddr, daddr) = (header.src(), header.dst());
-    if kind != ICMPV6_PKT_TOOBIG && !dev.is_loopback() && !icmp6(&net).limit.allow(&net, saddr) {
+    if kind != ICMPV6_PKT_TOOBIG && !dev.is_loopback() && !icmpv6_xrlim_allow(&net, saddr) {
         return net.mib.inc(Mib::Icmp6OutRateLimitHost);
     }
     let ours = !daddr.is_multicast() && ip6_is_local(&net, daddr);

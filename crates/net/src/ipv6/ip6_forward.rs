@@ -10,6 +10,7 @@ use super::icmp::{
     ICMPV6_TIME_EXCEED, icmpv6_send,
 };
 use super::ip6_output::{IP6SKB_FORWARDED, Inet6SkbParm, gso_network_seglen};
+use super::route::ip6_redirect;
 use crate::core::net_namespace::Net;
 use crate::core::netfilter::HookPoint;
 use crate::core::skbuff::{IpSummed, PktType, Skb};
@@ -37,6 +38,9 @@ pub fn ip6_forward(net: &Arc<Net>, mut skb: Box<Skb>) {
     if another_link && ipv6_addr_scope(&saddr) <= SCOPE_LINK || daddr.is_loopback() {
         icmpv6_send(&skb, ICMPV6_DEST_UNREACH, ICMPV6_NOT_NEIGHBOUR, 0);
         return net.mib.inc(Mib::Ip6InAddrErrors);
+    }
+    if !another_link && !daddr.is_multicast() {
+        ip6_redirect(net, &skb, &dst);
     }
     let mtu = dst.mtu();
     if too_big(&skb, mtu as usize) {

@@ -96,6 +96,10 @@ fn check_addresses(saddr: &Ipv6Addr, daddr: &Ipv6Addr, kind: PktType, loopback: 
     if (daddr.is_multicast() && daddr.octets()[1] & 15 == 0) || saddr.is_multicast() {
         return Err(Mib::Ip6InHdrErrors);
     }
+    // An IPv4-mapped source would pass for an IPv4 peer at a socket (RFC 6890, table 20).
+    if saddr.to_ipv4_mapped().is_some() {
+        return Err(Mib::Ip6InHdrErrors);
+    }
     // A frame to many that holds a packet to one is an attempt to get past filters (RFC 1122, 3.3.6 in spirit).
     let to_many = matches!(kind, PktType::Broadcast | PktType::Multicast);
     if (to_many && !daddr.is_multicast()) || daddr.is_unspecified() {

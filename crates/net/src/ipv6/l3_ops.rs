@@ -11,7 +11,7 @@ use super::ip6_forward::{ip6_forward, ip6_pkt_discard};
 use super::ip6_input::{ip6_input, ip6_mc_input, ipv6_rcv};
 use super::ip6_output::{ip6_output, ip6_pkt_discard_out, ip6_xmit};
 use super::mcast::mcast_net_init;
-use super::ndisc::{ndisc_init, ndisc_net_init};
+use super::ndisc::{ndisc_init, ndisc_net_init, ndisc_send_redirect};
 use super::reassembly::Ip6Frag;
 use super::route::{Ip6Paths, Ip6Route, ip6_addr_type, ip6_is_local, ip6_route_output, ip6_update_pmtu};
 use crate::core::dev::{ETH_P_IPV6, PacketType, dev_add_pack, register_netdevice_notifier};
@@ -43,6 +43,7 @@ const PATHS: Ip6Paths = Ip6Paths {
     mc_in: ip6_mc_input,
     forward: ip6_forward,
     error_in: ip6_pkt_discard,
+    redirect: ndisc_send_redirect,
     output: ip6_output,
     error_out: ip6_pkt_discard_out,
 };

@@ -6,11 +6,13 @@
 //! Locks and context: receive and timers in softirq context; sending in any. RFC 4861, 4862.
 
 use super::addrconf_core::{
-    ALL_NODES, Inet6Ifaddr, addrconf_addr_solict_mult, ipv6_chk_addr, ipv6_dev_get_saddr, ipv6_get_ifaddr,
-    is_link_local, ndisc_mc_map,
+    ALL_NODES, IPV6_MIN_MTU, Inet6Ifaddr, addrconf, addrconf_addr_solict_mult, ipv6_chk_addr, ipv6_dev_get_saddr,
+    ipv6_get_ifaddr, is_link_local, ndisc_mc_map,
 };
 use super::addrconf_core::{IfaFlags, in6_dev_get};
-use super::icmp::{ICMPV6_ADDR_UNREACH, ICMPV6_DEST_UNREACH, icmpv6_checksum, icmpv6_register, icmpv6_send};
+use super::icmp::{
+    ICMPV6_ADDR_UNREACH, ICMPV6_DEST_UNREACH, icmpv6_checksum, icmpv6_register, icmpv6_send, icmpv6_xrlim_allow,
+};
 use super::ip6_output::{IP6SKB_NO_MC_LOOP, Inet6SkbParm, ip6_flow, ip6_local_out, ip6_output};
 use super::route::{RTPROT_REDIRECT, Route6Spec, ip6_route_add, ip6_route_output, remove_where};
 use crate::core::dev::{Iff, NetDevice};
@@ -42,6 +44,7 @@ pub const NDISC_REDIRECT: u8 = 137;
 const ND_OPT_SOURCE_LL_ADDR: u8 = 1;
 const ND_OPT_TARGET_LL_ADDR: u8 = 2;
 const ND_OPT_PREFIX_INFO: u8 = 3;
+const ND_OPT_REDIRECTED: u8 = 4;
 const ND_OPT_MTU: u8 = 5;
 /// RFC 3971, used as RFC 7527 says.
 const ND_OPT_NONCE: u8 = 14;
@@ -304,6 +307,44 @@ pub fn ndisc_send_rs(net: &Arc<Net>, dev: &Arc<NetDevice>, saddr: Ipv6Addr, dadd
         add_option(&mut skb, ND_OPT_SOURCE_LL_ADDR, dev.addr);
     }
     ndisc_send_skb(net, dev, skb, saddr, daddr)
+}
+
+/// `ndisc_send_redirect`: tells the sender of a packet that we take on by the link it came by to send to the next hop itself
+/// (RFC 4861, 8.2). Does nothing where the sender is not of the link, and over the rate limit.
+pub fn ndisc_send_redirect(net: &Arc<Net>, skb: &Skb, dst: &Dst) {
+    let Some(ip) = Ipv6Hdr::read(skb.network_header()).copied() else { return };
+    let (dev, dest, host) = (&dst.dev, ip.dst(), ip.src());
+    let IpAddr::V6(target) = dst.next_hop(dest.into()) else { return };
+    // A gateway is told by its address on the link only.
+    if target != dest && !is_link_local(&target) {
+        return;
+    }
+    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let mut back = Flow { oif: dev.ifindex, anysrc: true, ..Flow::new(IPPROTO_ICMPV6, any, 0, host.into(), 0) };
+    let neighbour = ip6_route_output(net, &mut back).is_ok_and(|d| d.gateway.is_none() && d.kind == RtnType::Unicast);
+    let own = addrconf(net).addrs();
+    let own = own.iter().find(|a| a.dev.ifindex == dev.ifindex && is_link_local(&a.addr) && !a.is_tentative());
+    let Some(own) = own.filter(|_| neighbour && icmpv6_xrlim_allow(net, host)) else { return };
+    let icmp = Icmpv6Hdr { kind: NDISC_REDIRECT, code: 0, check: [0; 2], rest: [0; 4] };
+    let mut msg = message(NdMsg { icmp, target: target.octets() }.as_bytes());
+    msg.put(16).copy_from_slice(&dest.octets());
+    if let Some(lladdr) =
+        neigh_lookup(net, dev.ifindex, target.into()).filter(|n| n.state().is_valid()).and_then(|n| n.lladdr())
+    {
+        add_option(&mut msg, ND_OPT_TARGET_LL_ADDR, lladdr);
+    }
+    add_redirected(&mut msg, skb);
+    let _ = ndisc_send_skb(net, dev, msg, own.addr, host);
+}
+
+/// The packet that is redirected, as far as it fits (RFC 4861, 4.6.3).
+fn add_redirected(msg: &mut Skb, skb: &Skb) {
+    let room = IPV6_MIN_MTU as usize - Ipv6Hdr::LEN - msg.len() - 8;
+    let quoted = skb.network_header();
+    let len = quoted.len().min(room) & !7;
+    let opt = msg.put(8 + len);
+    opt[..8].copy_from_slice(&[ND_OPT_REDIRECTED, (len / 8 + 1) as u8, 0, 0, 0, 0, 0, 0]);
+    opt[8..].copy_from_slice(&quoted[..len]);
 }
 
 /// `ndisc_solicit`: the neighbour table asks. From the address of the packet that waits, if it is ours (RFC 4861, 7.2.2).

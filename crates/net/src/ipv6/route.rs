@@ -108,6 +108,8 @@ pub struct Ip6Paths {
     pub forward: fn(&Arc<Net>, Box<Skb>),
     /// No route, or one that refuses: counts, answers, drops.
     pub error_in: fn(&Arc<Net>, Box<Skb>),
+    /// A packet is about to go on by the link it came by: its sender could have taken that way itself.
+    pub redirect: fn(&Arc<Net>, &Skb, &Dst),
     pub output: fn(&Arc<Net>, Box<Skb>) -> Result<()>,
     pub error_out: fn(&Arc<Net>, Box<Skb>) -> Result<()>,
 }
@@ -481,6 +483,11 @@ fn null_dst(net: &Net, dev: &Arc<NetDevice>) -> Option<Arc<Dst>> {
         let null = Fib6Info { spec, dev: dev.clone(), out: Rcu::default(), inp: Rcu::default() };
         null.make_dst(net, dev.clone(), 0)
     }))
+}
+
+/// Tells the sender of a packet that there is a shorter way.
+pub fn ip6_redirect(net: &Arc<Net>, skb: &Skb, dst: &Dst) {
+    (rt(net).paths.redirect)(net, skb, dst);
 }
 
 // --- Path MTU ---

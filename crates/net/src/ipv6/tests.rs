@@ -770,3 +770,31 @@ fn reports_the_groups_it_is_in() {
     }
     assert_eq!(*reports.lock(), [(3, group)]);
 }
+
+#[test]
+fn routers_show_the_shorter_way_and_hosts_take_it() {
+    let lab = Lab::new();
+    let (x, r, _y, _) = line(&lab);
+    // A second router on the link between x and r would be better for this prefix: a neighbour of both, by its address there.
+    let next = a("fe80::99");
+    let rdev = dev_get_by_name(&r, "veth0").expect("the link to x");
+    ip6_route_add(&r, Route6Spec::new(a("2001:db8::"), 32).via(next).dev(rdev.ifindex)).expect("route");
+    // x knows r by r's address on the link, as routers advertise it.
+    let of_r = Ipv6Addr::from_bits(a("fe80::").to_bits() | u64::from_be_bytes(eui64(rdev.addr)) as u128);
+    let xdev = dev_get_by_name(&x, "veth0").expect("the link to r");
+    ip6_route_add(&x, Route6Spec { metric: 1, ..Route6Spec::new(a("2001:db8::"), 32).via(of_r).dev(xdev.ifindex) })
+        .expect("route");
+    let gateway = |to: &str| {
+        let mut flow = Flow::new(6, a("::").into(), 1, a(to).into(), 2);
+        ip6_route_output(&x, &mut flow).expect("route").gateway
+    };
+    ping(&x, "2001:db8::1").expect("ping");
+    assert_eq!(x.mib.get(Mib::Icmp6InRedirects), 1);
+    assert_eq!(gateway("2001:db8::1"), Some(next.into()));
+    assert_eq!(gateway("2001:db8::2"), Some(of_r.into()));
+    lab.m.advance(700_000);
+    assert_eq!(gateway("2001:db8::1"), Some(of_r.into()));
+    x.sysctl.ipv6_accept_redirects.set(0).expect("sysctl");
+    ping(&x, "2001:db8::1").expect("ping");
+    assert_eq!(gateway("2001:db8::1"), Some(of_r.into()));
+}
