@@ -153,6 +153,8 @@ impl Spawn<'_> {
     fn child(&self, p: &Prepared) -> ! {
         // SAFETY: system calls only; every pointer is to something prepared before the fork, or on this stack.
         unsafe {
+            // Without its supervisor every socket call would fail.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
             libc::setrlimit(libc::RLIMIT_NOFILE, &self.nofile);
             if let Err(e) = set_apart(p) {
                 tell(p.report, Step::UserNamespace, e.0);

@@ -22,8 +22,6 @@ const WAKEUPS: u64 = u64::MAX - 1;
 const SIGNALS: u64 = u64::MAX - 2;
 
 const EVENTS: usize = 64;
-/// System calls answered in a row before other work has its turn.
-const CALLS: usize = 32;
 const SECOND: u64 = 1_000_000_000;
 /// How long after the last program's end its data may still be on the way.
 const LINGER: u64 = 10 * SECOND;
@@ -96,16 +94,13 @@ impl Supervisor {
             false => Some(0),
         };
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-        let n = match sys::epoll_wait(self.st.epoll.as_fd(), &mut events, timeout) {
-            Err(Errno::EINTR) => Ok(0),
-            r => r,
-        }?;
+        let n = self.wait(&mut events, timeout)?;
         self.st.wakeups.awake();
         let _inside = kernel.enter();
         for e in events.iter().take(n) {
             let (what, data) = (e.events, e.u64);
             match data {
-                NOTIF if what & libc::EPOLLIN as u32 != 0 => self.calls(),
+                NOTIF if what & libc::EPOLLIN as u32 != 0 => self.call()?,
                 NOTIF => self.filter_unused(),
                 WAKEUPS => self.st.wakeups.clear(),
                 SIGNALS => self.signals(),
@@ -115,15 +110,32 @@ impl Supervisor {
         Ok(())
     }
 
-    fn calls(&mut self) {
-        for _ in 0..CALLS {
-            match self.st.notif.recv() {
-                Ok(call) => calls::dispatch(&mut self.st, &call),
-                Err(Errno::ENOENT) => {}
-                Err(_) => return,
+    fn wait(&self, events: &mut [libc::epoll_event], timeout: Option<u64>) -> Result<usize> {
+        match sys::epoll_wait(self.st.epoll.as_fd(), events, timeout) {
+            Err(Errno::EINTR) => Ok(0),
+            r => r,
+        }
+    }
+
+    fn call(&mut self) -> Result<()> {
+        let Ok(call) = self.st.notif.recv() else { return Ok(()) };
+        self.before_the_call()?;
+        calls::dispatch(&mut self.st, &call);
+        Ok(())
+    }
+
+    /// What programs did without us before this call was made, so that the call finds its effects: a close that frees a
+    /// port or ends a listener, bytes written to another socket. The host's news of it may have come behind the call.
+    fn before_the_call(&mut self) -> Result<()> {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        loop {
+            let n = self.wait(&mut events, Some(0))?;
+            // What is not a socket is level-triggered and comes again.
+            for e in events.iter().take(n).map(|e| e.u64).filter(|&data| data < SIGNALS) {
+                pump::pump(&mut self.st, Id::from_token(e));
             }
-            if sys::poll_now(self.st.notif.as_fd(), libc::POLLIN) & libc::POLLIN == 0 {
-                return;
+            if n < EVENTS {
+                return Ok(());
             }
         }
     }

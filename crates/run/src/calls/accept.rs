@@ -31,18 +31,15 @@ pub fn accept(st: &mut State, call: &Call) -> Option<Answer> {
     let call = *call;
     st.run(&call, id, nonblock, move |st, w| {
         let r = take(st, id, nonblock, w);
-        let a = match r {
-            Poll::Ready(Ok(child)) => Poll::Ready(hand_over(st, &call, id, child, flags)),
-            Poll::Ready(Err(e)) => Poll::Ready(e.into()),
-            Poll::Pending => Poll::Pending,
-        };
-        let shown = st.table.get(id).and_then(|e| e.stream()).map_or(0, |s| s.tokens);
-        if shown > 0 && st.table.get(id).is_some() {
-            // One shown connection less.
+        // One shown connection less, before the program can look.
+        if r.is_ready() && st.table.get(id).and_then(|e| e.stream()).is_some_and(|s| s.tokens > 0) {
             let dup = st.dup_of(id);
             pump_tcp::tokens(st, id, dup.as_ref().map(|d| d.as_fd()));
         }
-        a
+        r.map(|r| match r {
+            Ok(child) => hand_over(st, &call, id, child, flags),
+            Err(e) => e.into(),
+        })
     })
 }
 
@@ -78,6 +75,7 @@ fn hand_over(st: &mut State, call: &Call, listener: Id, (id, theirs): (Id, Owned
             for tid in st.parked.on(listener) {
                 st.wakeups.call(tid);
             }
+            pump_tcp::tokens(st, listener, None);
             if e == Errno::ENOENT { Answer::Done } else { e.into() }
         }
     }
