@@ -42,6 +42,9 @@ const ROUTER_ALERT: [u8; 8] = [IPPROTO_ICMPV6, 0, 5, 2, 0, 0, 1, 0];
 /// Records of one report: any link carries these.
 const RECORDS: usize = (IPV6_MIN_MTU as usize - Ipv6Hdr::LEN - ROUTER_ALERT.len() - Icmpv6Hdr::LEN) / RECORD_LEN;
 
+/// Changes waiting to be told again; one over that is told once.
+const MAX_PENDING: usize = 2048;
+
 /// Robustness: how often a change is told (RFC 3810, 9.1), and within which time it is repeated, jiffies (9.11).
 const MLD_QRV: u8 = 2;
 const UNSOLICITED_INTERVAL: u64 = HZ;
@@ -71,7 +74,8 @@ fn mc_changed(net: &Arc<Net>, dev: &Arc<NetDevice>, group: Ipv6Addr, joined: boo
     {
         let mut list = in6_dev_get(dev).mc_pending.lock_bh();
         list.retain(|r| r.group != group);
-        list.push(McRecord { group, kind, left: MLD_QRV });
+        let left = if list.len() < MAX_PENDING { MLD_QRV } else { 1 };
+        list.push(McRecord { group, kind, left });
     }
     mld_send_pending(net, dev);
 }
