@@ -429,6 +429,7 @@ pub fn __inet_lookup_listener(net: &Net, t: &InetTuple, dif: u32) -> Option<Arc<
         let section = rcu_read_lock();
         if let Some(f) = info.sk_lookup.dereference(&section)
             && let Some(sk) = f(t)
+            && sk.state() == TcpState::Listen
         {
             return Some(sk);
         }

@@ -310,11 +310,19 @@ fn is_too_big(err: &IcmpError) -> bool {
     }
 }
 
+/// Whether the error says that the peer cannot be reached, over IPv4 or IPv6.
+fn aborts_request(err: &IcmpError) -> bool {
+    match err.daddr {
+        IpAddr::V4(_) => err.kind == 11 || (err.kind == 3 && err.code <= 1),
+        IpAddr::V6(_) => err.fatal && !is_too_big(err),
+    }
+}
+
 /// `tcp_req_err`: a request whose peer cannot be reached is silently dropped.
 fn tcp_req_err(net: &Arc<Net>, req: &Arc<RequestSock>, seq: u32, err: &IcmpError) {
     if seq != req.snt_isn {
         net.mib.inc(Mib::TcpExtOutOfWindowIcmps);
-    } else if !is_too_big(err) && inet_csk_reqsk_queue_drop(net, req) {
+    } else if aborts_request(err) && inet_csk_reqsk_queue_drop(net, req) {
         net.mib.inc(Mib::TcpExtListenDrops);
     }
 }
