@@ -117,8 +117,9 @@ pub struct InetConnectionSock {
     accept_queue: OnceLock<Box<RequestSockQueue>>,
     /// When this listener last turned to SYN cookies, in milliseconds; 0: never.
     pub synq_overflow: AtomicU64,
-    /// The path MTU that an ICMP error named while a process owned the socket.
+    /// The path MTU that an ICMP error named while a process owned the socket, and the sequence number it quoted.
     pub mtu_info: AtomicU32,
+    pub mtu_seq: AtomicU32,
 }
 
 /// Where a socket can be found.

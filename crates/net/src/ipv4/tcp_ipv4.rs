@@ -330,15 +330,12 @@ fn tcp_req_err(net: &Arc<Net>, req: &Arc<RequestSock>, seq: u32, err: &IcmpError
 fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     let net = &sk.net;
     let too_big = is_too_big(err);
-    if too_big && let Some(l3) = net.l3(tuple.faddr.is_ipv6()) {
-        let mut flow = crate::core::flow::Flow::new(IPPROTO_TCP, tuple.laddr, tuple.lport, tuple.faddr, tuple.fport);
-        flow.oif = sk.bound_dev_if.load(Relaxed);
-        inet_csk(sk).mtu_info.store(err.info, Relaxed);
-        (l3.update_pmtu)(net, &flow, err.info);
-    }
     let mut guard = sk.bh_lock_sock();
     let Some(state) = guard.state() else {
         if too_big {
+            // Believed, or not, by the owner, who can see what is under way.
+            inet_csk(sk).mtu_info.store(err.info, Relaxed);
+            inet_csk(sk).mtu_seq.store(seq, Relaxed);
             guard.defer(TCPF_MTU_REDUCED_DEFERRED);
         } else {
             net.mib.inc(Mib::TcpExtLockDroppedIcmps);

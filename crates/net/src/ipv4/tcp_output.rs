@@ -540,6 +540,9 @@ pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
         return;
     }
     tp.mstamp_refresh(sk);
+    if let Some(l3) = sk.net.l3(tp.is_v6()) {
+        (l3.update_pmtu)(&sk.net, &tp.inet.flow(sk), mtu);
+    }
     // The route that says so is another than the one at hand.
     *sk.dst_cache.lock_bh() = None;
     let mtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());

@@ -66,7 +66,13 @@ pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) 
         tcp_keepalive_timer_handler(sk, tp);
     }
     if deferred & TCPF_MTU_REDUCED_DEFERRED != 0 {
-        tcp_mtu_reduced(sk, tp, inet_csk(sk).mtu_info.load(Relaxed));
+        let csk = inet_csk(sk);
+        // RFC 5927, 4.1, as for an error that found the socket free.
+        if between(csk.mtu_seq.load(Relaxed), tp.snd_una, tp.snd_nxt) {
+            tcp_mtu_reduced(sk, tp, csk.mtu_info.load(Relaxed));
+        } else {
+            sk.net.mib.inc(Mib::TcpExtOutOfWindowIcmps);
+        }
     }
 }
 

@@ -475,6 +475,35 @@ fn icmp_errors_end_attempts_and_spare_connections() {
     assert_eq!(m.entries(), 1, "a request does not");
 }
 
+#[test]
+fn packet_too_big_makes_smaller_segments() {
+    for owned in [false, true] {
+        let m = Machine::new();
+        let l = m.listener(5);
+        let synack = m.ask_one(Seg::new(100, 0, SYN).with(&[2, 4, 5, 180]));
+        m.ask(Seg::new(101, synack.seq.wrapping_add(1), ACK));
+        let fd = m.accept(l).unwrap();
+        let sk = m.files.sockfd_lookup(fd).unwrap().sock.sk.clone();
+        m.files.send(fd, &[7; 2920], 0).unwrap();
+        let first = m.sent();
+        assert_eq!(first.iter().map(|s| s.payload.len()).collect::<Vec<_>>(), [1460, 1460]);
+        let too_big = |quoted: &Seg| {
+            let _inside = m.t.kernel.enter();
+            let owner = owned.then(|| sk.lock_sock());
+            m.receive(&icmp(3, 4, 1000, &quoted.packet()));
+            drop(owner);
+        };
+        let mut forged = first[0].clone();
+        forged.seq = forged.seq.wrapping_sub(70_000);
+        too_big(&forged);
+        assert_eq!((m.sent(), m.mib(Mib::TcpExtOutOfWindowIcmps)), (vec![], 1));
+        too_big(&first[0]);
+        let again = m.sent();
+        assert!(!again.is_empty() && again.iter().all(|s| s.payload.len() <= 960), "{again:?}");
+        assert_eq!(again[0].seq, first[0].seq);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
