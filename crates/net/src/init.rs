@@ -6,9 +6,11 @@
 
 use crate::core::net_namespace::Registries;
 use crate::ipv4::af_inet::{InetProtosw, inet_init};
+use crate::ipv4::ping_prot::ping_init;
 use crate::ipv4::tcp_prot::{TCP_PROTOSW, TCPV6_PROT, tcp_init};
 use crate::ipv4::udp::{UDP_PROTOSW, udp_init};
 use crate::ipv6::af_inet6::{INET6_DGRAM_OPS, INET6_STREAM_OPS, inet6_init, inet6_register_protosw};
+use crate::ipv6::ping::pingv6_init;
 use kernel::Kernel;
 use std::sync::Arc;
 
@@ -36,6 +38,8 @@ fn register_families(reg: &Registries) {
         tcp_init(&reg.hold()),
         inet6_register_protosw(reg, InetProtosw { ops: &INET6_DGRAM_OPS, ..UDP_PROTOSW }),
         inet6_register_protosw(reg, InetProtosw { ops: &INET6_STREAM_OPS, prot: &TCPV6_PROT, ..TCP_PROTOSW }),
+        ping_init(reg),
+        pingv6_init(reg),
     ];
     debug_assert!(results.iter().all(Result::is_ok));
 }

@@ -226,3 +226,27 @@ fn a_closed_socket_is_freed_with_all_that_waits_in_it() {
     kernel::synchronize_rcu();
     assert!(weak.iter().all(|w| w.upgrade().is_none()), "something still refers to a closed socket");
 }
+
+#[test]
+fn a_ping_socket_gets_the_replies_to_its_requests() {
+    let (_host, f) = files();
+    for (family, proto, request, reply, to) in
+        [(AF_INET, IPPROTO_ICMP, 8, 0, "127.0.0.1:0"), (AF_INET6, IPPROTO_ICMPV6, 128, 129, "[::1]:0")]
+    {
+        let (a, b) = (f.socket(family, SOCK_DGRAM, proto).expect("a"), f.socket(family, SOCK_DGRAM, proto).expect("b"));
+        for len in [8, 64, 400, 3000] {
+            let mut m = vec![0x5a; len];
+            m[..8].copy_from_slice(&[request, 0, 0, 0, 0, 0, 0, 7]);
+            assert_eq!(f.sendto(a, &m, 0, Some(&addr(to))), Ok(len));
+            let mut buf = [0; 4000];
+            let (n, from) = f.recvfrom(a, &mut buf, MSG_DONTWAIT).expect("reply");
+            assert_eq!((n, from), (len, Some(addr(to))));
+            let ident = f.getsockname(a).expect("name").port().to_be_bytes();
+            assert_eq!((buf[0], &buf[4..6], buf[7]), (reply, &ident[..], 7));
+            assert_eq!(buf[8..n], m[8..]);
+        }
+        assert_eq!(f.recv(b, &mut [0; 8], MSG_DONTWAIT), Err(Errno::EAGAIN));
+        assert_eq!(f.sendto(a, &[request; 7], 0, Some(&addr(to))), Err(Errno::EINVAL));
+        assert_eq!(f.sendto(a, &[0; 8], 0, Some(&addr(to))), Err(Errno::EINVAL));
+    }
+}

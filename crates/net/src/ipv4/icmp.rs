@@ -14,6 +14,7 @@ use crate::core::snmp::Mib;
 use crate::hdr::icmp::*;
 use crate::hdr::{IP_OFFSET, IPPROTO_ICMP, IcmpHdr, IpHdr};
 use crate::ipv4::ip_output::ip_queue_xmit;
+use crate::ipv4::ping::{ping_err, ping_rcv};
 use crate::ipv4::protocol::inet_protocol;
 use crate::ipv4::route::{inet_addr_type, ip_route_output_flow, ip_update_pmtu};
 use kernel::{HZ, PageMut, SpinLock};
@@ -301,7 +302,10 @@ pub fn icmp_rcv(net: &Arc<Net>, mut skb: Box<Skb>) {
             count(Mib::IcmpInParmProbs);
             icmp_unreach(net, skb, &icmph);
         }
-        ICMP_ECHOREPLY => count(Mib::IcmpInEchoReps),
+        ICMP_ECHOREPLY => {
+            count(Mib::IcmpInEchoReps);
+            ping_rcv(net, skb);
+        }
         ICMP_TIMESTAMPREPLY => count(Mib::IcmpInTimestampReps),
         // Counted and ignored: RFC 6633; and routes are not taken from whoever sends one.
         ICMP_SOURCE_QUENCH => count(Mib::IcmpInSrcQuenchs),
@@ -442,8 +446,11 @@ fn path_mtu(net: &Net, icmph: &IcmpHdr, inner: &IpHdr) -> Option<u32> {
     PLATEAUS.into_iter().find(|&p| p < len)
 }
 
-/// `icmp_err`: an error about an ICMP message of ours. The path MTU is worth knowing; there is no socket to tell.
+/// `icmp_err`: an error about an ICMP message of ours. The path MTU is worth knowing; a ping socket is told.
 pub fn icmp_err(net: &Arc<Net>, err: &IcmpError, quoted: &[u8]) {
+    if quoted.first() == Some(&ICMP_ECHO) {
+        ping_err(net, err, quoted);
+    }
     let ours = matches!(quoted.first(), Some(&(ICMP_ECHO | ICMP_ECHOREPLY)));
     if ours && err.kind == ICMP_DEST_UNREACH && err.code == ICMP_FRAG_NEEDED && err.info != 0 {
         ip_update_pmtu(net, &Flow::new(IPPROTO_ICMP, err.saddr, 0, err.daddr, 0), err.info);

@@ -28,6 +28,8 @@ pub mod ip_input;
 pub mod ip_options;
 pub mod ip_output;
 pub mod l3_ops;
+pub mod ping;
+pub mod ping_prot;
 pub mod protocol;
 pub mod request_sock;
 pub mod route;

@@ -73,7 +73,7 @@ pub fn udp_init(reg: &Registries) -> Result<()> {
     inet_register_protosw(reg, UDP_PROTOSW)
 }
 
-fn udp_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
+pub fn udp_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
     let state = UdpSock::default();
     let ext = UdpExt::new(state.inet.mc.groups.clone(), state.inet.v6.mc.groups.clone());
     let _ = sk.ext.set(Box::new(ext));

@@ -223,9 +223,15 @@ pub fn udp_err(net: &Arc<Net>, err: &IcmpError, quoted: &[u8]) {
         }
     }
     let errno = if err.info != 0 { Errno::EMSGSIZE } else { err.errno };
+    let payload = quoted.get(UdpHdr::LEN..).unwrap_or(&[]);
+    report_icmp_error(&sk, err, errno, fatal, dport, payload);
+}
+
+/// Tells a socket with a [`UdpExt`](crate::ipv4::udp_table::UdpExt) of an ICMP error: final ones only if it is connected, all
+/// of them if it asked (`IP_RECVERR`).
+pub fn report_icmp_error(sk: &Sock, err: &IcmpError, errno: Errno, fatal: bool, port: u16, payload: &[u8]) {
     if sk.flag(SockFlags::RECVERR) {
-        let payload = quoted.get(UdpHdr::LEN..).unwrap_or(&[]);
-        udp_ext(&sk).errq.icmp_error(err, errno, dport, payload);
+        udp_ext(sk).errq.icmp_error(err, errno, port, payload);
     } else if !fatal || sk.state() != TcpState::Established {
         return;
     }

@@ -90,14 +90,14 @@ pub fn mib(net: &Net, v6: bool, m: Mib) {
 }
 
 /// A datagram in the making: where it goes, and its payload so far (`struct inet_cork`).
-struct Cork {
-    flow: Flow,
-    dst: Arc<Dst>,
-    params: XmitParams,
+pub struct Cork {
+    pub flow: Flow,
+    pub dst: Arc<Dst>,
+    pub params: XmitParams,
     gso_size: u16,
     no_check: bool,
     /// `IP_PMTUDISC_DO` or `_PROBE`: nothing is fragmented. By default only what fits is sent with DF.
-    strict: bool,
+    pub strict: bool,
     frags: SmallVec<[Frag; 4]>,
     len: usize,
 }
@@ -124,7 +124,7 @@ pub fn udp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
         ready!(space)?;
         if !more {
             check_size(sk, &cork, len)?;
-            let skb = make_skb_from(msg, len)?;
+            let skb = make_skb(msg, len)?;
             drop(state);
             return Poll::Ready(udp_send_skb(sk, skb, &cork, len).map(|()| len));
         }
@@ -174,7 +174,7 @@ pub fn udp_flush_pending_frames(up: &mut UdpSock) {
 // --- Where it goes ---
 
 /// Everything about a datagram but its payload: destination, options, route.
-fn prepare(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> Result<Cork> {
+pub fn prepare(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> Result<Cork> {
     let peer = destination(sk, udp_sk(state), msg.name.as_ref())?;
     inet_autobind(sk, state)?;
     let up = udp_sk(state);
@@ -216,7 +216,8 @@ fn destination(sk: &Sock, up: &UdpSock, name: Option<&SockAddr>) -> Result<Optio
     match addr {
         None if sk.state() != TcpState::Established => Err(Errno::EDESTADDRREQ),
         None => Ok(None),
-        Some(_) if port == 0 => Err(Errno::EINVAL),
+        // A ping has no port.
+        Some(_) if port == 0 && sk.protocol == IPPROTO_UDP as u16 => Err(Errno::EINVAL),
         Some(a) => Ok(Some((a, port))),
     }
 }
@@ -306,7 +307,7 @@ fn new_skb(linear: usize) -> Box<Skb> {
 }
 
 /// The packet with the message's payload, copied once or not at all.
-fn make_skb_from(msg: &mut MsgHdr<'_>, len: usize) -> Result<Box<Skb>> {
+pub fn make_skb(msg: &mut MsgHdr<'_>, len: usize) -> Result<Box<Skb>> {
     if len <= COPYBREAK && !msg.iter.has_frags() {
         let mut skb = new_skb(len);
         if msg.iter.copy_from(skb.put(len)) != len {

@@ -143,7 +143,7 @@ impl UdpEntry {
         bound == 0 || bound == dif
     }
 
-    fn from_peer(&self, k: &UdpKey) -> bool {
+    fn matches_peer(&self, k: &UdpKey) -> bool {
         (self.daddr.is_unspecified() || self.daddr == k.saddr) && (self.dport == 0 || self.dport == k.sport)
     }
 
@@ -154,7 +154,7 @@ impl UdpEntry {
             || !here
             || !self.takes(k.daddr.is_ipv6())
             || !self.on_device(k.dif)
-            || !self.from_peer(k)
+            || !self.matches_peer(k)
         {
             return None;
         }
@@ -237,7 +237,7 @@ impl UdpTable {
             0 | 1 => group.pop(),
             n => {
                 let flow = net.hash(&(k.saddr, k.sport, k.daddr, k.dport)) as u64;
-                Some(group.swap_remove((flow * n as u64 >> 32) as usize))
+                Some(group.swap_remove(((flow * n as u64) >> 32) as usize))
             }
         }
     }

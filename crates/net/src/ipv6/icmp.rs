@@ -16,6 +16,7 @@ use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::{GsoType, IpSummed, MAX_HEADER, PktType, Skb};
 use crate::core::snmp::Mib;
 use crate::hdr::{IPPROTO_ICMPV6, Icmpv6Hdr, Ipv6Hdr};
+use crate::ipv4::ping::ping_err;
 use kernel::SpinLock;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, OnceLock};
@@ -188,8 +189,11 @@ pub fn icmpv6_xrlim_allow(net: &Net, peer: Ipv6Addr) -> bool {
     icmp6(net).limit.allow(net, peer)
 }
 
-/// The `err_handler` of ICMPv6 itself: nobody keeps a list of echo requests, so any of ours may have been too big.
-pub fn icmpv6_err(net: &Arc<Net>, err: &IcmpError, _quoted: &[u8]) {
+/// The `err_handler` of ICMPv6 itself: an echo request of ours may have been too big; a ping socket is told.
+pub fn icmpv6_err(net: &Arc<Net>, err: &IcmpError, quoted: &[u8]) {
+    if quoted.first() == Some(&ICMPV6_ECHO_REQUEST) {
+        ping_err(net, err, quoted);
+    }
     if err.kind == ICMPV6_PKT_TOOBIG {
         ip6_update_pmtu(net, &Flow::new(IPPROTO_ICMPV6, err.saddr, 0, err.daddr, 0), err.info);
     }

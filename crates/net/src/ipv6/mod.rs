@@ -20,6 +20,7 @@ pub mod ipv6_sockglue;
 pub mod l3_ops;
 pub mod mcast;
 pub mod ndisc;
+pub mod ping;
 pub mod reassembly;
 pub mod route;
 
