@@ -334,7 +334,8 @@ fn next_report(fd: BorrowedFd<'_>) -> Option<(i32, i32)> {
 /// The files that `program` may name, as the shell looks for it.
 fn candidates(program: &OsStr) -> std::result::Result<Vec<CString>, SpawnError> {
     let c = |p: PathBuf| CString::new(p.into_os_string().into_vec()).ok();
-    let paths: Vec<CString> = if program.as_bytes().contains(&b'/') {
+    let by_path = program.as_bytes().contains(&b'/');
+    let paths: Vec<CString> = if by_path {
         c(program.into()).into_iter().collect()
     } else if program.is_empty() {
         Vec::new()
@@ -348,6 +349,8 @@ fn candidates(program: &OsStr) -> std::result::Result<Vec<CString>, SpawnError> 
         match sys::executable(&p) {
             Ok(()) => found.push(p),
             Err(Errno::ENOENT | Errno(libc::ENOTDIR)) => {}
+            // A directory of `PATH` that may not be searched holds nothing for this user.
+            Err(Errno::EACCES) if !by_path && !sys::exists(&p) => {}
             Err(e) => denied = denied.or(Some(e)),
         }
     }

@@ -264,3 +264,10 @@ pub fn epoll_del(ep: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<()> {
     check(unsafe { libc::epoll_ctl(ep.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), std::ptr::null_mut()) }.into())
         .map(drop)
 }
+
+/// Whether the file can be seen.
+pub fn exists(path: &CStr) -> bool {
+    let mut st = MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: a C string, and room for a `stat`.
+    unsafe { libc::stat(path.as_ptr(), st.as_mut_ptr()) == 0 }
+}

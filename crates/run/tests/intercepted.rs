@@ -76,7 +76,7 @@ fn supervise(name: &str) -> ExitCode {
         }
         None => {
             opts.program = std::env::current_exe().expect("this file").into();
-            opts.env = vec![(INSIDE.into(), name.into())];
+            opts.env = vec![(INSIDE.into(), name.into()), (cases::OUTSIDE.into(), cases::identity().into())];
         }
     }
     match run(&net, opts) {

@@ -11,6 +11,7 @@ mod tcp;
 mod udp;
 
 use crate::Case;
+pub use os::{OUTSIDE, identity};
 
 pub const ALL: &[Case] = &[
     ("udp_tells_where_a_datagram_came_from", udp::source),
