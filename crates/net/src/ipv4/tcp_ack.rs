@@ -89,7 +89,7 @@ fn tcp_snd_una_update(tp: &mut TcpSock, ack: u32) {
 }
 
 /// RFC 9293, 3.10.7.4: SND.WND, SND.WL1 (`tcp_ack_update_window`).
-fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> Ack {
+fn tcp_ack_update_window(tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> Ack {
     let mut flag = Ack::empty();
     let mut nwin = th.window.get() as u32;
     if !th.has(tcp_flag::SYN) {
@@ -107,7 +107,6 @@ fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq
                 let pmtu = tp.icsk_pmtu_cookie;
                 tcp_sync_mss(tp, pmtu);
             }
-            let _ = sk;
         }
     }
     tcp_snd_una_update(tp, ack);
@@ -167,7 +166,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         } else {
             sk.net.mib.inc(Mib::TcpExtTCPPureAcks);
         }
-        flag |= tcp_ack_update_window(sk, tp, th, ack, seq);
+        flag |= tcp_ack_update_window(tp, th, ack, seq);
         if tp.rx_opt.sack_blocks > 0 {
             flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, prior_una, &mut st);
         }

@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use uapi::tcp::TcpState;
 
+/// What a fragment is charged for at least.
+const MIN_FRAG_TRUESIZE: u32 = 512;
 /// Packets longer than this let the window grow.
 const GROW_WINDOW_LEN: usize = 128;
 
@@ -98,13 +100,6 @@ fn tcp_measure_rcv_mss(tp: &mut TcpSock, skb: &Skb) {
         tp.icsk_ack.pending |= ICSK_ACK_PUSHED2;
     }
     tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
-}
-
-/// What is kept of a packet for [`tcp_event_data_recv`] after it was queued.
-#[derive(Clone, Copy)]
-pub struct RcvSeg {
-    pub len: usize,
-    pub truesize: u32,
 }
 
 /// Data came: estimates, and an ACK is owed (`tcp_event_data_recv`). `data` is at the payload.
@@ -450,7 +445,10 @@ fn tcp_try_coalesce(sk: &Sock, to: &mut Skb, mut from: Box<Skb>) -> Result<(), B
         }
         let before = to.truesize;
         for f in from.take_frags() {
+            // A small fragment keeps a page alive all the same.
+            let pinned = (f.len() as u32).max(MIN_FRAG_TRUESIZE) - f.len() as u32;
             to.add_frag(f);
+            to.truesize += pinned;
         }
         sk.rmem_alloc.fetch_add((to.truesize - before) as usize, AcqRel);
     }

@@ -12,7 +12,6 @@ use super::tcp_sock::*;
 use crate::core::iov_iter::{IovIter, MsgHdr};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{RCV_SHUTDOWN, Sock, SockFlags};
-use crate::hdr::tcp_flag;
 use kernel::{Wait, tp};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
@@ -60,42 +59,33 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
     if flags & MSG_OOB != 0 {
         return Poll::Ready(tcp_recv_urg(sk, tcp_sk(&mut *guard), msg, flags));
     }
-    let total = msg.done
-        + if flags & MSG_TRUNC != 0 { msg.iter.count() - msg.done.min(msg.iter.count()) } else { msg.iter.count() };
+    // What is thrown away does not use up the message's room.
+    let total = if flags & MSG_TRUNC != 0 { msg.iter.count() } else { msg.done + msg.iter.count() };
     let target = if flags & MSG_WAITALL != 0 { total } else { (sk.rcvlowat.load(Relaxed).max(1) as usize).min(total) };
-    loop {
-        let tp = tcp_sk(&mut *guard);
-        let before = msg.done;
-        let at_mark = tcp_take(sk, tp, msg, flags, total);
-        let moved = msg.done - before;
-        let end = at_end(sk, tp, msg.done, target, total, at_mark);
-        let answer = match end {
-            Some(r) => r,
-            None if wait.timed_out(now) => Err(Errno::EAGAIN),
-            None if wait.signal_pending() => Err(sock_intr_errno(wait)),
-            None => {
-                if moved > 0 && flags & MSG_PEEK == 0 {
-                    tcp_cleanup_rbuf(sk, tp, moved);
-                }
-                // `sk_wait_data`: all that comes is queued under the lock that we hold, or lies in the backlog, and wakes us.
-                tp!(sk_wait_data, sk);
-                wait.prepare_to_wait(&sk.wq);
-                drop(guard);
-                return Poll::Pending;
-            }
-        };
-        if flags & MSG_PEEK == 0 {
-            tcp_cleanup_rbuf(sk, tp, moved);
-        }
-        drop(guard);
-        wait.finish_wait();
-        return Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { answer });
+    let tp = tcp_sk(&mut *guard);
+    let before = msg.done;
+    let at_mark = tcp_take(sk, tp, msg, flags, total);
+    if flags & MSG_PEEK == 0 {
+        tcp_cleanup_rbuf(sk, tp, msg.done - before);
     }
+    let answer = match at_end(sk, msg.done, target, total, at_mark) {
+        Some(r) => r,
+        None if wait.timed_out(now) => Err(Errno::EAGAIN),
+        None if wait.signal_pending() => Err(sock_intr_errno(wait)),
+        None => {
+            // `sk_wait_data`: all that comes is queued under the lock that we hold, or lies in the backlog, and wakes us.
+            tp!(sk_wait_data, sk);
+            wait.prepare_to_wait(&sk.wq);
+            return Poll::Pending;
+        }
+    };
+    drop(guard);
+    wait.finish_wait();
+    Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { answer })
 }
 
 /// Whether the call is over, and what it answers if nothing was read.
-fn at_end(sk: &Sock, tp: &TcpSock, done: usize, target: usize, total: usize, at_mark: bool) -> Option<Result<usize>> {
-    let _ = tp;
+fn at_end(sk: &Sock, done: usize, target: usize, total: usize, at_mark: bool) -> Option<Result<usize>> {
     if done >= target || done >= total || (at_mark && done > 0) {
         return Some(Ok(done));
     }
@@ -125,7 +115,7 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
     let mut took = false;
     let mut at_mark = false;
     while msg.done < total {
-        if tp.urg_data != 0 && tp.urg_seq == seq && msg.done > 0 && !skip_urgent_now(sk, tp) {
+        if tp.urg_data != 0 && tp.urg_seq == seq && msg.done > 0 {
             at_mark = true;
             break;
         }
@@ -175,12 +165,6 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
         tp.copied_seq = tp.rcv_nxt;
     }
     at_mark
-}
-
-/// A read stops before the urgent byte, so that the mark can be seen; it does not stop in front of one that stays in line
-/// and was stopped at already.
-fn skip_urgent_now(_sk: &Sock, _tp: &TcpSock) -> bool {
-    false
 }
 
 /// Copies, or hands over, part of a packet's payload.
@@ -244,9 +228,4 @@ fn tcp_recv_urg(sk: &Sock, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32) -
     }
     // Announced, not here yet. Nobody waits for urgent data.
     Err(Errno::EAGAIN)
-}
-
-/// Whether a packet ends the stream.
-pub fn is_fin(skb: &Skb) -> bool {
-    tcp_skb_cb(skb).tcp_flags & tcp_flag::FIN != 0
 }

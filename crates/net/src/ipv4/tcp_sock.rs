@@ -430,7 +430,6 @@ pub struct TcpSock {
     pub is_cwnd_limited: bool,
     pub is_sack_reneg: bool,
     pub frto: bool,
-    pub fast_ack_mode: u8,
 
     // --- delivery rate ---
     pub delivered: u32,
@@ -610,7 +609,6 @@ impl TcpSock {
             is_cwnd_limited: false,
             is_sack_reneg: false,
             frto: false,
-            fast_ack_mode: 0,
             delivered: 0,
             delivered_ce: 0,
             lost: 0,

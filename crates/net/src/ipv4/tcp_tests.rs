@@ -627,3 +627,164 @@ fn a_lost_tail_is_probed_for() {
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPLossProbes), 1, "{}", w.mibs());
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPTimeouts), 0);
 }
+
+// --- One machine, both versions of IP ---
+
+#[test]
+fn over_loopback_in_one_go() {
+    for (family, ip) in [(AF_INET, "127.0.0.1"), (AF_INET6, "::1")] {
+        let t = TestNet::with(net_init);
+        let at = |port: u16| match ip.parse().unwrap() {
+            std::net::IpAddr::V4(a) => addr(a, port),
+            std::net::IpAddr::V6(a) => SockAddr::V6(std::net::SocketAddrV6::new(a, port, 0, 0)),
+        };
+        let l = sock_create(&t.net, family, SOCK_STREAM, 0).unwrap();
+        l.bind(&at(80)).unwrap();
+        l.listen(1).unwrap();
+        let c = sock_create(&t.net, family, SOCK_STREAM, 0).unwrap();
+        // The answer comes while the socket is owned, and is taken from the backlog when it is let go.
+        let _ = c.connect(&at(80), true, &mut wait());
+        assert_eq!(c.sk.state(), TcpState::Established, "{ip}: all softirq work is done inside");
+        let Poll::Ready(Ok(s)) = l.accept(true, &mut wait()) else { panic!("{ip}: nobody came") };
+        let data = pattern(3_000_000);
+        let (mut sent, mut got) = (0, Vec::new());
+        while got.len() < data.len() {
+            let before = (sent, got.len());
+            sent += send(&c, &data[sent..]).unwrap_or(0);
+            while let Ok(b) = recv(&s, 1 << 20, 0) {
+                got.extend_from_slice(&b);
+            }
+            assert_ne!(before, (sent, got.len()), "{ip}: no progress without time passing at {sent}");
+        }
+        assert!(got == data);
+        assert_eq!(t.net.mib.get(Mib::TcpRetransSegs), 0);
+        c.release();
+        s.release();
+        assert_eq!((c.sk.state(), s.sk.state()), (TcpState::Close, TcpState::Close));
+    }
+}
+
+// --- Segments from a stranger ---
+
+/// Hands the socket a segment as if it came from its peer.
+fn inject(s: &Socket, build: impl FnOnce(&super::tcp_sock::TcpSock) -> (u32, u32, u8, Vec<u8>, usize)) {
+    let _inside = s.sk.net.kernel().enter();
+    let _bh = kernel::local_bh_disable();
+    let mut guard = s.sk.bh_lock_sock();
+    let state = guard.state().unwrap();
+    let (seq, ack, flags, opts, payload) = build(super::tcp_sock::tcp_sk(state));
+    let (mut skb, _) = super::test_support::segment(1, seq, ack, flags, &opts, payload);
+    skb.reset_transport_header();
+    super::tcp_ipv4::tcp_v4_do_rcv(&s.sk, state, skb);
+}
+
+/// The option area of a segment whose timestamp is `age` older than the last.
+fn stamp(tp: &super::tcp_sock::TcpSock, age: u32) -> Vec<u8> {
+    super::test_support::timestamp(tp.rx_opt.ts_recent.wrapping_sub(age), 0)
+}
+
+#[test]
+fn a_reset_counts_only_in_its_place() {
+    use crate::hdr::tcp_flag::{ACK, RST, SYN};
+    let w = World::new();
+    let (c, s) = w.connect();
+    w.run(1000);
+    let challenges = || w.b.mib.get(Mib::TcpExtTCPChallengeACK);
+    inject(&s, |tp| (tp.rcv_nxt.wrapping_sub(70_000), 0, RST, vec![], 0));
+    assert_eq!((s.sk.state(), challenges()), (TcpState::Established, 0), "out of the window: ignored");
+    inject(&s, |tp| (tp.rcv_nxt.wrapping_add(1000), 0, RST, vec![], 0));
+    assert_eq!((s.sk.state(), challenges()), (TcpState::Established, 1), "in the window: asked about (RFC 5961, 3.2)");
+    inject(&s, |tp| (tp.rcv_nxt.wrapping_add(2000), 0, RST, vec![], 0));
+    assert_eq!(challenges(), 1, "not more often than the limit");
+    w.run(1000);
+    inject(&s, |tp| (tp.rcv_nxt, tp.snd_nxt, SYN | ACK, stamp(tp, 0), 0));
+    assert_eq!((s.sk.state(), challenges()), (TcpState::Established, 2), "a SYN as well (RFC 5961, 4.2)");
+    w.run(100);
+    assert_eq!(c.sk.state(), TcpState::Established);
+    inject(&s, |tp| (tp.rcv_nxt, 0, RST, vec![], 0));
+    assert_eq!(s.sk.state(), TcpState::Close);
+    assert_eq!(recv(&s, 1, 0), Err(Errno::ECONNRESET));
+}
+
+#[test]
+fn old_timestamps_and_wrong_acks_are_dropped() {
+    use crate::hdr::tcp_flag::ACK;
+    let w = World::new();
+    let (_c, s) = w.connect();
+    w.run(1000);
+    inject(&s, |tp| (tp.rcv_nxt, tp.snd_nxt, ACK, stamp(tp, 1000), 10));
+    assert_eq!(w.b.mib.get(Mib::TcpExtPAWSEstab), 1);
+    assert_eq!(recv(&s, 100, 0), Err(Errno::EAGAIN));
+    inject(&s, |tp| (tp.rcv_nxt, tp.snd_nxt.wrapping_add(1), ACK, stamp(tp, 0), 10));
+    assert_eq!(recv(&s, 100, 0), Err(Errno::EAGAIN), "acknowledges what was never sent");
+    inject(&s, |tp| (tp.rcv_nxt, tp.snd_una.wrapping_sub(100_000), ACK, stamp(tp, 0), 10));
+    assert_eq!(recv(&s, 100, 0), Err(Errno::EAGAIN), "acknowledges what is long gone (RFC 5961, 5.2)");
+    inject(&s, |tp| (tp.rcv_nxt, tp.snd_nxt, ACK, stamp(tp, 0), 10));
+    assert_eq!(recv(&s, 100, 0).map(|b| b.len()), Ok(10));
+}
+
+#[test]
+fn overlapping_pieces_make_one_stream() {
+    use crate::hdr::tcp_flag::ACK;
+    let w = World::new();
+    let (_c, s) = w.connect();
+    let nxt = {
+        let mut g = s.sk.lock_sock();
+        super::tcp_sock::tcp_sk(&mut *g).rcv_nxt
+    };
+    // (offset, length): beyond a hole, overlapping in every way, then the hole.
+    for (at, len) in [(100u32, 50), (120, 10), (140, 40), (90, 20), (300, 10), (200, 150), (60, 400), (0, 70)] {
+        inject(&s, |tp| (nxt.wrapping_add(at), tp.snd_nxt, ACK, stamp(tp, 0), len));
+        let mut g = s.sk.lock_sock();
+        let tp = super::tcp_sock::tcp_sk(&mut *g);
+        let mut end = None;
+        for (k, p) in &tp.out_of_order_queue {
+            let cb = super::tcp_sock::tcp_skb_cb(p);
+            assert_eq!((k.0, p.len() as u32), (cb.seq, cb.end_seq.wrapping_sub(cb.seq)));
+            assert!(end.is_none_or(|e| !super::tcp_queue::after(e, cb.seq)), "no overlaps");
+            end = Some(cb.end_seq);
+        }
+    }
+    assert_eq!(recv(&s, 1000, 0).map(|b| b.len()), Ok(460));
+    assert_eq!(s.sk.rmem_alloc.load(SeqCst), 0);
+    let mut g = s.sk.lock_sock();
+    assert_eq!(super::tcp_sock::tcp_sk(&mut *g).rx_opt.num_sacks, 0);
+}
+
+#[test]
+fn many_tiny_segments_stay_within_the_buffer() {
+    use crate::hdr::tcp_flag::{ACK, PSH};
+    let w = World::new();
+    let (_c, s) = w.connect();
+    for i in 0..20_000u32 {
+        inject(&s, |tp| (tp.rcv_nxt, tp.snd_nxt, ACK | PSH, stamp(tp, 0), 1));
+        // Every other byte beyond a hole, now and then.
+        if i % 7 == 0 {
+            inject(&s, |tp| (tp.rcv_nxt.wrapping_add(2 + i % 1000 * 2), tp.snd_nxt, ACK, stamp(tp, 0), 1));
+        }
+        let (mem, max) = (s.sk.rmem_alloc.load(SeqCst), s.sk.rcvbuf.load(SeqCst) as usize);
+        assert!(mem <= max + 70_000, "{mem} of {max} after {i}");
+    }
+    let got = recv(&s, 1 << 20, 0).unwrap().len();
+    assert!(got >= 15_000, "{got}: {}", w.mibs());
+}
+
+#[test]
+fn acks_are_delayed_but_not_for_long() {
+    let w = World::new();
+    let (c, s) = w.connect();
+    // Past the quick ACKs of the start.
+    for _ in 0..20 {
+        send(&c, b"request").unwrap();
+        w.run(30);
+        recv(&s, 100, 0).unwrap();
+        send(&s, b"reply").unwrap();
+        w.run(30);
+        recv(&c, 100, 0).unwrap();
+    }
+    let acks = w.b.mib.get(Mib::TcpExtDelayedACKs);
+    send(&c, b"no reply").unwrap();
+    w.run(300);
+    assert_eq!(w.b.mib.get(Mib::TcpExtDelayedACKs), acks + 1, "{}", w.mibs());
+    assert_eq!(info(&c).tcpi_unacked, 0);
+}
