@@ -57,14 +57,95 @@ fn loss_is_made_good() {
 #[test]
 fn datagrams_keep_their_boundaries_and_sources() {
     let (a, b) = two(Link::new());
-    let (x, y) = (UdpSocket::bind(&a, "10.0.0.1:0").expect("bind"), UdpSocket::bind(&b, "10.0.0.2:0").expect("bind"));
-    let to = y.local_addr().expect("name");
-    for n in [0, 1, 1472, 1473, 60_000] {
-        assert_eq!(x.send_to(&vec![n as u8; n], to).expect("send"), n);
-        let mut buf = vec![0; 65536];
-        assert_eq!(y.recv_from(&mut buf).expect("recv"), (n, x.local_addr().expect("name")));
-        assert!(buf[..n].iter().all(|&b| b == n as u8));
+    for (from, to) in [("10.0.0.1:0", "10.0.0.2:0"), ("[fd00::1]:0", "[fd00::2]:0")] {
+        let (x, y) = (UdpSocket::bind(&a, from).expect("bind"), UdpSocket::bind(&b, to).expect("bind"));
+        let to = y.local_addr().expect("name");
+        for n in [0, 1, 1452, 1453, 1472, 1473, 9000, 65507] {
+            assert_eq!(x.send_to(&vec![n as u8; n], to).expect("send"), n);
+            let mut buf = vec![0; 65536];
+            assert_eq!(y.recv_from(&mut buf).expect("recv"), (n, x.local_addr().expect("name")));
+            assert!(buf[..n].iter().all(|&b| b == n as u8));
+        }
     }
+}
+
+#[test]
+fn forbidden_fragmentation_is_refused_by_size() {
+    const IP_MTU_DISCOVER: i32 = 10;
+    const IP_PMTUDISC_DO: i32 = 2;
+    let (a, _b) = two(Link::new());
+    let s = UdpSocket::bind(&a, "10.0.0.1:0").expect("bind");
+    s.socket().setsockopt(0, IP_MTU_DISCOVER, &IP_PMTUDISC_DO.to_ne_bytes()).expect("option");
+    s.connect("10.0.0.2:9").expect("connect");
+    assert_eq!(s.send(&[0; 1472]).expect("fits"), 1472);
+    let e = s.send(&[0; 1473]).expect_err("does not fit");
+    assert!(format!("{e}").contains("too long"), "{e}");
+}
+
+/// Sockets come and go on many threads while datagrams are on their way to them.
+#[test]
+fn sockets_come_and_go_under_traffic() {
+    let (a, b) = two(Link::new());
+    let sink = UdpSocket::bind(&b, "10.0.0.2:0").expect("bind");
+    let to = sink.local_addr().expect("name");
+    sink.set_nonblocking(true).expect("nonblocking");
+    let port = 7000;
+    thread::scope(|s| {
+        for _ in 0..3 {
+            s.spawn(|| {
+                for i in 0..300u32 {
+                    let x = UdpSocket::bind(&a, "10.0.0.1:0").expect("bind");
+                    // The error about an earlier datagram may come first.
+                    let _ = x.connect(("10.0.0.2", port)).and_then(|()| x.send(&i.to_ne_bytes()));
+                    x.send_to(&i.to_ne_bytes(), to).or_else(|_| x.send_to(&i.to_ne_bytes(), to)).expect("send");
+                }
+            });
+        }
+        s.spawn(|| {
+            for _ in 0..300 {
+                let y = UdpSocket::bind(&b, ("10.0.0.2", port)).expect("bind");
+                y.set_nonblocking(true).expect("nonblocking");
+                while y.recv(&mut [0; 8]).is_ok() {}
+            }
+        });
+    });
+    let mut got = 0;
+    while sink.recv(&mut [0; 8]).is_ok() {
+        got += 1;
+    }
+    let lost = b.counter("UdpRcvbufErrors").expect("a counter");
+    assert!(got > 100 && got + lost >= 900, "{got} came, {lost} found no room");
+}
+
+#[test]
+fn many_connections_at_once_all_echo() {
+    let (a, b) = two(Link::new());
+    let l = TcpListener::bind(&b, "10.0.0.2:0").expect("listen");
+    let to = l.local_addr().expect("name");
+    const N: usize = 100;
+    thread::scope(|s| {
+        s.spawn(|| {
+            for stream in l.incoming().take(N) {
+                let mut stream = stream.expect("accept");
+                s.spawn(move || {
+                    let mut buf = [0; 64];
+                    let n = stream.read(&mut buf).expect("read");
+                    stream.write_all(&buf[..n]).expect("write");
+                });
+            }
+        });
+        for i in 0..N {
+            let a = &a;
+            s.spawn(move || {
+                let mut c = TcpStream::connect(a, to).expect("connect");
+                let text = format!("connection {i}");
+                c.write_all(text.as_bytes()).expect("write");
+                let mut got = String::new();
+                c.read_to_string(&mut got).expect("read");
+                assert_eq!(got, text);
+            });
+        }
+    });
 }
 
 #[test]

@@ -120,10 +120,9 @@ pub fn udp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
         if msg.flags & MSG_PROBE != 0 && len == 0 {
             return Poll::Ready(Ok(0));
         }
-        let space = sock_alloc_send_space(sk, msg.flags & MSG_DONTWAIT != 0, wait);
-        ready!(space)?;
+        check_size(sk, &cork, len)?;
+        ready!(sock_alloc_send_space(sk, msg.flags & MSG_DONTWAIT != 0, wait))?;
         if !more {
-            check_size(sk, &cork, len)?;
             let skb = make_skb(msg, len)?;
             drop(state);
             return Poll::Ready(udp_send_skb(sk, skb, &cork, len).map(|()| len));
