@@ -540,3 +540,128 @@ proptest! {
         prop_assert_eq!(m.mib(Mib::TcpCurrEstab), 0);
     }
 }
+
+// --- Two ends and a bad wire ---
+
+/// What a client has left to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    Connect,
+    Send,
+    Read(usize),
+    Done,
+}
+
+const MESSAGE: usize = 3000;
+
+/// One more step of a client, if it can be done.
+fn client_step(f: &FdTable, fd: i32, to: &SockAddr, step: Step) -> Step {
+    match step {
+        Step::Connect => match f.connect(fd, to) {
+            Ok(()) | Err(Errno::EISCONN) => Step::Send,
+            Err(Errno::EINPROGRESS | Errno::EALREADY) => step,
+            Err(e) => panic!("connect: {e}"),
+        },
+        Step::Send => {
+            assert_eq!(f.send(fd, &[fd as u8; MESSAGE], MSG_DONTWAIT), Ok(MESSAGE));
+            f.shutdown(fd, uapi::socket::SHUT_WR).unwrap();
+            Step::Read(0)
+        }
+        Step::Read(done) => {
+            let mut b = [0; MESSAGE];
+            match f.recv(fd, &mut b, MSG_DONTWAIT) {
+                Ok(0) => {
+                    assert_eq!(done, MESSAGE);
+                    f.close(fd).unwrap();
+                    Step::Done
+                }
+                Ok(n) => {
+                    assert!(b[..n].iter().all(|&x| x == fd as u8), "bytes of another connection");
+                    Step::Read(done + n)
+                }
+                Err(Errno::EAGAIN) => step,
+                Err(e) => panic!("recv: {e}"),
+            }
+        }
+        Step::Done => step,
+    }
+}
+
+/// Echoes what has come on each connection; closes those that are at their end.
+fn serve(f: &FdTable, l: i32, served: &mut Vec<i32>) {
+    while let Ok((fd, _)) = f.accept(l) {
+        served.push(fd);
+    }
+    served.retain(|&fd| {
+        let mut b = [0; MESSAGE];
+        loop {
+            match f.recv(fd, &mut b, MSG_DONTWAIT) {
+                Ok(0) => {
+                    f.close(fd).unwrap();
+                    return false;
+                }
+                Ok(n) => assert_eq!(f.send(fd, &b[..n], MSG_DONTWAIT), Ok(n)),
+                Err(Errno::EAGAIN) => return true,
+                Err(e) => panic!("server: {e}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn connections_survive_a_wire_that_loses_reorders_and_duplicates() {
+    use crate::drivers::netem::{Netem, NetemParams};
+    use crate::drivers::veth::veth_pair_with;
+    let t = TestNet::with(net_init);
+    let other = Net::new(&t.net.reg);
+    let netem = Netem::new(NetemParams::default(), 42);
+    let (a, b) = veth_pair_with(&t.net, "eth0", &other, "eth0", |s| netem.wrap(s), |s| netem.wrap(s)).unwrap();
+    for (dev, addr) in [(&a, HOST), (&b, PEER)] {
+        crate::core::dev::dev_open(dev).unwrap();
+        inet_addr_add(dev, addr, 24).unwrap();
+    }
+    for net in [&t.net, &other] {
+        // The neighbours know each other for good: this is about TCP.
+        net.sysctl.neigh_base_reachable_time_ms.set(i32::MAX as i64).unwrap();
+    }
+    let (clients, server) = (FdTable::new(&t.net, 200), FdTable::new(&other, 200));
+    let l = server.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0).unwrap();
+    let to = SockAddr::from(std::net::SocketAddr::from((PEER, 80)));
+    server.bind(l, &to).unwrap();
+    server.listen(l, 128).unwrap();
+    let open = || clients.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0).unwrap();
+    let mut todo = vec![(open(), Step::Connect)];
+    let mut served = Vec::new();
+    for ms in 0..600_000 {
+        if ms == 100 {
+            assert_eq!(todo[0].1, Step::Done, "a good wire");
+            let bad = NetemParams {
+                loss: 0.15,
+                duplicate: 0.05,
+                delay_ns: 5_000_000,
+                jitter_ns: 4_000_000,
+                ..NetemParams::default()
+            };
+            netem.set(NetemParams { limit: 1000, ..bad });
+            todo.extend((0..50).map(|_| (open(), Step::Connect)));
+        }
+        for (fd, step) in &mut todo {
+            *step = client_step(&clients, *fd, &to, *step);
+        }
+        serve(&server, l, &mut served);
+        t.advance(1);
+        if ms > 100 && todo.iter().all(|(_, s)| *s == Step::Done) && served.is_empty() {
+            break;
+        }
+    }
+    assert!(todo.iter().all(|(_, s)| *s == Step::Done), "{todo:?}");
+    assert!(t.net.mib.get(Mib::TcpRetransSegs) > 20);
+    server.close(l).unwrap();
+    netem.set(NetemParams::default());
+    t.advance(200_000);
+    for net in [&t.net, &other] {
+        assert_eq!(tcp_hashinfo(net).ehash.len(), 0, "something was left behind");
+        assert_eq!(net.mib.get(Mib::TcpCurrEstab), 0);
+        assert_eq!(tcp_hashinfo(net).orphan_count.load(SeqCst), 0);
+    }
+}
