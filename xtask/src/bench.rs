@@ -5,22 +5,29 @@
 //! Locks and context: none.
 
 use crate::Outcome;
+use crate::test::step;
 use std::path::Path;
+use std::process::Command;
 
-/// A benchmark by name.
-type Bench = (&'static str, fn(&Path) -> Outcome);
+const BENCHES: [&str; 2] = ["net", "programs"];
 
-const BENCHES: &[Bench] = &[];
-
-/// Runs all benchmarks, or those named.
-pub fn run(root: &Path, names: &[String]) -> Outcome {
-    let known = || BENCHES.iter().map(|b| b.0).collect::<Vec<_>>().join(", ");
-    if BENCHES.is_empty() {
-        return Err("there are no benchmarks yet".to_owned());
+/// Runs one benchmark with its words, or all of them.
+pub fn run(root: &Path, words: &[String]) -> Outcome {
+    let (names, rest): (&[&str], &[String]) = match words {
+        [] => (&BENCHES, &[]),
+        [name, rest @ ..] => match BENCHES.iter().position(|b| b == name) {
+            Some(at) => (&BENCHES[at..=at], rest),
+            None => return Err(format!("there is no benchmark {name:?}; there are {}", BENCHES.join(", "))),
+        },
+    };
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    step(Command::new(&cargo).current_dir(root).args(["build", "--release", "--package", "sockeye-cli"]))?;
+    for name in names {
+        let mut cmd = Command::new(&cargo);
+        cmd.current_dir(root)
+            .args(["bench", "--quiet", "--package", "sockeye-tests", "--bench", name, "--"])
+            .args(rest);
+        step(&mut cmd)?;
     }
-    if let Some(strange) = names.iter().find(|n| BENCHES.iter().all(|b| b.0 != n.as_str())) {
-        return Err(format!("there is no benchmark {strange:?}; there are {}", known()));
-    }
-    let wanted = BENCHES.iter().filter(|b| names.is_empty() || names.iter().any(|n| n == b.0));
-    wanted.into_iter().try_for_each(|b| (b.1)(root))
+    Ok(())
 }

@@ -19,7 +19,7 @@ usage: cargo xtask COMMAND
   test [FILTER...]   install what the tests need (as root; else say what is missing), build, and run all tests,
                      or those whose name contains FILTER
   tidy               who may name whom, no circle of imports, file headers, SAFETY comments
-  bench [NAME...]    measure sockeye against the kernel
+  bench [NAME [WORD...]]  measure sockeye against the kernel: net, programs
   fuzz [TARGET]      run a fuzz target for a minute (cargo-fuzz and a nightly compiler)
 ";
 

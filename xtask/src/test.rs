@@ -37,7 +37,8 @@ pub fn run(root: &Path, filters: &[String]) -> Outcome {
     tests.and(examples)
 }
 
-fn step(cmd: &mut Command) -> Outcome {
+/// Shows a command and runs it; an error if it fails.
+pub fn step(cmd: &mut Command) -> Outcome {
     let shown = std::iter::once(cmd.get_program()).chain(cmd.get_args());
     let shown = shown.map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ");
     println!("$ {shown}");

@@ -13,7 +13,8 @@ use net::core::net_namespace::Net;
 use net::init::net_init;
 use net::ipv4::devinet::inet_addr_add;
 use net::ipv4::fib_frontend::{RouteSpec, ip_route_add};
-use net::ipv6::addrconf::inet6_addr_add;
+use net::ipv6::addrconf::inet6_addr_add_flags;
+use net::ipv6::addrconf_core::IfaFlags;
 use net::ipv6::route::{Route6Spec, ip6_route_add};
 use run::gateway::{self, Gateway, GatewayConfig, Publish};
 use run::{RunError, RunOptions};
@@ -168,7 +169,8 @@ fn add_addresses<'a>(dev: &Arc<NetDevice>, ips: impl Iterator<Item = &'a IpNet>)
     for ip in ips {
         let r = match ip.addr {
             IpAddr::V4(a) => inet_addr_add(dev, a, ip.len),
-            IpAddr::V6(a) => inet6_addr_add(dev, a, ip.len),
+            // Usable at once: a program would not wait for duplicate address detection.
+            IpAddr::V6(a) => inet6_addr_add_flags(dev, a, ip.len, IfaFlags::PERMANENT | IfaFlags::NODAD),
         };
         r.map_err(|e| CliError::Net(format!("give {} the address {}/{}", dev.name, ip.addr, ip.len), e))?;
     }

@@ -16,7 +16,7 @@ use net::hdr::{IPPROTO_UDP, UdpHdr};
 use rustix::event::epoll::EventFlags;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use uapi::{Errno, Result};
@@ -191,12 +191,7 @@ fn program_view(poller: &Poller, from: SocketAddr) -> SocketAddr {
 
 fn socket(like: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let fd = rustix::net::socket_with(family(like), SocketType::DGRAM, flags, None)?;
-    if like.is_ipv4() {
-        rustix::net::bind(&fd, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
-            .or_else(|_| Ok::<(), rustix::io::Errno>(()))?;
-    }
-    Ok(fd)
+    rustix::net::socket_with(family(like), SocketType::DGRAM, flags, None)
 }
 
 /// Sends a datagram to the program from any address. `EMSGSIZE` over 65,507 bytes; what routing says.
