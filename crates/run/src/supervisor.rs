@@ -37,6 +37,8 @@ pub struct Supervisor {
     unused: bool,
     lists: Lists,
     next_reap: u64,
+    /// A signal came after the program's end.
+    hurry: bool,
 }
 
 impl Supervisor {
@@ -45,7 +47,16 @@ impl Supervisor {
         add(st.notif.as_fd(), NOTIF)?;
         add(st.wakeups.as_fd(), WAKEUPS)?;
         add(signals.as_fd(), SIGNALS)?;
-        Ok(Supervisor { st, signals, main, status: None, unused: false, lists: Lists::default(), next_reap: 0 })
+        Ok(Supervisor {
+            st,
+            signals,
+            main,
+            status: None,
+            unused: false,
+            lists: Lists::default(),
+            next_reap: 0,
+            hurry: false,
+        })
     }
 
     /// Serves until the program and all its descendants have ended; the program's wait status.
@@ -70,7 +81,7 @@ impl Supervisor {
             let _inside = kernel.enter();
             pump::reap(&mut self.st);
         }
-        while kernel.ktime_get() < end && (self.st.lingers() || self.closing()) {
+        while !self.hurry && kernel.ktime_get() < end && (self.st.lingers() || self.closing()) {
             self.serve(Some(SECOND / 100))?;
         }
         Ok(())
@@ -181,7 +192,8 @@ impl Supervisor {
         while let Some(s) = self.signals.next() {
             if s.signal == libc::SIGCHLD {
                 self.reap_children();
-            } else if self.status.is_some() {
+            } else if self.status.is_some() && s.signal != libc::SIGWINCH {
+                self.hurry = true;
                 // Only what the program left in the background is there: the user wants it to end.
                 descendants().into_iter().for_each(|pid| sys::kill(pid, s.signal));
             } else if s.addressed {

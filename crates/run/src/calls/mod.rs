@@ -14,6 +14,7 @@ mod ioctl;
 mod listen;
 mod msg;
 mod name;
+mod native;
 mod opt;
 mod recv;
 mod send;

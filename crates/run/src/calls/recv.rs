@@ -7,6 +7,7 @@
 //! On a stream the host receives. A datagram is first looked for in the program's end, then in the stack.
 
 use super::msg::{Received, put_control};
+use super::native::until_ready;
 use super::user::{self, UserMsg};
 use crate::mem::Range;
 use crate::notif::Call;
@@ -29,6 +30,9 @@ const MSG_CMSG_CLOEXEC: i32 = libc::MSG_CMSG_CLOEXEC;
 pub fn recvfrom(st: &mut State, call: &Call) -> Option<Answer> {
     let call = *call;
     let flags = call.int(3);
+    if let Some(a) = discard(st, &call, flags) {
+        return a;
+    }
     let range = [Range { addr: call.args[1], len: call.args[2] as usize }];
     receive(st, &call, flags, move |st, id, flags, w| match message(st, &call, id, flags, w) {
         Poll::Pending => Poll::Pending,
@@ -40,6 +44,20 @@ pub fn recvfrom(st: &mut State, call: &Call) -> Option<Answer> {
             Ok(told(&got, n, flags))
         })),
     })
+}
+
+/// `MSG_TRUNC` on a stream takes bytes and gives none.
+fn discard(st: &mut State, call: &Call, flags: i32) -> Option<Option<Answer>> {
+    let (id, dup) = st.lookup(call).ok()?;
+    if flags & MSG_TRUNC == 0 || flags & MSG_ERRQUEUE != 0 || !st.table.get(id)?.is_stream() {
+        return None;
+    }
+    let nonblock = sys::is_nonblocking(dup.as_fd()) || flags & MSG_DONTWAIT != 0;
+    let len = (call.args[2] as usize).min(MAX_MESSAGE);
+    Some(until_ready(st, call, id, nonblock, move |st| {
+        let n = sys::recv(dup.as_fd(), &mut st.page(MAX_MESSAGE).as_mut_slice()[..len], flags & MSG_PEEK)?;
+        Ok(n as i64)
+    }))
 }
 
 pub fn recvmsg(st: &mut State, call: &Call) -> Option<Answer> {

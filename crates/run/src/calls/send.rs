@@ -7,6 +7,7 @@
 //! On a stream the host sends: what is left of a message is its bytes. A datagram goes straight to the stack.
 
 use super::msg::{control_from_user, gather};
+use super::native::until_ready;
 use super::user::{self, UserMsg};
 use crate::mem::Range;
 use crate::notif::Call;
@@ -156,8 +157,11 @@ fn stream_sendto(st: &mut State, call: &Call, id: Id, dup: OwnedFd, range: &[Ran
     if !st.notif.is_valid(call.id) {
         return None;
     }
+    let nonblock = (call.int(3) | nonblock_flag(&dup)) & MSG_DONTWAIT != 0;
     // A part may go; the caller of a stream's send reckons with that.
-    let r = sys::send_frags(dup.as_fd(), &frags);
-    pump::pump(st, id);
-    Some(r.map(|n| n as i64).into())
+    until_ready(st, call, id, nonblock, move |st| {
+        let r = sys::send_frags(dup.as_fd(), &frags);
+        pump::pump(st, id);
+        Ok(r? as i64)
+    })
 }

@@ -43,6 +43,8 @@ pub const ALL: &[Case] = &[
     ("tcp_receive_timeout", tcp::receive_timeout),
     ("tcp_options_are_the_stacks", tcp::options),
     ("tcp_unread_and_unsent_counts", tcp::counts),
+    ("tcp_msg_trunc_discards", tcp::discard),
+    ("tcp_sendto_with_an_address", tcp::address_on_a_stream),
     ("calls_survive_a_storm_of_signals", signals::storm),
     ("a_signal_interrupts_accept", signals::accept_interrupted),
     ("descriptors_survive_dup_and_fork", descriptors::dup_and_fork),

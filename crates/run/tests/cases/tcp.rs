@@ -372,3 +372,45 @@ pub fn counts() {
     assert_eq!(ask(s.as_raw_fd(), libc::FIONREAD), 12);
     assert!(ask(c.as_raw_fd(), libc::TIOCOUTQ) <= 12);
 }
+
+pub fn discard() {
+    let (mut c, s) = connected();
+    let take = |n: usize| {
+        // SAFETY: with `MSG_TRUNC` nothing is written to the null buffer.
+        unsafe { libc::recv(s.as_raw_fd(), std::ptr::null_mut(), n, libc::MSG_TRUNC) }
+    };
+    c.write_all(b"0123456789").unwrap();
+    assert_eq!(poll(s.as_raw_fd(), IN, 10_000), IN);
+    assert_eq!(take(4), 4);
+    let mut rest = [0; 6];
+    (&s).read_exact(&mut rest).unwrap();
+    assert_eq!(&rest, b"456789");
+    let t = std::thread::spawn(move || c.write_all(b"ab").unwrap());
+    assert_eq!(take(2), 2);
+    t.join().unwrap();
+}
+
+pub fn address_on_a_stream() {
+    let (c, mut s) = connected();
+    let to = sockaddr(c.peer_addr().unwrap());
+    const N: usize = 1_000_000;
+    let t = std::thread::spawn(move || {
+        let mut all = Vec::new();
+        s.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    let data = vec![1u8; N];
+    let mut sent = 0;
+    while sent < N {
+        let left = &data[sent..];
+        // SAFETY: valid bytes and a valid address.
+        let n = unsafe {
+            let addr = (&raw const to).cast();
+            libc::sendto(c.as_raw_fd(), left.as_ptr().cast(), left.len(), 0, addr, size_of_val(&to) as u32)
+        };
+        assert!(n > 0, "{}", Error::last_os_error());
+        sent += n as usize;
+    }
+    drop(c);
+    assert_eq!(t.join().unwrap(), N);
+}
