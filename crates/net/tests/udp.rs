@@ -250,3 +250,63 @@ fn a_ping_socket_gets_the_replies_to_its_requests() {
         assert_eq!(f.sendto(a, &[0; 8], 0, Some(&addr(to))), Err(Errno::EINVAL));
     }
 }
+
+#[test]
+fn a_security_module_is_asked_before_each_call() {
+    use sockeye_net::core::sock::Sock;
+    use sockeye_net::security::{SecurityHooks, security_add_hooks};
+
+    /// Lets nobody create stream sockets, bind low ports, or send to one address.
+    struct Warden;
+    impl SecurityHooks for Warden {
+        fn socket_create(&self, _: &Net, _: i32, kind: i32, _: i32) -> uapi::Result<()> {
+            if kind == SOCK_STREAM { Err(Errno::EACCES) } else { Ok(()) }
+        }
+        fn socket_bind(&self, _: &Sock, a: &SockAddr) -> uapi::Result<()> {
+            if (1..1024).contains(&a.port()) { Err(Errno::EACCES) } else { Ok(()) }
+        }
+        fn socket_sendmsg(&self, _: &Sock, to: Option<&SockAddr>, _: usize) -> uapi::Result<()> {
+            if to == Some(&addr("127.0.0.9:9")) { Err(Errno::EPERM) } else { Ok(()) }
+        }
+    }
+
+    let (_host, f) = files();
+    let low = f.socket(AF_INET, SOCK_DGRAM, 0).expect("socket");
+    f.bind(low, &addr("127.0.0.1:99")).expect("the stack's user is its owner");
+    security_add_hooks(&f.net().reg, Arc::new(Warden));
+    assert_eq!(f.socket(AF_INET, SOCK_STREAM, 0), Err(Errno::EACCES));
+    let fd = f.socket(AF_INET, SOCK_DGRAM, 0).expect("socket");
+    assert_eq!(f.bind(fd, &addr("127.0.0.1:98")), Err(Errno::EACCES));
+    f.bind(fd, &addr("127.0.0.1:0")).expect("bind");
+    assert_eq!(f.sendto(fd, b"x", 0, Some(&addr("127.0.0.9:9"))), Err(Errno::EPERM));
+    assert_eq!(f.sendto(fd, b"x", 0, Some(&addr("127.0.0.1:99"))), Ok(1));
+}
+
+#[test]
+fn families_and_types_are_found_by_registration_alone() {
+    use sockeye_net::ipv4::af_inet::{InetProtosw, inet_register_protosw, inet_unregister_protosw};
+    use sockeye_net::ipv4::udp::UDP_PROTOSW;
+    use sockeye_net::socket::{NetProtoFamily, sock_register, sock_unregister};
+
+    let (_host, f) = files();
+    let reg = f.net().reg.clone();
+    let family = |n| NetProtoFamily { family: n, create: sockeye_net::ipv4::af_inet::inet_create };
+    assert_eq!(sock_register(&reg, family(AF_INET as u16)), Err(Errno::EEXIST));
+    assert_eq!(sock_register(&reg, family(46)), Err(Errno::ENOBUFS));
+    assert_eq!(f.socket(29, SOCK_DGRAM, 0), Err(Errno::EAFNOSUPPORT));
+    sock_register(&reg, family(29)).expect("register");
+    f.socket(29, SOCK_DGRAM, 0).expect("socket");
+    sock_unregister(&reg, 29);
+    assert_eq!(f.socket(29, SOCK_DGRAM, 0), Err(Errno::EAFNOSUPPORT));
+
+    // A permanent entry cannot be overridden, and a wildcard takes every protocol.
+    assert_eq!(inet_register_protosw(&reg, UDP_PROTOSW), Err(Errno::EPERM));
+    let wildcard = InetProtosw { kind: SOCK_RAW, protocol: 0, permanent: false, ..UDP_PROTOSW };
+    assert_eq!(f.socket(AF_INET, SOCK_RAW, 89), Err(Errno::ESOCKTNOSUPPORT));
+    inet_register_protosw(&reg, wildcard).expect("register");
+    let fd = f.socket(AF_INET, SOCK_RAW, 89).expect("socket");
+    assert_eq!(f.getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, 4), Ok(89i32.to_ne_bytes().to_vec()));
+    assert_eq!(f.socket(AF_INET, SOCK_RAW, 0), Err(Errno::EPROTONOSUPPORT));
+    inet_unregister_protosw(&reg, &wildcard).expect("unregister");
+    assert_eq!(f.socket(AF_INET, SOCK_RAW, 89), Err(Errno::ESOCKTNOSUPPORT));
+}
