@@ -13,12 +13,13 @@ use super::tcp_recovery::*;
 use super::tcp_rtt::tcp_ack_update_rtt;
 use super::tcp_sack::*;
 use super::tcp_sock::*;
+use crate::core::neighbour::neigh_confirm;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::{TcpHdr, tcp_flag};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use uapi::tcp::TcpState;
 
 /// The option area of the packet's header; `data` is at the header.
@@ -118,33 +119,23 @@ fn tcp_ecn_rcv_ecn_echo(tp: &TcpSock, th: &TcpHdr) -> bool {
     th.has(tcp_flag::ECE) && !th.has(tcp_flag::SYN) && tp.ecn_flags & TCP_ECN_OK != 0
 }
 
+/// An acknowledgement that is of no use to anybody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadAck;
+
 /// The acknowledgement of a segment (`tcp_ack`). `Ok(true)`: it is in order; `Ok(false)`: old; `Err`: it acknowledges what
 /// was never sent, or is too old to be honest. `skb.data` is at the header.
-pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Result<bool, ()> {
+pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Result<bool, BadAck> {
     let cb = *tcp_skb_cb(skb);
-    let Some(th) = tcp_hdr(skb) else { return Err(()) };
-    let (ack, seq, prior_una) = (cb.ack_seq, cb.seq, tp.snd_una);
-    let (prior_packets, delivered, lost) = (tp.packets_out, tp.delivered, tp.lost);
+    let Some(th) = tcp_hdr(skb) else { return Err(BadAck) };
+    let (ack, prior_una) = (cb.ack_seq, tp.snd_una);
+    let prior = Prior { una: prior_una, packets: tp.packets_out, delivered: tp.delivered, lost: tp.lost };
     let mut st = SackState { reord: tp.snd_nxt, ..SackState::default() };
-    let mut rexmit = Rexmit::None;
     if before(ack, prior_una) {
-        // RFC 5961, 5.2: too old to be a late one.
-        let window = (tp.max_window as u64).min(tp.bytes_acked) as u32;
-        if before(ack, prior_una.wrapping_sub(window)) {
-            if !flag.contains(Ack::NO_CHALLENGE_ACK) {
-                tcp_send_challenge_ack(sk, tp);
-            }
-            return Err(());
-        }
-        if tp.rx_opt.sack_blocks > 0 {
-            flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, prior_una, &mut st);
-            tcp_fastretrans_alert(sk, tp, prior_una, 0, &mut flag, &mut rexmit);
-            tcp_xmit_recovery(sk, tp, rexmit);
-        }
-        return Ok(false);
+        return tcp_old_ack(sk, tp, skb, flag, &mut st);
     }
     if after(ack, tp.snd_nxt) {
-        return Err(());
+        return Err(BadAck);
     }
     if after(ack, prior_una) {
         flag |= Ack::SND_UNA_ADVANCED;
@@ -152,21 +143,21 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
     }
     let prior_fack = if tp.sacked_out != 0 { tp.highest_sack } else { tp.snd_una };
     if flag.contains(Ack::UPDATE_TS_RECENT) {
-        tcp_replace_ts_recent(tp, seq);
+        tcp_replace_ts_recent(tp, cb.seq);
     }
     if flag & (Ack::SLOWPATH | Ack::SND_UNA_ADVANCED) == Ack::SND_UNA_ADVANCED {
         // The window has not changed, and the ACK is new: nothing to compare.
-        tp.snd_wl1 = seq;
+        tp.snd_wl1 = cb.seq;
         tcp_snd_una_update(tp, ack);
         flag |= Ack::WIN_UPDATE;
         sk.net.mib.inc(Mib::TcpExtTCPHPAcks);
     } else {
-        if seq != cb.end_seq {
+        if cb.seq != cb.end_seq {
             flag |= Ack::DATA;
         } else {
             sk.net.mib.inc(Mib::TcpExtTCPPureAcks);
         }
-        flag |= tcp_ack_update_window(tp, th, ack, seq);
+        flag |= tcp_ack_update_window(tp, th, ack, cb.seq);
         if tp.rx_opt.sack_blocks > 0 {
             flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, prior_una, &mut st);
         }
@@ -174,10 +165,11 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
             flag |= Ack::ECE;
         }
     }
-    sk.err_soft.store(0, std::sync::atomic::Ordering::Relaxed);
+    sk.err_soft.store(0, Relaxed);
     tp.icsk_probes_out = 0;
     tp.rcv_tstamp = tp.jiffies32();
-    if prior_packets == 0 {
+    if prior.packets == 0 {
+        let mut rexmit = Rexmit::None;
         if flag.contains(Ack::DSACKING_ACK) {
             tcp_fastretrans_alert(sk, tp, prior_una, 0, &mut flag, &mut rexmit);
         }
@@ -187,6 +179,42 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         return Ok(true);
     }
     tcp_clean_rtx_queue(sk, tp, prior_fack, prior_una, &mut flag, &mut st);
+    tcp_ack_react(sk, tp, skb, flag, &st, &prior);
+    Ok(true)
+}
+
+/// How things stood before an ACK.
+struct Prior {
+    una: u32,
+    packets: u32,
+    delivered: u32,
+    lost: u32,
+}
+
+/// An ACK from before the last one: its SACK blocks may still say something new.
+fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &mut SackState) -> Result<bool, BadAck> {
+    let (ack, una) = (tcp_skb_cb(skb).ack_seq, tp.snd_una);
+    // RFC 5961, 5.2: too old to be a late one.
+    let window = (tp.max_window as u64).min(tp.bytes_acked) as u32;
+    if before(ack, una.wrapping_sub(window)) {
+        if !flag.contains(Ack::NO_CHALLENGE_ACK) {
+            tcp_send_challenge_ack(sk, tp);
+        }
+        return Err(BadAck);
+    }
+    if tp.rx_opt.sack_blocks > 0 {
+        let mut rexmit = Rexmit::None;
+        flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, una, st);
+        tcp_fastretrans_alert(sk, tp, una, 0, &mut flag, &mut rexmit);
+        tcp_xmit_recovery(sk, tp, rexmit);
+    }
+    Ok(false)
+}
+
+/// Loss detection, timers, window and retransmissions after an ACK for something that was in flight.
+fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &SackState, prior: &Prior) {
+    let ack = tcp_skb_cb(skb).ack_seq;
+    let mut rexmit = Rexmit::None;
     tcp_rack_update_reo_wnd(tp, st.prior_delivered);
     if tp.tlp_high_seq != 0 {
         tcp_process_tlp_ack(sk, tp, ack, flag);
@@ -196,17 +224,32 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         if !flag.intersects(Ack::SND_UNA_ADVANCED | Ack::NOT_DUP | Ack::DSACKING_ACK) {
             num_dupack = (skb.gso_segs as u32).max(1);
         }
-        tcp_fastretrans_alert(sk, tp, prior_una, num_dupack, &mut flag, &mut rexmit);
+        tcp_fastretrans_alert(sk, tp, prior.una, num_dupack, &mut flag, &mut rexmit);
     }
     if flag.contains(Ack::SET_XMIT_TIMER) && !tcp_schedule_loss_probe(sk, tp, true) {
         tcp_rearm_rto(sk, tp);
     }
-    let delivered = tp.delivered.wrapping_sub(delivered);
-    let lost = tp.lost.wrapping_sub(lost);
-    tcp_rate_gen(tp, delivered, &st);
+    if flag.intersects(Ack::FORWARD_PROGRESS) {
+        tcp_confirm_neigh(sk, tp);
+    }
+    let delivered = tp.delivered.wrapping_sub(prior.delivered);
+    let lost = tp.lost.wrapping_sub(prior.lost);
+    tcp_rate_gen(tp, delivered, st);
     tcp_cong_control(sk, tp, ack, delivered, lost, flag);
     tcp_xmit_recovery(sk, tp, rexmit);
-    Ok(true)
+}
+
+/// The next hop is alive: what it was given has arrived (RFC 4861, 7.3.1; `sk_dst_confirm`). Once a second is enough.
+fn tcp_confirm_neigh(sk: &Sock, tp: &mut TcpSock) {
+    let now = tp.jiffies32();
+    if now.wrapping_sub(tp.confirm_stamp) < 1000 {
+        return;
+    }
+    tp.confirm_stamp = now;
+    let dst = sk.dst_cache.lock_bh().clone();
+    if let Some(dst) = dst.filter(|d| !d.is_local()) {
+        neigh_confirm(&sk.net, dst.dev.ifindex, dst.next_hop(tp.inet.daddr));
+    }
 }
 
 /// A piece, or part of one, that is acknowledged.
@@ -411,11 +454,11 @@ fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, acked: u32, lost: u32
 pub fn tcp_update_pacing_rate(sk: &Sock, tp: &mut TcpSock) {
     let ratio = if tp.snd_cwnd < tp.snd_ssthresh / 2 { 200 } else { 120 };
     let window = tp.snd_cwnd.max(tp.packets_out) as u64 * tp.mss_cache as u64;
-    let mut rate = window * (1_000_000 / 100 * ratio) << 3;
+    let mut rate = (window * (1_000_000 / 100 * ratio)) << 3;
     if tp.srtt_us != 0 {
         rate /= tp.srtt_us as u64;
     }
-    tp.pacing_rate = rate.min(sk.max_pacing_rate.load(std::sync::atomic::Ordering::Relaxed));
+    tp.pacing_rate = rate.min(sk.max_pacing_rate.load(Relaxed));
 }
 
 /// The delivery rate over the newest delivered segment's flight (`tcp_rate_gen`).

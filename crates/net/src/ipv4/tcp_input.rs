@@ -21,7 +21,7 @@ use crate::core::sock::{RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockFlags};
 use crate::hdr::{TcpHdr, tcp_flag};
 use kernel::tp;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use uapi::tcp::TcpState;
 
 /// A timestamp older than this many seconds means nothing any more (RFC 7323, 5.5).
@@ -179,10 +179,8 @@ fn syn_challenge(sk: &Arc<Sock>, tp: &mut TcpSock, syn_inerr: bool) -> bool {
 
 /// A new urgent pointer (RFC 9293, 3.8.5; RFC 6093; `tcp_check_urg`).
 fn tcp_check_urg(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr) {
-    let Some(mut ptr) = Some(th.urg_ptr.get() as u32) else { return };
     // The pointer is to the byte behind, as everyone has it.
-    ptr = ptr.saturating_sub(1);
-    let ptr = th.seq.get().wrapping_add(ptr);
+    let ptr = th.seq.get().wrapping_add((th.urg_ptr.get() as u32).saturating_sub(1));
     if after(tp.copied_seq, ptr) || before(ptr, tp.rcv_nxt) || (tp.urg_data != 0 && !after(ptr, tp.urg_seq)) {
         return;
     }
@@ -195,10 +193,11 @@ fn tcp_check_urg(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr) {
     {
         let (seq, end) = (tcp_skb_cb(front).seq, tcp_skb_cb(front).end_seq);
         tp.copied_seq = tp.copied_seq.wrapping_add(1);
-        if !before(tp.copied_seq, end) && after(end, seq) {
-            if let Some(gone) = tp.receive_queue.pop_front() {
-                sk.rmem_alloc.fetch_sub(gone.truesize as usize, std::sync::atomic::Ordering::AcqRel);
-            }
+        if !before(tp.copied_seq, end)
+            && after(end, seq)
+            && let Some(gone) = tp.receive_queue.pop_front()
+        {
+            sk.rmem_alloc.fetch_sub(gone.truesize as usize, AcqRel);
         }
     }
     tp.urg_data = TCP_URG_NOTYET;

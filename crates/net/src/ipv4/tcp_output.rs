@@ -26,7 +26,6 @@ use uapi::{Errno, Result};
 
 // --- What may be sent ---
 
-/// Whether urgent data is still to be announced.
 fn tcp_urg_mode(tp: &TcpSock) -> bool {
     tp.snd_una != tp.snd_up
 }
@@ -305,7 +304,6 @@ pub fn tcp_push_one(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32) {
     tcp_write_xmit(sk, tp, mss, TCP_NAGLE_PUSH, Push::One);
 }
 
-/// `tcp_probe0_base`.
 fn tcp_probe0_base(tp: &TcpSock) -> u32 {
     tp.icsk_rto.max(TCP_RTO_MIN)
 }

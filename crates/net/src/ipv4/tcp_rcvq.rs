@@ -509,7 +509,9 @@ pub fn tcp_data_queue(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         tcp_dsack_set(sk, tp, cb.seq, cb.end_seq);
         return out_of_window(tp);
     }
-    if !before(cb.seq, tp.rcv_nxt.wrapping_add(tp.receive_window())) && !(cb.seq == tp.rcv_nxt && skb.is_empty()) {
+    // A FIN takes no room.
+    let bare_fin = cb.seq == tp.rcv_nxt && skb.is_empty();
+    if !bare_fin && !before(cb.seq, tp.rcv_nxt.wrapping_add(tp.receive_window())) {
         if cb.seq == tp.rcv_nxt {
             sk.net.mib.inc(Mib::TcpExtTCPZeroWindowDrop);
         }

@@ -395,6 +395,8 @@ pub struct TcpSock {
     pub lsndtime: u32,
     pub rcv_tstamp: u32,
     pub last_oow_ack_time: u32,
+    /// When the next hop was last confirmed.
+    pub confirm_stamp: u32,
     /// When the first retransmission of this recovery went out, in units of timestamps; 0: none.
     pub retrans_stamp: u32,
 
@@ -579,6 +581,7 @@ impl TcpSock {
             lsndtime: 0,
             rcv_tstamp: 0,
             last_oow_ack_time: 0,
+            confirm_stamp: 0,
             retrans_stamp: 0,
             packets_out: 0,
             retrans_out: 0,

@@ -788,3 +788,54 @@ fn acks_are_delayed_but_not_for_long() {
     assert_eq!(w.b.mib.get(Mib::TcpExtDelayedACKs), acks + 1, "{}", w.mibs());
     assert_eq!(info(&c).tcpi_unacked, 0);
 }
+
+// --- Congestion ---
+
+#[test]
+fn a_congestion_mark_reduces_the_window_once_a_round_trip() {
+    use crate::core::netfilter::{HookPoint, Verdict};
+    use crate::hdr::{IPPROTO_TCP, IpHdr};
+    let w = World::with(NetemParams { delay_ns: 5_000_000, limit: 100_000, ..NetemParams::default() });
+    w.a.sysctl.set("net.ipv4.tcp_ecn", 1).unwrap();
+    let (c, s) = w.connect();
+    w.transfer(&c, &s, &pattern(100_000));
+    let before = info(&c);
+    // A router on the way marks what may be marked.
+    let mark = |_: &Arc<Net>, mut skb: Box<crate::core::skbuff::Skb>| {
+        if let Some(h) = IpHdr::read_mut(skb.data_mut())
+            && h.protocol == IPPROTO_TCP
+            && h.tos & 3 == 2
+        {
+            h.tos |= 3;
+        }
+        Verdict::Accept(skb)
+    };
+    w.b.nf.set(HookPoint::PreRouting, Some(Box::new(mark)));
+    w.transfer(&c, &s, &pattern(300_000));
+    w.run(100);
+    let after = info(&c);
+    assert!(after.tcpi_snd_ssthresh < before.tcpi_snd_ssthresh, "{} {}", after.tcpi_snd_ssthresh, w.mibs());
+    assert!(after.tcpi_delivered_ce > 0);
+    assert!(after.tcpi_snd_cwnd >= 2);
+    assert_eq!(w.a.mib.get(Mib::TcpRetransSegs), 0, "nothing was lost");
+}
+
+#[test]
+fn a_spurious_timeout_is_taken_back() {
+    let w = World::with(NetemParams { delay_ns: 20_000_000, limit: 100_000, ..NetemParams::default() });
+    let (c, s) = w.connect();
+    w.transfer(&c, &s, &pattern(500_000));
+    w.run(200);
+    let before = info(&c);
+    // The path becomes slower than the timeout, and loses nothing.
+    w.set(NetemParams { delay_ns: 700_000_000, limit: 100_000, ..NetemParams::default() });
+    let data = pattern(200_000);
+    let sent = send(&c, &data).unwrap();
+    w.run(4000);
+    let after = info(&c);
+    assert!(w.a.mib.get(Mib::TcpExtTCPTimeouts) > 0, "{}", w.mibs());
+    let undone = [Mib::TcpExtTCPLossUndo, Mib::TcpExtTCPFullUndo, Mib::TcpExtTCPDSACKUndo, Mib::TcpExtTCPPartialUndo];
+    assert!(undone.iter().any(|m| w.a.mib.get(*m) > 0), "{}", w.mibs());
+    assert!(after.tcpi_snd_cwnd >= before.tcpi_snd_cwnd / 2, "{} {}", before.tcpi_snd_cwnd, after.tcpi_snd_cwnd);
+    assert_eq!(recv(&s, 1 << 20, 0).map(|b| b.len()), Ok(sent));
+}
