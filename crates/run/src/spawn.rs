@@ -185,6 +185,7 @@ impl Spawn<'_> {
 }
 
 /// Tells the supervisor. Async-signal-safe.
+// SAFETY: for the child between `fork` and `execve` only; it makes nothing but system calls on what was prepared.
 unsafe fn tell(fd: RawFd, step: Step, value: i32) {
     let mut msg = [0u8; REPORT];
     msg[..4].copy_from_slice(&(step as i32).to_ne_bytes());
@@ -194,6 +195,7 @@ unsafe fn tell(fd: RawFd, step: Step, value: i32) {
 }
 
 /// Enters namespaces: as root of mounts only, otherwise of users and mounts.
+// SAFETY: for the child between `fork` and `execve` only; it makes nothing but system calls on what was prepared.
 unsafe fn set_apart(p: &Prepared) -> Result<()> {
     // SAFETY: system calls on prepared strings.
     unsafe {
@@ -209,6 +211,7 @@ unsafe fn set_apart(p: &Prepared) -> Result<()> {
     }
 }
 
+// SAFETY: for the child between `fork` and `execve` only; it makes nothing but system calls on what was prepared.
 unsafe fn put(path: &std::ffi::CStr, what: &std::ffi::CStr) -> Result<()> {
     // SAFETY: C strings.
     unsafe {
@@ -221,6 +224,7 @@ unsafe fn put(path: &std::ffi::CStr, what: &std::ffi::CStr) -> Result<()> {
 }
 
 /// Lays the file over `/etc/resolv.conf`, in this mount namespace only.
+// SAFETY: for the child between `fork` and `execve` only; it makes nothing but system calls on what was prepared.
 unsafe fn bind_mount(from: &std::ffi::CStr) -> Result<()> {
     let none = std::ptr::null::<c_char>();
     // SAFETY: C strings, and null where the call allows it.
@@ -236,6 +240,7 @@ unsafe fn bind_mount(from: &std::ffi::CStr) -> Result<()> {
 }
 
 /// The listener's number. Root keeps the right to gain privileges; everybody else gives it up, as the host demands.
+// SAFETY: for the child between `fork` and `execve` only; it makes nothing but system calls on what was prepared.
 unsafe fn install_filter(filter: &[sock_filter], root: bool) -> Result<i32> {
     let prog = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: a valid program; `prctl` takes numbers.
@@ -257,6 +262,7 @@ unsafe fn install_filter(filter: &[sock_filter], root: bool) -> Result<i32> {
 }
 
 /// Executes; answers with what the last attempt said.
+// SAFETY: for the child between `fork` and `execve` only; it makes nothing but system calls on what was prepared.
 unsafe fn exec(p: &Prepared) -> i32 {
     let mut e = libc::ENOENT;
     for path in &p.candidates {

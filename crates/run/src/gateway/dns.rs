@@ -6,8 +6,8 @@
 //!
 //! Queries are parsed and answers encoded by hickory; the host's `/etc/resolv.conf` and `/etc/hosts` decide.
 
+use super::poller::{Poller, Token};
 use super::pump::StackSocket;
-use super::reactor::{Poller, Token};
 use super::{GatewayError, Shared, Work};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::proto::op::{Message, MessageType, OpCode, ResponseCode};

@@ -7,7 +7,7 @@
 //! The host gives each of its ICMP sockets an identifier of its own; what the program sent is put back in the reply. Where
 //! the host lets this user open none (`net.ipv4.ping_group_range`), a raw socket is tried, and then requests go unanswered.
 
-use super::reactor::{Poller, Token};
+use super::poller::{Poller, Token};
 use super::udp::transmit;
 use net::core::checksum::{csum_fold, csum_partial};
 use net::core::flow::Flow;

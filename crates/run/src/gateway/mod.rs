@@ -18,6 +18,7 @@ mod dns;
 mod echo;
 mod hook;
 mod page;
+mod poller;
 mod pump;
 mod reactor;
 mod story;

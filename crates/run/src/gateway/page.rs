@@ -5,8 +5,8 @@
 //! Locks and context: the gateway's thread.
 
 use super::GatewayError;
+use super::poller::{Poller, Token};
 use super::pump::StackSocket;
-use super::reactor::{Poller, Token};
 use super::story::Story;
 use kernel::Frag;
 use std::collections::{HashMap, VecDeque};

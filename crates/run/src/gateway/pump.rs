@@ -7,7 +7,7 @@
 //! The payload is read from the host straight into pages that become the packets' fragments, and written to the host
 //! straight from the fragments that arrived.
 
-use super::reactor::{Poller, Token};
+use super::poller::{Poller, Token};
 use super::{Shared, Work};
 use kernel::{Frag, PageMut, Task, Wait, WaitQueueEntry};
 use net::core::iov_iter::{IovIter, MsgHdr};

@@ -8,8 +8,8 @@
 //! the SYN is let go with nobody to take it, and the stack itself answers with a reset. So the program sees what it would see
 //! on the host: success, ECONNREFUSED, EHOSTUNREACH, or its own time-out.
 
+use super::poller::{Poller, Token};
 use super::pump::{Flow, Pump, StackSocket};
-use super::reactor::{Poller, Token};
 use super::{GatewayError, Publish, Work};
 use net::core::skbuff::Skb;
 use net::ipv4::inet_hashtables::set_sk_lookup;

@@ -4,7 +4,7 @@
 //! Linux counterpart: connection tracking with masquerading (RFC 4787: the mapping does not depend on the destination).
 //! Locks and context: the gateway's thread.
 
-use super::reactor::{Poller, Token};
+use super::poller::{Poller, Token};
 use super::tcp::{family, host_address};
 use super::{GatewayError, Publish};
 use kernel::Frag;
