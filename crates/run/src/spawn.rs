@@ -216,7 +216,7 @@ unsafe fn put(path: &std::ffi::CStr, what: &std::ffi::CStr) -> Result<()> {
     // SAFETY: C strings.
     unsafe {
         let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        let n = libc::write(fd, what.as_ptr().cast(), libc::strlen(what.as_ptr()));
+        let n = libc::write(fd, what.as_ptr().cast(), what.count_bytes());
         let r = if n < 0 { Err(last()) } else { Ok(()) };
         libc::close(fd);
         r
