@@ -26,6 +26,9 @@ use uapi::{Errno, Result};
 /// Bytes of a page that the stream is copied into.
 const TX_PAGE: usize = 32 * 1024;
 
+/// Data with the SYN (RFC 7413), which there is not.
+const MSG_FASTOPEN: i32 = 0x2000_0000;
+
 /// What an interrupted call answers (`sock_intr_errno`): without a deadline it can be restarted.
 pub fn sock_intr_errno(wait: &Wait) -> Errno {
     if wait.deadline().is_some() { Errno::EINTR } else { Errno::ERESTARTSYS }
@@ -44,10 +47,14 @@ enum Stop {
 /// block. Bytes are copied once, into page fragments that travel to the peer (`tcp_sendmsg`).
 pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
     tp!(tcp_sendmsg, sk);
+    if msg.flags & MSG_FASTOPEN != 0 {
+        return Poll::Ready(Err(Errno::EOPNOTSUPP));
+    }
     let nonblock = msg.flags & MSG_DONTWAIT != 0;
     let now = sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.sndtimeo(nonblock));
     let mut guard = sk.lock_sock();
+    tcp_rate_check_app_limited(sk, tcp_sk(&mut *guard));
     let stop = loop {
         if !sk.state().is_in(TCPF_SEND) {
             break match not_connected(sk) {
@@ -80,6 +87,19 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
     drop(guard);
     wait.finish_wait();
     Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { Err(e) })
+}
+
+/// Nothing waits to be sent, and the window has room: until now the process, not the path, set the pace
+/// (`tcp_rate_check_app_limited`).
+fn tcp_rate_check_app_limited(sk: &Sock, tp: &mut TcpSock) {
+    if tp.write_seq.wrapping_sub(tp.snd_nxt) < tp.mss_cache
+        && sk.wmem_alloc.load(Relaxed) < SKB_OVERHEAD as usize + 512
+        && tp.packets_in_flight() < tp.snd_cwnd
+        && tp.lost_out <= tp.retrans_out
+    {
+        let until = tp.delivered.wrapping_add(tp.packets_in_flight());
+        tp.app_limited = if until == u32::MAX { 0 } else { until };
+    }
 }
 
 /// Why a socket that is not connected cannot send; `None` if it is about to be (`sk_stream_wait_connect`).

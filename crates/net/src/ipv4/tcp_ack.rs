@@ -322,7 +322,10 @@ fn tcp_clean_rtx_queue(
         } else {
             *flag |= Ack::DATA_ACKED;
         }
-        tcp_rate_skb_delivered(tp, &s, st);
+        // What was SACKed has been counted.
+        if s.sacked & TCPCB_SACKED_ACKED == 0 {
+            tcp_rate_skb_delivered(tp, &TxInfo::of(&s), st);
+        }
         freed += s.truesize as usize;
     }
     if freed > 0 {

@@ -94,7 +94,7 @@ pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
 pub fn tcp_advertise_mss(dst: &Dst, v6: bool) -> u16 {
     let forced = dst.advmss.load(Relaxed);
     let from_mtu = dst.dev.mtu().saturating_sub(if v6 { 60 } else { 40 });
-    let mss = if forced != 0 { forced.min(from_mtu.max(forced)) } else { from_mtu };
+    let mss = if forced != 0 { forced } else { from_mtu };
     mss.clamp(if v6 { 1220 } else { 256 }, 65535 - 60) as u16
 }
 

@@ -30,16 +30,40 @@ pub struct SackState {
     pub is_app_limited: bool,
 }
 
+/// What a piece carries for the rate sample (`TCP_SKB_CB(skb)->tx`).
+#[derive(Clone, Copy)]
+pub struct TxInfo {
+    end_seq: u32,
+    mstamp: u64,
+    delivered: u32,
+    delivered_mstamp: u64,
+    first_tx_mstamp: u64,
+    is_app_limited: bool,
+}
+
+impl TxInfo {
+    pub fn of(s: &TxSkb) -> TxInfo {
+        TxInfo {
+            end_seq: s.end_seq,
+            mstamp: s.mstamp,
+            delivered: s.delivered,
+            delivered_mstamp: s.delivered_mstamp,
+            first_tx_mstamp: s.first_tx_mstamp,
+            is_app_limited: s.is_app_limited,
+        }
+    }
+}
+
 /// Notes a delivered piece for the rate sample (`tcp_rate_skb_delivered`).
-pub fn tcp_rate_skb_delivered(tp: &mut TcpSock, s: &TxSkb, st: &mut SackState) {
+pub fn tcp_rate_skb_delivered(tp: &mut TcpSock, s: &TxInfo, st: &mut SackState) {
     if s.delivered_mstamp == 0 {
         return;
     }
-    let newer = st.prior_delivered == 0
+    let newer = st.prior_mstamp == 0
         || s.mstamp > tp.first_tx_mstamp
         || (s.mstamp == tp.first_tx_mstamp && after(s.end_seq, st.prior_end_seq));
     if newer {
-        st.prior_delivered = s.delivered.max(1);
+        st.prior_delivered = s.delivered;
         st.prior_mstamp = s.delivered_mstamp;
         st.is_app_limited = s.is_app_limited;
         st.prior_end_seq = s.end_seq;
@@ -220,7 +244,7 @@ fn sack_cut(s: &TxSkb, b: TcpSackBlock, inside: bool) -> Option<(u32, u32)> {
 fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
     let Some(s) = tp.tx.rtx(i) else { return };
     let (was, pcount, seq, end_seq) = (s.sacked, s.pcount(), s.seq, s.end_seq);
-    let (mstamp, xmit_id) = (s.mstamp, s.xmit_id);
+    let (mstamp, xmit_id, tx) = (s.mstamp, s.xmit_id, TxInfo::of(s));
     let mut sacked = was;
     if dup && was & TCPCB_RETRANS != 0 {
         if tp.undo_marker != 0 && tp.undo_retrans > 0 && after(end_seq, tp.undo_marker) {
@@ -235,6 +259,7 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
     }
     if was & TCPCB_SACKED_ACKED == 0 {
         tcp_rack_advance(tp, was, xmit_id, mstamp);
+        tcp_rate_skb_delivered(tp, &tx, st);
         if was & TCPCB_SACKED_RETRANS != 0 {
             if was & TCPCB_LOST != 0 {
                 sacked &= !(TCPCB_LOST | TCPCB_SACKED_RETRANS);

@@ -320,6 +320,7 @@ fn much_data_over_a_clean_wire() {
     assert!(i.tcpi_options & (TCPI_OPT_SACK | TCPI_OPT_TIMESTAMPS | TCPI_OPT_WSCALE) == 7);
     assert_eq!(i.tcpi_bytes_acked, data.len() as u64 + 1);
     assert!((9_000..13_000).contains(&i.tcpi_min_rtt), "two times 5 ms, not {}", i.tcpi_min_rtt);
+    assert!(i.tcpi_delivery_rate > 1_000_000, "{}", i.tcpi_delivery_rate);
 }
 
 #[test]
