@@ -1,6 +1,6 @@
 //! Moves whatever a socket carries, and finds the sockets that programs have closed.
 //!
-//! Interface: [`pump`], [`drain`], [`reap`].
+//! Interface: [`pump`], [`stack_ready`], [`program_ready`], [`drain`], [`reap`].
 //! Linux counterpart: none.
 //! Locks and context: the supervisor's thread.
 
@@ -15,6 +15,24 @@ pub fn pump(st: &mut State, id: Id) {
     match st.table.get(id).map(|e| e.is_stream()) {
         Some(true) => pump_tcp::pump(st, id),
         Some(false) => pump_udp::pump(st, id),
+        None => {}
+    }
+}
+
+/// The same when the stack has put the socket on its list.
+pub fn stack_ready(st: &mut State, id: Id) {
+    match st.table.get(id).map(|e| e.is_stream()) {
+        Some(true) => pump_tcp::stack_ready(st, id),
+        Some(false) => pump_udp::stack_ready(st, id),
+        None => {}
+    }
+}
+
+/// The same for `events` of our end.
+pub fn program_ready(st: &mut State, id: Id, events: u32) {
+    match st.table.get(id).map(|e| e.is_stream()) {
+        Some(true) if events == libc::EPOLLIN as u32 => pump_tcp::program_wrote(st, id),
+        Some(_) => pump(st, id),
         None => {}
     }
 }

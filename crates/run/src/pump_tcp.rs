@@ -54,6 +54,29 @@ pub fn pump(st: &mut State, id: Id) {
     }
 }
 
+/// The same when the stack has news: a stream that carries data is only read from the program if something was left there.
+pub fn stack_ready(st: &mut State, id: Id) {
+    let Some(e) = st.table.get(id) else { return };
+    let more = std::mem::take(&mut e.more);
+    match e.stream() {
+        Some(s) if s.role == Role::Data => {
+            if more || !s.tx.is_empty() || s.eof {
+                transmit(st, id);
+            }
+            from_stack(st, id);
+        }
+        _ => pump(st, id),
+    }
+}
+
+/// The same when the program has written, and nothing else has happened.
+pub fn program_wrote(st: &mut State, id: Id) {
+    match st.table.get(id).and_then(|e| e.role()) {
+        Some(Role::Data) => read_and_send(st, id, true),
+        _ => pump(st, id),
+    }
+}
+
 fn fresh(st: &mut State, id: Id) {
     if closed(st, id) {
         st.release(id);
@@ -136,6 +159,10 @@ fn drain(st: &mut State, id: Id, mut prefill: usize) {
 
 fn data(st: &mut State, id: Id) {
     transmit(st, id);
+    from_stack(st, id);
+}
+
+fn from_stack(st: &mut State, id: Id) {
     receive(st, id);
     let Some(e) = st.table.get(id) else { return };
     let sk_err = e.sock.sk.err().is_some();
@@ -149,12 +176,22 @@ fn data(st: &mut State, id: Id) {
 
 /// From the program to the stack, as far as both have room and data.
 pub fn transmit(st: &mut State, id: Id) {
+    read_and_send(st, id, false)
+}
+
+/// With `until_short` a short read is the last: the caller knows that no end of data waits behind it, and what comes later
+/// comes with an edge of its own.
+fn read_and_send(st: &mut State, id: Id, until_short: bool) {
     for _ in 0..ROUNDS {
         if !send_queued(st, id) {
             return;
         }
         match read_program(st, id) {
-            Read::Data => {}
+            Read::Short if until_short => {
+                send_queued(st, id);
+                return;
+            }
+            Read::Full | Read::Short => {}
             Read::Nothing => return,
             Read::End => {
                 if st.table.get(id).and_then(|e| e.stream()).is_some_and(|s| s.tx.is_empty()) {
@@ -163,6 +200,9 @@ pub fn transmit(st: &mut State, id: Id) {
                 return;
             }
         }
+    }
+    if let Some(e) = st.table.get(id) {
+        e.more = true;
     }
     again(st, id);
 }
@@ -177,7 +217,10 @@ fn again(st: &mut State, id: Id) {
 }
 
 enum Read {
-    Data,
+    /// As much as there was room for.
+    Full,
+    /// All there was.
+    Short,
     Nothing,
     End,
 }
@@ -205,7 +248,7 @@ fn read_program(st: &mut State, id: Id) -> Read {
         Ok(n) => {
             s.bulk = n == room || n > PAGE / 4;
             s.tx.push_back(page.freeze(n));
-            Read::Data
+            if n == room { Read::Full } else { Read::Short }
         }
         Err(Errno::EAGAIN | Errno::EINTR) => Read::Nothing,
         // Closed with data unread.

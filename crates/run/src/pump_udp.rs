@@ -29,6 +29,16 @@ pub fn pump(st: &mut State, id: Id) {
     receive(st, id);
 }
 
+/// The same when the stack has news: the program is only looked at if something was left there.
+pub fn stack_ready(st: &mut State, id: Id) {
+    let Some(e) = st.table.get(id) else { return };
+    let more = std::mem::take(&mut e.more);
+    if more || e.message().is_some_and(|m| m.tx.is_some()) {
+        transmit(st, id);
+    }
+    receive(st, id);
+}
+
 /// From the program to the stack.
 pub fn transmit(st: &mut State, id: Id) {
     for _ in 0..ROUNDS {
@@ -53,6 +63,9 @@ pub fn transmit(st: &mut State, id: Id) {
             Err(Errno::EAGAIN | Errno::EINTR) => return,
             Err(_) => return st.release(id),
         }
+    }
+    if let Some(e) = st.table.get(id) {
+        e.more = true;
     }
     again(st, id);
 }

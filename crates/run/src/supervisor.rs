@@ -115,7 +115,7 @@ impl Supervisor {
                 NOTIF => self.filter_unused(),
                 WAKEUPS => self.st.wakeups.clear(),
                 SIGNALS => self.signals(),
-                socket => pump::pump(&mut self.st, Id::from_token(socket)),
+                socket => pump::program_ready(&mut self.st, Id::from_token(socket), what),
             }
         }
         Ok(())
@@ -142,8 +142,8 @@ impl Supervisor {
         loop {
             let n = self.wait(&mut events, Some(0))?;
             // What is not a socket is level-triggered and comes again.
-            for e in events.iter().take(n).map(|e| e.u64).filter(|&data| data < SIGNALS) {
-                pump::pump(&mut self.st, Id::from_token(e));
+            for (what, data) in events.iter().take(n).map(|e| (e.events, e.u64)).filter(|e| e.1 < SIGNALS) {
+                pump::program_ready(&mut self.st, Id::from_token(data), what);
             }
             if n < EVENTS {
                 return Ok(());
@@ -167,7 +167,7 @@ impl Supervisor {
         for id in lists.sockets.drain(..) {
             if let Some(e) = self.st.table.get(id) {
                 e.queued.store(false, Ordering::SeqCst);
-                pump::pump(&mut self.st, id);
+                pump::stack_ready(&mut self.st, id);
             }
         }
         self.lists = lists;

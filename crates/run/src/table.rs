@@ -94,6 +94,8 @@ pub struct Entry {
     pub flow: Flow,
     /// The program has closed it: what is left is sent, then the socket is released.
     pub closing: bool,
+    /// There was more to read from the program than one turn takes.
+    pub more: bool,
     /// Our end has no room: its epoll entry asks for `EPOLLOUT`.
     pub want_out: bool,
     /// For `SO_ERROR`: an error that the stack has told us.
@@ -190,6 +192,7 @@ impl Table {
             holder: (0, -1),
             flow,
             closing: false,
+            more: false,
             want_out: false,
             err: 0,
             queued,
