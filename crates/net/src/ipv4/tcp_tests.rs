@@ -840,3 +840,61 @@ fn a_spurious_timeout_is_taken_back() {
     assert!(after.tcpi_snd_cwnd >= before.tcpi_snd_cwnd / 2, "{} {}", before.tcpi_snd_cwnd, after.tcpi_snd_cwnd);
     assert_eq!(recv(&s, 1 << 20, 0).map(|b| b.len()), Ok(sent));
 }
+
+// --- Everything at once ---
+
+#[test]
+fn any_mixture_of_impairments_is_survived() {
+    for seed in 0..60u64 {
+        // Small independent numbers from the seed.
+        let mut x = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = |n: u64| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x % n
+        };
+        let p = NetemParams {
+            loss: draw(8) as f64 / 100.0,
+            duplicate: draw(4) as f64 / 100.0,
+            corrupt: draw(3) as f64 / 100.0,
+            reorder: draw(10) as f64 / 100.0,
+            delay_ns: draw(40) * 1_000_000,
+            jitter_ns: draw(4) * 1_000_000,
+            gap: 0,
+            limit: 100_000,
+        };
+        let w = World::with(NetemParams { delay_ns: p.delay_ns, limit: 100_000, ..NetemParams::default() });
+        for (name, n) in
+            [("sack", 4), ("timestamps", 4), ("window_scaling", 4), ("dsack", 3), ("frto", 3), ("recovery", 1)]
+        {
+            let on = draw(n) as i64;
+            [&w.a, &w.b].iter().for_each(|n| n.sysctl.set(&format!("net.ipv4.tcp_{name}"), (on > 0) as i64).unwrap());
+        }
+        let (c, s) = w.connect();
+        w.set(p);
+        if draw(3) == 0 {
+            c.setsockopt(IPPROTO_TCP, TCP_CONGESTION, b"reno").unwrap();
+        }
+        let data = pattern(20_000 + draw(200_000) as usize);
+        w.transfer(&c, &s, &data);
+        w.transfer(&s, &c, &data[..data.len() / 3]);
+        // All counts return to nothing once all is acknowledged, and the connection ends.
+        let quiet = |x: &Socket| {
+            let i = info(x);
+            [i.tcpi_unacked, i.tcpi_sacked, i.tcpi_lost, i.tcpi_retrans]
+        };
+        let mut waited = 0;
+        while (quiet(&c), quiet(&s)) != ([0; 4], [0; 4]) {
+            assert!(waited < 100, "seed {seed}: {:?} {:?} {}", quiet(&c), quiet(&s), w.mibs());
+            w.run(1000);
+            waited += 1;
+        }
+        assert_eq!([&c, &s].map(|x| x.sk.wmem_queued.load(SeqCst)), [0, 0], "seed {seed}");
+        assert_eq!([&c, &s].map(|x| x.sk.rmem_alloc.load(SeqCst)), [0, 0], "seed {seed}");
+        c.release();
+        s.release();
+        w.run(300_000);
+        assert_eq!([&c, &s].map(|x| x.sk.state()), [TcpState::Close; 2], "seed {seed}: {}", w.mibs());
+    }
+}
