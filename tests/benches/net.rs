@@ -46,6 +46,7 @@ impl Calls for Ours {
         self.0.socket(AF_INET, kind, 0).expect("socket")
     }
     fn bind(&self, fd: i32, at: SocketAddr) {
+        self.setsockopt(fd, SOL_SOCKET, libc::SO_REUSEADDR, &1i32.to_ne_bytes());
         self.0.bind(fd, &SockAddr::from(at)).expect("bind")
     }
     fn listen(&self, fd: i32) {
@@ -421,6 +422,12 @@ fn chosen() -> Vec<String> {
 }
 
 fn main() {
+    // A workload that fails must not leave its other half waiting.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        hook(info);
+        std::process::exit(1);
+    }));
     let places: Vec<String> = chosen().into_iter().filter(|c| PLACES.contains(&c.as_str())).collect();
     let wants = |name: &str| places.is_empty() || places.iter().any(|c| c == name);
     println!("| workload (ours / theirs) | sockeye | kernel | | ratio |\n|---|---:|---:|---|---:|");
