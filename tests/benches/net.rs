@@ -385,6 +385,7 @@ impl Drop for Namespaces {
 
 fn over_tap() {
     let _ns = Namespaces::new();
+    ip("-n sk-k1 tuntap add dev sktap0 mode tap vnet_hdr");
     // The device is opened inside the namespace, and stays there with its descriptor.
     let opened = std::thread::spawn(|| {
         Kernels(Some("sk-k1")).enter();
