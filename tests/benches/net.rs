@@ -1,11 +1,11 @@
 //! Benchmarks beside the kernel: the same workload on both, in turn, in one run; medians and ratios.
 //!
-//! Interface: `cargo xtask bench net [in-process] [tap] [WORD...]`: only those places, and only workloads whose name has a word.
+//! Interface: `cargo xtask bench net [in-process] [tap] [memory] [WORD...]`: only those places, and only workloads whose name has a word.
 //! Linux counterpart: itself, over loopback and veth.
 //! Locks and context: a program; needs root for namespaces and TAP devices.
 
 use host::{Host, tap};
-use net::core::dev::{dev_get_by_name, dev_open};
+use net::core::dev::dev_open;
 use net::core::net_namespace::Net;
 use net::drivers::veth::veth_pair;
 use net::init::net_init;
@@ -331,7 +331,8 @@ fn v4(a: u8, b: u8, c: u8, d: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, d)
 }
 
-fn in_process() {
+/// Two namespaces joined by veth.
+fn two_stacks() -> (Arc<Host>, Arc<Net>, Arc<Net>) {
     let host = Host::start(0).expect("host");
     let reg = net_init(host.kernel());
     let _inside = host.kernel().enter();
@@ -341,8 +342,12 @@ fn in_process() {
         inet_addr_add(dev, ip, 24).expect("address");
         dev_open(dev).expect("up");
     }
-    dev_open(&dev_get_by_name(&a, "lo").expect("lo")).expect("lo up");
     drop(_inside);
+    (host, a, b)
+}
+
+fn in_process() {
+    let (host, a, b) = two_stacks();
     let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
     let kernel: Arc<dyn Calls> = Arc::new(Kernels(None));
     let theirs = Pair { client: kernel.clone(), server: kernel, at: loopback };
@@ -350,6 +355,7 @@ fn in_process() {
     workloads("two stacks, veth / kernel loopback", (&ours, &theirs), None);
     let ours = Pair { client: table(&a), server: table(&a), at: loopback };
     workloads("one stack, loopback / kernel loopback", (&ours, &theirs), None);
+    host.stop();
 }
 
 fn ip(args: &str) {
@@ -416,7 +422,41 @@ fn over_tap() {
     host.stop();
 }
 
-const PLACES: [&str; 2] = ["in-process", "tap"];
+/// Resident memory of this process, bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).expect("statm");
+    pages * 4096
+}
+
+/// What an idle established connection costs: both ends of many, in this process.
+fn memory() {
+    const CONNECTIONS: u64 = 20_000;
+    let (host, a, b) = two_stacks();
+    let (client, server) = (FdTable::new(&a, 65536), FdTable::new(&b, 65536));
+    let at = SockAddr::from(SocketAddr::from((v4(192, 0, 2, 2), PORT)));
+    let l = server.socket(AF_INET, SOCK_STREAM, 0).expect("socket");
+    server.bind(l, &at).expect("bind");
+    server.listen(l, 1024).expect("listen");
+    let open = |n: u64| {
+        for _ in 0..n {
+            let fd = client.socket(AF_INET, SOCK_STREAM, 0).expect("socket");
+            client.connect(fd, &at).expect("connect");
+            let (conn, _) = server.accept(l).expect("accept");
+            let mut byte = [1];
+            client.send(fd, &byte, 0).expect("send");
+            server.recv(conn, &mut byte, 0).expect("recv");
+        }
+    };
+    open(500);
+    let before = resident();
+    open(CONNECTIONS);
+    let each = (resident() - before) as f64 / (2 * CONNECTIONS) as f64;
+    println!("| memory of an idle established connection, one end | {each:.0} | 4400 to 4900 | bytes | |");
+    host.stop();
+}
+
+const PLACES: [&str; 3] = ["in-process", "tap", "memory"];
 
 fn chosen() -> Vec<String> {
     std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect()
@@ -437,5 +477,8 @@ fn main() {
     }
     if wants("tap") {
         over_tap();
+    }
+    if wants("memory") {
+        memory();
     }
 }
