@@ -1,5 +1,7 @@
 //! A stack on a TAP device against this machine's kernel.
 
+use sockeye::bsd::socket::{IPPROTO_ICMP, IPPROTO_ICMPV6, SO_RCVTIMEO, SOCK_DGRAM, SOL_SOCKET};
+use sockeye::bsd::{FdTable, SockAddr};
 use sockeye::{Impairments, Link, Stack, TcpListener, TcpStream, UdpSocket};
 use sockeye_tests::{TapSide, Transfer, netns_test, run};
 use std::io::{Read, Write};
@@ -177,6 +179,35 @@ netns_test! {
             for size in ["8", "1400", "20000", "65000"] {
                 let out = run("ping", &["-c", "5", "-i", "0.01", "-W", "30", "-s", size, addr]);
                 assert!(out.contains(" 5 received, 0% packet loss"), "{size} bytes: {out}");
+            }
+        }
+    }
+}
+
+/// Sends an echo request from the stack and checks that what comes back is the answer to it.
+fn ping(files: &FdTable, fd: i32, to: &SockAddr, seq: u16, size: usize) {
+    let v6 = matches!(to, SockAddr::V6(_));
+    let mut request = vec![if v6 { 128 } else { 8 }, 0, 0, 0, 0, 0];
+    request.extend(seq.to_be_bytes());
+    request.extend((0..size).map(|i| (i + seq as usize) as u8));
+    assert_eq!(files.sendto(fd, &request, 0, Some(to)), Ok(request.len()), "{size} bytes");
+    let mut buf = vec![0; 70_000];
+    let n = files.recv(fd, &mut buf, 0).unwrap_or_else(|e| panic!("{size} bytes to {to:?}: {e:?}"));
+    assert_eq!(buf[0], if v6 { 129 } else { 0 });
+    assert!(n == request.len() && buf[6..n] == request[6..], "{size} bytes sent, {n} came");
+}
+
+netns_test! {
+    fn the_stack_pings_this_machine() {
+        let t = TapSide::new();
+        let files = t.stack.files(8);
+        for (host, protocol) in [(TapSide::HOST4, IPPROTO_ICMP), (TapSide::HOST6, IPPROTO_ICMPV6)] {
+            let to: SockAddr = net::SocketAddr::new(host.parse().expect("an address"), 0).into();
+            let fd = files.socket(to.family() as i32, SOCK_DGRAM, protocol).expect("a ping socket");
+            let patience = [sockeye_tests::PATIENCE.as_secs(), 0].map(u64::to_ne_bytes).concat();
+            files.setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience).expect("a timeout");
+            for (seq, size) in [0, 8, 1400, 1473, 20_000, 65_000].into_iter().enumerate() {
+                ping(&files, fd, &to, seq as u16, size);
             }
         }
     }
