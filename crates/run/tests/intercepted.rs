@@ -27,10 +27,17 @@ fn main() -> ExitCode {
     if let Ok(name) = std::env::var(SUPERVISE) {
         return supervise(&name);
     }
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
-    let chosen = |n: &str| wanted.is_empty() || wanted.iter().any(|w| n.contains(w.as_str()));
+    let (options, wanted): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|a| a.starts_with('-'));
+    let option = |o: &str| options.iter().any(|a| a == o);
+    let matches = |n: &str, w: &str| if option("--exact") { n == w } else { n.contains(w) };
+    let chosen = |n: &str| wanted.is_empty() || wanted.iter().any(|w| matches(n, w));
     let mut failed = Vec::new();
     let names = cases::ALL.iter().map(|c| c.0).chain(STATUS.iter().map(|c| c.0));
+    if option("--list") {
+        // For cargo-nextest, which runs each by its name.
+        names.filter(|_| !option("--ignored")).for_each(|n| println!("{n}: test"));
+        return ExitCode::SUCCESS;
+    }
     for name in names.filter(|n| chosen(n)) {
         match outcome(name) {
             Ok(()) => println!("test {name} ... ok"),
