@@ -10,6 +10,9 @@
 use crate::core::skbuff::{IpSummed, Skb};
 use std::net::IpAddr;
 
+/// Where UDP has its checksum; no other transport has it there.
+const UDP_CHECK: u16 = 6;
+
 /// Adds `b` to the running sum, as if it began at an even offset.
 #[inline]
 pub fn csum_partial(b: &[u8], sum: u32) -> u32 {
@@ -134,8 +137,8 @@ pub fn skb_checksum_help(skb: &mut Skb) -> bool {
         return false;
     }
     let mut check = csum_fold(skb_checksum(skb, start, skb.len() - start, 0));
-    if check == [0, 0] {
-        // `CSUM_MANGLED_0`: in UDP, 0 would say that there is none.
+    if check == [0, 0] && skb.csum_offset == UDP_CHECK {
+        // `CSUM_MANGLED_0`: in UDP, 0 would say that there is none. Elsewhere all ones is no checksum that anybody sends.
         check = [0xff, 0xff];
     }
     if let Some(to) = skb.data_mut().get_mut(field..field + 2) {

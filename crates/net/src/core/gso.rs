@@ -168,7 +168,7 @@ impl Plan {
         seg.data_mut().get_mut(at..at + 2)?.fill(0);
         let sum = skb_checksum(seg, self.transport, len, 0);
         let sum = csum_fold(csum_pseudo(self.saddr, self.daddr, len, proto, sum));
-        let sum = if sum == [0, 0] { [0xff, 0xff] } else { sum };
+        let sum = if sum == [0, 0] && !self.tcp { [0xff, 0xff] } else { sum };
         seg.data_mut().get_mut(at..at + 2)?.copy_from_slice(&sum);
         seg.ip_summed = IpSummed::None;
         Some(())
