@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use uapi::{Errno, Result};
 
 /// Threads whose pidfd is kept.
-const MAX_CACHED: usize = 1024;
+const MAX_CACHED: usize = 256;
 
 /// Pidfds by thread. One of a thread that has ended answers `ESRCH` for ever, also when its number is used again.
 #[derive(Default)]

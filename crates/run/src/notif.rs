@@ -115,7 +115,11 @@ impl Notif {
         // SAFETY: a valid `seccomp_notif_addfd`.
         match unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD, &mut a) } {
             n if n >= 0 => Ok(n),
-            _ => Err(last()),
+            // A signal took the call away while its descriptor was on the way there.
+            _ => Err(match last() {
+                Errno(libc::ESRCH) => Errno::ENOENT,
+                e => e,
+            }),
         }
     }
 

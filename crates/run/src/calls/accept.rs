@@ -12,10 +12,12 @@ use crate::table::Role;
 use crate::wake::Id;
 use crate::{pump_tcp, sys};
 use kernel::Wait;
+use net::core::sock::Sock;
+use net::ipv4::inet_sock::inet_sk;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::Poll;
 use uapi::socket::{SOCK_CLOEXEC, SOCK_NONBLOCK};
-use uapi::{Errno, Result};
+use uapi::{Errno, Result, SockAddr};
 
 pub fn accept(st: &mut State, call: &Call) -> Option<Answer> {
     let flags = if call.nr == libc::SYS_accept4 { call.int(3) } else { 0 };
@@ -61,12 +63,22 @@ fn take(st: &mut State, id: Id, nonblock: bool, wait: &mut Wait) -> Poll<Result<
 fn hand_over(st: &mut State, call: &Call, listener: Id, (id, theirs): (Id, OwnedFd), flags: i32) -> Answer {
     if let Err(e) = put_name(st, call, id) {
         st.release(id);
-        return if e == Errno::ENOTCONN { Errno::ECONNABORTED } else { e }.into();
+        return e.into();
     }
-    // What has come already is there when the program looks.
-    pump_tcp::receive(st, id);
+    // What has come already is there when the program looks. An error is shown by way of a holder of the descriptor, and
+    // there is none yet.
+    let failed = st.sock(id).is_ok_and(|s| s.sk.err().is_some());
+    if !failed {
+        pump_tcp::receive(st, id);
+    }
     match inject(st, call, id, &theirs, flags) {
-        Ok(()) => Answer::Done,
+        Ok(()) => {
+            drop(theirs);
+            if failed {
+                pump_tcp::pump(st, id);
+            }
+            Answer::Done
+        }
         Err(e) => {
             match st.table.get(listener).and_then(|e| e.stream()) {
                 Some(s) => s.stash.push_front((id, theirs)),
@@ -85,6 +97,18 @@ fn put_name(st: &mut State, call: &Call, id: Id) -> Result<()> {
     if call.args[1] == 0 {
         return Ok(());
     }
-    let peer = st.sock(id)?.getname(true)?;
+    let sock = st.sock(id)?;
+    let peer = sock.getname(true).or_else(|_| peer_that_has_gone(&sock.sk))?;
     user::put_sockaddr(call.tid, call.args[1], call.args[2], Some(&peer))
+}
+
+/// The peer of a connection that was reset before it was accepted. Linux tells it too: `accept` succeeds, the first read
+/// fails.
+fn peer_that_has_gone(sk: &Sock) -> Result<SockAddr> {
+    let mut state = sk.lock_sock();
+    let inet = inet_sk(&mut *state);
+    match inet.dport {
+        0 => Err(Errno::ECONNABORTED),
+        port => Ok(SockAddr::for_family(sk.family, inet.daddr, port)),
+    }
 }

@@ -43,6 +43,7 @@ pub const ALL: &[Case] = &[
     ("tcp_receive_timeout", tcp::receive_timeout),
     ("tcp_options_are_the_stacks", tcp::options),
     ("tcp_unread_and_unsent_counts", tcp::counts),
+    ("tcp_reset_before_accept", tcp::reset_before_accept),
     ("tcp_msg_trunc_discards", tcp::discard),
     ("tcp_sendto_with_an_address", tcp::address_on_a_stream),
     ("calls_survive_a_storm_of_signals", signals::storm),

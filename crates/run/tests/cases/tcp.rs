@@ -414,3 +414,14 @@ pub fn address_on_a_stream() {
     drop(c);
     assert_eq!(t.join().unwrap(), N);
 }
+
+pub fn reset_before_accept() {
+    let l = listener();
+    let c = TcpStream::connect(l.local_addr().unwrap()).unwrap();
+    let from = c.local_addr().unwrap();
+    setsockopt(c.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &libc::linger { l_onoff: 1, l_linger: 0 });
+    drop(c);
+    let (mut s, peer) = l.accept().unwrap();
+    assert_eq!(peer, from);
+    assert_eq!(s.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
