@@ -120,13 +120,13 @@ fn large_datagram_bursts_are_cut_for_a_wire_that_cannot() {
 /// Sends `n` patterned bytes over one connection and checks that they arrive.
 fn transfer(a: &End, b: &End, n: usize) {
     let at: SockAddr = "10.0.0.2:7777".parse::<SocketAddr>().expect("address").into();
-    let listener = b.files.socket(AF_INET as i32, SOCK_STREAM, 0).expect("socket");
+    let listener = b.files.socket(AF_INET, SOCK_STREAM, 0).expect("socket");
     b.files.bind(listener, &at).expect("bind");
     b.files.listen(listener, 1).expect("listen");
     let byte = |i: usize| (i ^ i >> 8 ^ i >> 16) as u8;
     std::thread::scope(|s| {
         s.spawn(|| {
-            let fd = a.files.socket(AF_INET as i32, SOCK_STREAM, 0).expect("socket");
+            let fd = a.files.socket(AF_INET, SOCK_STREAM, 0).expect("socket");
             a.files.connect(fd, &at).expect("connect");
             let data: Vec<u8> = (0..n).map(byte).collect();
             let mut sent = 0;

@@ -72,8 +72,8 @@ impl Setup {
         neigh_lookup(&self.net, self.dev.ifindex, hop(n)).expect("an entry")
     }
     fn sent_to(&self) -> Vec<[u8; 6]> {
-        let dest = |s: &Box<Skb>| s.data()[..6].try_into().expect("six");
-        self.driver.take().iter().map(dest).collect()
+        let dest = |s: &Skb| s.data()[..6].try_into().expect("six");
+        self.driver.take().iter().map(|s| dest(s)).collect()
     }
     fn asked() -> Vec<Option<[u8; 6]>> {
         ASKED.take()
