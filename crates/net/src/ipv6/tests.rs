@@ -7,7 +7,7 @@
 use super::addrconf::{inet6_addr_add, inet6_addr_add_flags, inet6_addr_list};
 use super::addrconf_core::{IfaFlags, eui64, ipv6_dev_get_saddr, ipv6_dev_mc_dec, ipv6_dev_mc_inc};
 use super::exthdrs_core::{NEXTHDR_FRAGMENT, NEXTHDR_ROUTING};
-use super::icmp::{ICMPV6_ECHO_REPLY, ICMPV6_ECHO_REQUEST, icmpv6_checksum, icmpv6_register};
+use super::icmp::{ICMPV6_ECHO_REQUEST, icmpv6_checksum};
 use super::ip6_output::ip6_xmit;
 use super::reassembly::Ip6Frag;
 use super::route::{
@@ -32,6 +32,8 @@ use proptest::prelude::*;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use uapi::sockaddr::AF_INET6;
+use uapi::socket::{MSG_DONTWAIT, SOCK_DGRAM};
 use uapi::{Errno, Result};
 use zerocopy::IntoBytes;
 
@@ -148,22 +150,24 @@ fn pings_over_link_local_addresses_and_groups() {
     assert_eq!(y.mib.get(Mib::Ip6InDiscards), before + 1);
 }
 
-static REPLIED: SpinLock<Vec<u8>> = SpinLock::new(Vec::new());
-
 #[test]
 fn fragments_and_reassembles() {
     let lab = Lab::new();
     let (x, y) = (lab.net(), lab.net());
     lab.join(1, &x, &y);
-    icmpv6_register(&x, ICMPV6_ECHO_REPLY, |_, skb| {
-        *REPLIED.lock() = skb.chunks().flatten().copied().skip(Icmpv6Hdr::LEN).collect();
-    });
+    // A ping socket with the identifier of the requests takes the replies.
+    let files = crate::syscall::FdTable::new(&x, 8);
+    let fd = files.socket(AF_INET6 as i32, SOCK_DGRAM, IPPROTO_ICMPV6 as i32).expect("a ping socket");
+    files.bind(fd, &"[::]:7".parse::<std::net::SocketAddr>().expect("address").into()).expect("bind");
+    let mut buf = vec![0; 70_000];
     // The first fragments of a burst wait for the neighbour, as far as its queue goes.
     ping(&x, "fd00:1::2").expect("ping");
+    assert_eq!(files.recv(fd, &mut buf, MSG_DONTWAIT), Ok(Icmpv6Hdr::LEN + 56));
     for (n, len) in [(2, 3000), (3, 65_000), (4, 1453), (5, 1452 - 4)].into_iter() {
         ping_with(&x, a("fd00:1::2"), len, &XmitParams::default(), 0).expect("ping");
         assert_eq!(replies(&x), n, "{len}");
-        let got = REPLIED.lock();
+        let got = files.recv(fd, &mut buf, MSG_DONTWAIT).expect("a reply");
+        let got = &buf[Icmpv6Hdr::LEN..got];
         assert!(got.len() == len && got.iter().enumerate().all(|(i, &b)| b == i as u8), "{len}");
     }
     assert_eq!(y.mib.get(Mib::Ip6ReasmOKs), 3);
