@@ -173,6 +173,12 @@ impl Pump {
         }
     }
 
+    /// The stack's side has ended, and the host has not been given all of it.
+    pub fn is_flushing(&self) -> bool {
+        let ended = self.stack.socket().sk.state() != uapi::tcp::TcpState::Established;
+        ended && !self.to_host.closed
+    }
+
     /// A reset on one side becomes one on the other.
     fn abort(&mut self, _why: Errno) {
         self.stack.reset_on_close();

@@ -28,6 +28,8 @@ pub struct Reactor {
 
 /// How often idle associations are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How long a host that reads slowly may take for what the program left.
+const FLUSH: Duration = Duration::from_secs(10);
 
 impl Reactor {
     pub fn new(shared: Arc<Shared>) -> Result<Reactor, GatewayError> {
@@ -46,7 +48,15 @@ impl Reactor {
     pub fn run(mut self) {
         let mut events = Vec::with_capacity(256);
         let mut swept = Instant::now();
-        while !self.poller.shared.stop.load(Ordering::SeqCst) {
+        let mut stopped = None;
+        loop {
+            if self.poller.shared.stop.load(Ordering::SeqCst) {
+                // The program has ended; what it sent may still be on its way to the host.
+                let since = *stopped.get_or_insert_with(Instant::now);
+                if !self.tcp.is_flushing() || since.elapsed() >= FLUSH {
+                    return;
+                }
+            }
             self.work_off_inbox();
             self.wait(&mut events);
             for ev in std::mem::take(&mut events) {

@@ -244,6 +244,11 @@ impl Tcp {
         }
     }
 
+    /// Whether a connection that the program has closed still holds bytes for the host.
+    pub fn is_flushing(&self) -> bool {
+        self.conns.values().any(|c| matches!(c, Conn::Open(p) if p.is_flushing()))
+    }
+
     /// Forgets connections that the program never completed.
     pub fn sweep(&mut self, _poller: &Poller) {
         let admitted = &self.admitted;
