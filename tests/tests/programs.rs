@@ -520,9 +520,8 @@ fn what_a_program_left_behind_reaches_the_host() {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     const LEN: usize = 3_000_000;
-    let program = format!(
-        "import socket\ns=socket.create_connection(('10.0.2.2',{port}))\ns.sendall(b'x'*{LEN})\ns.close()"
-    );
+    let program =
+        format!("import socket\ns=socket.create_connection(('10.0.2.2',{port}))\ns.sendall(b'x'*{LEN})\ns.close()");
     let mut child = sockeye(true, &["run", "--", "python3", "-c", &program]).spawn().unwrap();
     let (mut s, _) = listener.accept().unwrap();
     // Nothing is read while the program runs: it ends with its data in the buffers.
