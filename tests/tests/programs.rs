@@ -517,18 +517,31 @@ fn run_plain(script: &str) -> Output {
 
 #[test]
 fn what_a_program_left_behind_reaches_the_host() {
+    const LEN: usize = 64 << 20;
+    /// More than the host's buffers take, less than the stack's.
+    const LEFT: usize = 8 << 20;
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
     let port = listener.local_addr().unwrap().port();
-    const LEN: usize = 3_000_000;
-    let program =
-        format!("import socket\ns=socket.create_connection(('10.0.2.2',{port}))\ns.sendall(b'x'*{LEN})\ns.close()");
-    let mut child = sockeye(true, &["run", "--", "python3", "-c", &program]).spawn().unwrap();
+    let program = format!(
+        "import socket\ns=socket.create_connection(('10.0.2.2',{port}))\ns.sendall(b'x'*{LEN})\ns.close()\nprint('done',flush=True)"
+    );
+    let mut cmd = sockeye(true, &["run", "--", "python3", "-c", &program]);
+    let mut child = cmd.stdout(Stdio::piped()).spawn().unwrap();
     let (mut s, _) = listener.accept().unwrap();
-    // Nothing is read while the program runs: it ends with its data in the buffers.
-    let mut first = [0];
-    s.read_exact(&mut first).unwrap();
-    let mut rest = Vec::new();
-    s.read_to_end(&mut rest).unwrap();
-    assert_eq!(rest.len() + 1, LEN);
+    s.read_exact(&mut vec![0; LEN - LEFT]).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "done\n");
+    // The program is gone; the host reads the rest slowly.
+    let (mut rest, mut piece) = (0, [0; 1024]);
+    loop {
+        match s.read(&mut piece) {
+            Ok(0) => break,
+            Ok(n) => rest += n,
+            Err(e) => panic!("{} bytes are missing: {e}", LEFT - rest),
+        }
+    }
+    assert_eq!(rest, LEFT);
     assert!(child.wait().unwrap().success());
 }
