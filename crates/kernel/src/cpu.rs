@@ -99,6 +99,13 @@ pub fn smp_processor_id() -> usize {
     CTX.with(|c| c.id.get())
 }
 
+/// Calls `f` with the arch the thread runs on; `None` outside every kernel.
+pub(crate) fn with_arch<R>(f: impl FnOnce(&dyn Arch) -> R) -> Option<R> {
+    let arch = CTX.with(|c| c.arch.get())?;
+    // SAFETY: set by `install`, whose caller keeps the arch alive until `restore`; `f` runs in between.
+    Some(f(unsafe { &*arch }))
+}
+
 /// Spins politely: lets the arch yield when a lock stays contended.
 pub(crate) fn relax(spins: u32) {
     match CTX.with(|c| c.arch.get()) {

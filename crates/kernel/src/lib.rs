@@ -10,6 +10,7 @@ pub mod buf;
 pub mod cpu;
 #[allow(clippy::module_inception)]
 pub mod kernel;
+pub mod mutex;
 pub mod percpu;
 pub mod rcu;
 pub mod rcu_hash;
@@ -25,6 +26,7 @@ pub use arch::Arch;
 pub use buf::{Frag, PageMut};
 pub use cpu::{in_softirq, local_bh_disable};
 pub use kernel::{Kernel, Softirq};
+pub use mutex::Mutex;
 pub use percpu::PerCpu;
 pub use rcu::{Rcu, call_rcu, rcu_read_lock, synchronize_rcu};
 pub use rcu_hash::RcuHashTable;

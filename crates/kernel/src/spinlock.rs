@@ -51,7 +51,7 @@ impl<T: ?Sized> SpinLock<T> {
     #[inline]
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
         let context = cpu::preempt_disable();
-        self.try_acquire().then_some(SpinGuard { lock: self, _context: context })
+        self.try_acquire().then(|| SpinGuard { lock: self, _context: context })
     }
 
     /// `spin_lock_bh`: softirqs stay off this CPU until the drop, which then runs those raised.
