@@ -4,8 +4,8 @@
 //! Linux counterpart: `kernel/locking/test-*.c`.
 //! Locks and context: each test has a kernel of its own.
 
-use sockeye_host::Host;
 use kernel::{Mutex, Task, Wait, WaitQueueHead};
+use sockeye_host::Host;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
