@@ -13,7 +13,7 @@ use crate::TICK_NSEC;
 use crate::arch::Arch;
 use crate::spinlock::SpinLock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const LVL_BITS: u32 = 6;
 const LVL_SIZE: usize = 1 << LVL_BITS;
@@ -27,7 +27,6 @@ const NEVER: u64 = u64::MAX;
 
 struct Node {
     timers: Arc<Timers>,
-    base: usize,
     /// When it should fire, in jiffies; [`NEVER`] when not pending.
     expires: AtomicU64,
     /// Where it hangs, under the base's lock: slot and index in the slot.
@@ -40,6 +39,13 @@ struct Place {
     index: u32,
     /// The jiffy at which the wheel looks at it.
     at: u64,
+}
+
+impl Node {
+    /// Its wheel: chosen by where it lies in memory, which spreads timers well and costs a socket no room.
+    fn base(&self) -> usize {
+        (std::ptr::from_ref(self).addr() >> 7) % self.timers.bases.len()
+    }
 }
 
 /// A function to call at a time (`struct timer_list`). Dropping it cancels it.
@@ -63,14 +69,13 @@ struct TimerBase {
 pub struct Timers {
     arch: Arc<dyn Arch>,
     bases: Box<[TimerBase]>,
-    next_base: AtomicUsize,
 }
 
 impl Timers {
     pub(crate) fn new(arch: Arc<dyn Arch>, bases: usize) -> Arc<Self> {
         let clk = arch.ktime_get() / TICK_NSEC;
         let base = || TimerBase { wheel: SpinLock::new(Wheel::new(clk)), programmed: AtomicU64::new(NEVER) };
-        Arc::new(Timers { bases: (0..bases.max(1)).map(|_| base()).collect(), arch, next_base: AtomicUsize::new(0) })
+        Arc::new(Timers { bases: (0..bases.max(1)).map(|_| base()).collect(), arch })
     }
 
     /// Now, in jiffies.
@@ -112,14 +117,14 @@ impl Timers {
     }
 
     fn enqueue(&self, node: &Arc<Node>, expires: u64) {
-        let b = &self.bases[node.base];
+        let b = &self.bases[node.base()];
         let at = {
             let mut w = b.wheel.lock_bh();
             w.remove(node);
             w.forward(self.jiffies());
             w.insert(node, expires)
         };
-        self.program(node.base, at);
+        self.program(node.base(), at);
     }
 
     fn program(&self, base: usize, at: u64) {
@@ -234,7 +239,6 @@ impl Timer {
     /// `timer_setup`. `func` must not hold a strong reference to what owns the timer.
     pub fn new(timers: &Arc<Timers>, func: impl Fn() + Send + Sync + 'static) -> Timer {
         Timer(Arc::new(Node {
-            base: timers.next_base.fetch_add(1, Ordering::Relaxed) % timers.bases.len(),
             timers: timers.clone(),
             expires: AtomicU64::new(NEVER),
             place: SpinLock::new(Place { slot: NO_SLOT, index: 0, at: 0 }),
@@ -283,7 +287,7 @@ impl Drop for Timer {
     fn drop(&mut self) {
         self.del_timer();
         if self.0.place.lock_bh().slot != NO_SLOT {
-            let base = &self.0.timers.bases[self.0.base];
+            let base = &self.0.timers.bases[self.0.base()];
             base.wheel.lock_bh().remove(&self.0);
         }
     }
