@@ -4,7 +4,7 @@
 //! Linux counterpart: the same programs on Linux.
 //! Locks and context: each test is a process tree of its own; the host sees at most a published loopback port.
 
-use sockeye_tests::{output, sockeye, wait_for_port};
+use sockeye_tests::{in_netns, is_root, make_tap, output, sockeye, wait_for_port};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -544,4 +544,22 @@ fn what_a_program_left_behind_reaches_the_host() {
     }
     assert_eq!(rest, LEFT);
     assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_tap_device_of_somebody_else_is_refused_in_one_line() {
+    if !is_root() {
+        return eprintln!("only root can make a device that the user under test does not own: not shown here");
+    }
+    in_netns("a_tap_device_of_somebody_else_is_refused_in_one_line", || {
+        make_tap("sk-theirs");
+        let out = output(&mut sockeye(true, &["run", "--net", "tap:sk-theirs", "--ip", "192.0.2.2/24", "--", "true"]));
+        let err = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(125), "{err}");
+        assert!(
+            err.contains("no permission for TAP device sk-theirs") || err.contains("chmod 666 /dev/net/tun"),
+            "{err}"
+        );
+        assert_eq!(err.trim_end().lines().count(), 1, "{err}");
+    });
 }
