@@ -12,7 +12,7 @@ use std::str::FromStr;
 
 /// The Linux network stack, in Rust, in user space.
 #[derive(Parser, Debug)]
-#[command(name = "sockeye", version, about, max_term_width = 100)]
+#[command(name = "sockeye", version, max_term_width = 100)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -38,7 +38,7 @@ pub enum Command {
     sockeye run --publish 8080:80 -- nginx -g 'daemon off;'\n  \
     sockeye run --pcap out.pcapng --trace -- wget -q -O /dev/null http://example.org/")]
 pub struct RunArgs {
-    /// A name for the stack, for messages, captures and the program's SOCKEYE_NAME variable
+    /// A name for the stack: it heads the trace, and the program finds it in SOCKEYE_NAME
     #[arg(long, value_name = "NAME", default_value = "sockeye")]
     pub name: String,
 
