@@ -61,8 +61,13 @@ struct Inner {
 }
 
 impl Inner {
-    fn add(&self, e: &Arc<WaitQueueEntry>, exclusive: bool) {
+    /// Puts an entry on the queue, and `sleeper` to sleep in the same step: a waker holds the lock too, so it finds both or
+    /// neither. Otherwise it could take the entry off while its task still counts as running, and nobody would wake it.
+    fn add(&self, e: &Arc<WaitQueueEntry>, exclusive: bool, sleeper: Option<&Task>) {
         let mut list = self.list.lock_irqsave();
+        if let Some(task) = sleeper {
+            task.set_state(TASK_INTERRUPTIBLE);
+        }
         if e.queued.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -158,7 +163,7 @@ impl WaitQueueHead {
 
     /// `add_wait_queue`: for entries that stay, as poll callbacks do.
     pub fn add(&self, e: &Arc<WaitQueueEntry>) {
-        self.inner().add(e, false);
+        self.inner().add(e, false, None);
     }
 
     /// `remove_wait_queue`.
@@ -215,8 +220,7 @@ impl Wait {
             self.finish_wait();
             self.on = Some(inner.clone());
         }
-        inner.add(&self.entry, exclusive);
-        self.task.set_state(TASK_INTERRUPTIBLE);
+        inner.add(&self.entry, exclusive, Some(&self.task));
     }
 
     /// Takes the caller off the queue and marks it running. Harmless when it is on none.
