@@ -173,10 +173,11 @@ fn python_serves_a_browser_through_a_published_port() {
     }
 }
 
-/// The gateway accepts before the program listens; then the connection ends without an answer.
+/// The gateway accepts before the program listens; then it resets the connection, maybe before `connect` has returned.
 fn until_it_answers(port: u16) -> TcpStream {
-    for _ in 0..2000 {
-        let mut s = TcpStream::connect(local(port)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        let Ok(mut s) = TcpStream::connect(local(port)) else { continue };
         s.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let asked = s.write_all(b"HEAD /small HTTP/1.1\r\nHost: x\r\n\r\n");
         let mut r = BufReader::new(s.try_clone().unwrap());
