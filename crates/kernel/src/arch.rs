@@ -28,6 +28,16 @@ pub trait Arch: Send + Sync + 'static {
     /// (in the time of [`ktime_get`](Arch::ktime_get)). Must not be called in atomic context.
     fn schedule(&self, task: &Task, deadline: Option<u64>);
 
+    /// The CPU that the caller runs on, if the arch has CPUs of its own, as the simulator does. `None`: a thread becomes any
+    /// CPU that is free while it is inside.
+    fn smp_processor_id(&self) -> Option<usize> {
+        None
+    }
+
+    /// A [checkpoint](crate::cpu::checkpoint) for which the arch has [asked](crate::cpu::set_countdown): interrupts may be
+    /// delivered, another task or CPU may go on. The one method that may be called in any context and may switch stacks.
+    fn checkpoint(&self) {}
+
     /// Asks that [`Kernel::run_ksoftirqd`](crate::Kernel::run_ksoftirqd) be called for `cpu`, soon, from a worker.
     fn wakeup_softirqd(&self, cpu: usize);
 

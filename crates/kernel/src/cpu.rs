@@ -1,16 +1,22 @@
 //! The calling thread as a CPU: which one it is, what it has disabled, which softirqs it has raised.
 //!
-//! Interface: [`local_bh_disable`], [`in_softirq`], [`preempt_disable`], [`smp_processor_id`]; [`CpuSlot`] and the crate's
-//! own entry points for [`Kernel`](crate::Kernel).
+//! Interface: [`local_bh_disable`], [`local_irq_save`], [`irq_enter`], [`preempt_disable`], [`in_softirq`] and its like,
+//! [`smp_processor_id`], [`checkpoint`]; [`CpuContext`] for whoever runs several contexts on one thread; [`CpuSlot`] and
+//! the crate's own entry points for [`Kernel`](crate::Kernel).
 //! Linux counterpart: `include/linux/preempt.h`, `kernel/softirq.c` (the counting half), `thread_info`.
 //! Locks and context: thread-local, lock-free. On a host nothing interrupts a thread, so `irq` counts only matter to the
 //! simulator and to the checks.
+//!
+//! A simulated CPU is interrupted, or switched to another task, at a [`checkpoint`]: where a guard ends, a lock is let go, a
+//! tracepoint is passed. With no simulator in the process a checkpoint is one load and a predictable branch.
 
 use crate::arch::Arch;
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::{per_thread, sync};
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic as real;
 
 /// Threads that can be inside one kernel at the same time. One more waits for a place at the door.
 pub const NR_CPUS: usize = 64;
@@ -30,7 +36,8 @@ pub(crate) trait Owner {
     fn do_softirq(&self);
 }
 
-/// What a thread carries as a CPU. `slot` is null outside every kernel.
+/// What a thread, or a simulated context, carries as a CPU. `slot` is null outside every kernel.
+#[derive(Clone)]
 struct Context {
     slot: Cell<*const CpuSlot>,
     id: Cell<usize>,
@@ -41,10 +48,12 @@ struct Context {
     irq: Cell<u32>,
     hardirq: Cell<u32>,
     serving: Cell<bool>,
+    /// Nesting of RCU read sections.
+    pub(crate) rcu: Cell<u32>,
 }
 
-thread_local! {
-    static CTX: Context = const {
+impl Context {
+    const fn outside() -> Context {
         Context {
             slot: Cell::new(ptr::null()),
             id: Cell::new(0),
@@ -55,8 +64,58 @@ thread_local! {
             irq: Cell::new(0),
             hardirq: Cell::new(0),
             serving: Cell::new(false),
+            rcu: Cell::new(0),
         }
-    };
+    }
+
+    fn swap(&self, o: &Context) {
+        self.slot.swap(&o.slot);
+        self.id.swap(&o.id);
+        self.kernel.swap(&o.kernel);
+        self.arch.swap(&o.arch);
+        self.preempt.swap(&o.preempt);
+        self.bh.swap(&o.bh);
+        self.irq.swap(&o.irq);
+        self.hardirq.swap(&o.hardirq);
+        self.serving.swap(&o.serving);
+        self.rcu.swap(&o.rcu);
+    }
+}
+
+per_thread! {
+    static CTX: Context = Context::outside();
+}
+
+/// A context that is not running: what a simulated task or CPU carries while others use the thread.
+pub struct CpuContext(Context);
+
+impl Default for CpuContext {
+    /// Outside every kernel, nothing disabled.
+    fn default() -> Self {
+        CpuContext(Context::outside())
+    }
+}
+
+impl CpuContext {
+    /// Exchanges the thread's context with this one.
+    ///
+    /// # Safety
+    /// The thread must switch stacks with it: guards made in a context may only be dropped, and kernels entered in it only
+    /// be left, while that context is the thread's.
+    pub unsafe fn switch(&self) {
+        CTX.with(|c| c.swap(&self.0));
+    }
+
+    /// Whether the context, which is not running, could be put to sleep: nothing of it forbids that.
+    pub fn is_atomic(&self) -> bool {
+        let c = &self.0;
+        c.preempt.get() > 0 || c.bh.get() > 0 || c.irq.get() > 0 || c.hardirq.get() > 0
+    }
+
+    /// Whether the context, which is not running, has interrupts off.
+    pub fn irqs_disabled(&self) -> bool {
+        self.0.irq.get() > 0 || self.0.hardirq.get() > 0
+    }
 }
 
 /// What [`install`] replaced; given back by [`restore`].
@@ -89,6 +148,59 @@ pub(crate) fn restore(s: Saved) {
     })
 }
 
+/// The static key of checkpoints: on while this process has a simulator that wants them. One a process, as code is.
+static CHECKPOINTS: real::AtomicU32 = real::AtomicU32::new(0);
+
+per_thread! {
+    /// Checkpoints until the arch is asked; 0: the arch has not been heard of on this thread.
+    static COUNTDOWN: Cell<u32> = Cell::new(0);
+}
+
+/// Switches checkpoints on, until the drop of the last such guard.
+pub struct CheckpointsOn(NotSend);
+
+impl CheckpointsOn {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        CHECKPOINTS.fetch_add(1, real::Ordering::SeqCst);
+        CheckpointsOn(PhantomData)
+    }
+}
+
+impl Drop for CheckpointsOn {
+    fn drop(&mut self) {
+        COUNTDOWN.with(|n| n.set(0));
+        CHECKPOINTS.fetch_sub(1, real::Ordering::SeqCst);
+    }
+}
+
+/// Has the arch asked ([`Arch::checkpoint`]) at this thread's `n`th checkpoint from now; 0: never, until this is called again.
+pub fn set_countdown(n: u32) {
+    COUNTDOWN.with(|c| c.set(n));
+}
+
+/// A point where a simulated CPU may be interrupted or its task be preempted.
+#[inline(always)]
+pub fn checkpoint() {
+    if CHECKPOINTS.load(real::Ordering::Relaxed) != 0 {
+        count_checkpoint();
+    }
+}
+
+#[cold]
+fn count_checkpoint() {
+    let due = COUNTDOWN.with(|n| match n.get() {
+        0 => false,
+        left => {
+            n.set(left - 1);
+            left == 1
+        }
+    });
+    if due {
+        with_arch(|a| a.checkpoint());
+    }
+}
+
 /// The address of the kernel the thread is inside, or null.
 pub(crate) fn current_kernel() -> *const () {
     CTX.with(|c| c.kernel.get()).map_or(ptr::null(), |k| k.cast())
@@ -111,8 +223,8 @@ pub(crate) fn relax(spins: u32) {
     match CTX.with(|c| c.arch.get()) {
         // SAFETY: set by `install`, whose caller keeps the arch alive until `restore`.
         Some(a) => unsafe { (*a).cpu_relax(spins) },
-        None if spins < 64 => std::hint::spin_loop(),
-        None => std::thread::yield_now(),
+        None if spins < 64 => sync::spin_loop(),
+        None => sync::yield_now(),
     }
 }
 
@@ -136,6 +248,16 @@ pub fn in_atomic() -> bool {
     CTX.with(|c| c.preempt.get() > 0 || c.bh.get() > 0 || c.irq.get() > 0 || c.hardirq.get() > 0)
 }
 
+/// Whether interrupts are off on this CPU (`irqs_disabled`).
+pub fn irqs_disabled() -> bool {
+    CTX.with(|c| c.irq.get() > 0 || c.hardirq.get() > 0)
+}
+
+/// The nesting of RCU read sections in this context.
+pub(crate) fn rcu_nesting<R>(f: impl FnOnce(&Cell<u32>) -> R) -> R {
+    CTX.with(|c| f(&c.rcu))
+}
+
 /// The context a tracepoint records.
 pub fn context_name() -> &'static str {
     if in_hardirq() {
@@ -157,14 +279,17 @@ macro_rules! count_guard {
         pub struct $guard(NotSend);
 
         $(#[$f])*
+        #[inline]
         pub fn $ctor() -> $guard {
             CTX.with(|c| c.$field.set(c.$field.get() + 1));
             $guard(PhantomData)
         }
 
         impl Drop for $guard {
+            #[inline]
             fn drop(&mut self) {
                 CTX.with(|c| c.$field.set(c.$field.get() - 1));
+                checkpoint();
             }
         }
     };
@@ -184,13 +309,25 @@ count_guard!(
     local_irq_save,
     irq
 );
-count_guard!(
-    /// While it lives the thread is in hard-interrupt context.
-    HardirqGuard,
-    /// `irq_enter`, by the arch before it calls a device's top half.
-    irq_enter,
-    hardirq
-);
+/// While it lives the thread is in hard-interrupt context.
+#[must_use]
+pub struct HardirqGuard(NotSend);
+
+/// `irq_enter`, by the arch before it calls a device's top half. The drop is `irq_exit`: it runs the softirqs that the top
+/// half raised, unless what was interrupted has them disabled.
+pub fn irq_enter() -> HardirqGuard {
+    CTX.with(|c| c.hardirq.set(c.hardirq.get() + 1));
+    HardirqGuard(PhantomData)
+}
+
+impl Drop for HardirqGuard {
+    fn drop(&mut self) {
+        CTX.with(|c| c.hardirq.set(c.hardirq.get() - 1));
+        if CTX.with(|c| c.irq.get() == 0 && c.hardirq.get() == 0) {
+            drop(local_bh_disable());
+        }
+    }
+}
 
 /// While it lives no softirq runs on this CPU; the drop of the outermost one runs what was raised.
 #[must_use]
@@ -222,6 +359,7 @@ impl Drop for BhGuard {
             run_pending();
             CTX.with(|c| c.bh.set(c.bh.get() - 1));
         }
+        checkpoint();
     }
 }
 

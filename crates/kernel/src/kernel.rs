@@ -6,10 +6,11 @@
 
 use crate::arch::Arch;
 use crate::cpu::{self, CpuSlot, NR_CPUS, Saved};
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::timer::{Timer, Timers};
 use crate::trace::Tracer;
-use crate::{TICK_NSEC, rcu};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::{TICK_NSEC, per_thread, rcu};
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 /// The softirqs, in the order in which they run.
@@ -28,6 +29,11 @@ const MAX_SOFTIRQ_RESTART: u32 = 10;
 
 type Action = Box<dyn Fn() + Send + Sync>;
 
+per_thread! {
+    /// The CPU that the thread was last.
+    static LAST: Cell<usize> = Cell::new(usize::MAX);
+}
+
 /// One kernel. Everything that Linux has once, a `Kernel` has once; a process may hold any number.
 pub struct Kernel {
     arch: Arc<dyn Arch>,
@@ -44,7 +50,15 @@ pub struct Kernel {
 pub struct Inside<'k> {
     kernel: &'k Kernel,
     /// `None` when it already was inside.
-    claimed: Option<(usize, Option<Saved>)>,
+    claimed: Option<Claim>,
+}
+
+/// A CPU that this thread became.
+struct Claim {
+    id: usize,
+    /// The slot was taken for the thread; otherwise the arch says that it is the thread's anyway.
+    exclusive: bool,
+    saved: Option<Saved>,
 }
 
 impl Kernel {
@@ -107,13 +121,15 @@ impl Kernel {
         if std::ptr::eq(cpu::current_kernel(), std::ptr::from_ref(self).cast()) {
             return Inside { kernel: self, claimed: None };
         }
-        let id = self.claim();
-        self.enter_as(id)
+        match self.arch.smp_processor_id() {
+            Some(id) => self.enter_as(id % NR_CPUS, false),
+            None => self.enter_as(self.claim(), true),
+        }
     }
 
-    fn enter_as(&self, id: usize) -> Inside<'_> {
-        let saved = cpu::install(&self.cpus[id], id, self, &*self.arch);
-        Inside { kernel: self, claimed: Some((id, Some(saved))) }
+    fn enter_as(&self, id: usize, exclusive: bool) -> Inside<'_> {
+        let saved = Some(cpu::install(&self.cpus[id], id, self, &*self.arch));
+        Inside { kernel: self, claimed: Some(Claim { id, exclusive, saved }) }
     }
 
     fn try_claim(&self, id: usize) -> bool {
@@ -123,8 +139,7 @@ impl Kernel {
 
     /// A free CPU: the thread's last one if it can be had.
     fn claim(&self) -> usize {
-        thread_local!(static LAST: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) });
-        let mut at = LAST.get();
+        let mut at = LAST.with(Cell::get);
         if at == usize::MAX {
             at = self.next_cpu.fetch_add(1, Ordering::Relaxed) % NR_CPUS;
         }
@@ -136,7 +151,7 @@ impl Kernel {
                 self.arch.cpu_relax(tries);
             }
         }
-        LAST.set(at);
+        LAST.with(|l| l.set(at));
         at
     }
 
@@ -149,7 +164,7 @@ impl Kernel {
     /// `run_ksoftirqd`: works off what CPU `id` left pending when its thread went. Called by the arch's workers.
     pub fn run_ksoftirqd(&self, id: usize) {
         if self.cpus[id].pending.load(Ordering::Relaxed) != 0 && self.try_claim(id) {
-            drop(self.enter_as(id));
+            drop(self.enter_as(id, true));
         }
         // Busy again: whoever is there now runs them when it leaves.
     }
@@ -187,14 +202,16 @@ impl cpu::Owner for Kernel {
 impl Drop for Inside<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some((id, saved)) = self.claimed.take() {
+        if let Some(Claim { id, exclusive, saved }) = self.claimed.take() {
             // Runs what was raised outside any bottom-half section.
             drop(cpu::local_bh_disable());
             if let Some(s) = saved {
                 cpu::restore(s);
             }
             let slot = &self.kernel.cpus[id];
-            slot.busy.store(false, Ordering::SeqCst);
+            if exclusive {
+                slot.busy.store(false, Ordering::SeqCst);
+            }
             if slot.pending.load(Ordering::SeqCst) != 0 {
                 self.kernel.arch.wakeup_softirqd(id);
             }

@@ -10,6 +10,7 @@ pub mod buf;
 pub mod cpu;
 #[allow(clippy::module_inception)]
 pub mod kernel;
+pub mod lockdep;
 pub mod mutex;
 pub mod percpu;
 pub mod rcu;
@@ -17,6 +18,7 @@ pub mod rcu_hash;
 pub mod sock_lock;
 pub mod span;
 pub mod spinlock;
+pub mod sync;
 pub mod task;
 pub mod timer;
 pub mod trace;

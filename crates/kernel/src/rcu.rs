@@ -9,6 +9,7 @@
 //! once the epoch has moved on twice, which it only does when every active reader has seen the current one. Like an
 //! allocator, the reclaimer is the process's; it holds no state of any network.
 
+use crate::cpu::rcu_nesting;
 use std::cell::{Cell, OnceCell};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
@@ -31,11 +32,10 @@ type Retired = Box<dyn FnOnce() + Send>;
 
 struct Local {
     reader: OnceCell<Arc<Reader>>,
-    nesting: Cell<u32>,
 }
 
 thread_local! {
-    static LOCAL: Local = const { Local { reader: OnceCell::new(), nesting: Cell::new(0) } };
+    static LOCAL: Local = const { Local { reader: OnceCell::new() } };
 }
 
 impl Drop for Local {
@@ -57,16 +57,14 @@ pub struct RcuReadGuard(PhantomData<*const ()>);
 /// `rcu_read_lock`; nests.
 #[inline]
 pub fn rcu_read_lock() -> RcuReadGuard {
-    LOCAL.with(|l| {
-        let n = l.nesting.get();
-        l.nesting.set(n + 1);
-        if n == 0 {
+    if rcu_nesting(|n| n.replace(n.get() + 1)) == 0 {
+        LOCAL.with(|l| {
             let r = l.reader.get_or_init(register);
             r.epoch.store(EPOCH.load(Ordering::Relaxed), Ordering::Relaxed);
-            // The announcement must be visible before anything protected is read.
-            fence(Ordering::SeqCst);
-        }
-    });
+        });
+        // The announcement must be visible before anything protected is read.
+        fence(Ordering::SeqCst);
+    }
     RcuReadGuard(PhantomData)
 }
 
@@ -80,15 +78,13 @@ fn register() -> Arc<Reader> {
 impl Drop for RcuReadGuard {
     #[inline]
     fn drop(&mut self) {
-        LOCAL.with(|l| {
-            let n = l.nesting.get() - 1;
-            l.nesting.set(n);
-            if n == 0
-                && let Some(r) = l.reader.get()
-            {
-                r.epoch.store(IDLE, Ordering::Release);
-            }
-        });
+        if rcu_nesting(|n| n.replace(n.get() - 1)) == 1 {
+            LOCAL.with(|l| {
+                if let Some(r) = l.reader.get() {
+                    r.epoch.store(IDLE, Ordering::Release);
+                }
+            });
+        }
     }
 }
 
@@ -139,7 +135,7 @@ pub fn process_callbacks() {
 
 /// Waits for a grace period. Not in atomic context, and never inside a read section: that would be for ever.
 pub fn synchronize_rcu() {
-    debug_assert!(LOCAL.with(|l| l.nesting.get()) == 0, "synchronize_rcu inside rcu_read_lock");
+    debug_assert!(rcu_nesting(Cell::get) == 0, "synchronize_rcu inside rcu_read_lock");
     fence(Ordering::SeqCst);
     let goal = EPOCH.load(Ordering::SeqCst) + 2;
     let mut spins = 0;

@@ -61,6 +61,7 @@ impl Drop for Span {
 #[macro_export]
 macro_rules! tp {
     ($name:ident $(, $subject:expr)*) => {
+        $crate::cpu::checkpoint();
         let _span = if $crate::trace::enabled() {
             $crate::span::Span::enter(stringify!($name), &[$(&*$subject as &dyn $crate::trace::Traceable),*])
         } else {

@@ -16,6 +16,11 @@ pub const TASK_UNINTERRUPTIBLE: u32 = 2;
 pub trait Runnable: Send + Sync {
     /// Called once for each change from sleeping to running; must not block.
     fn wake(&self);
+
+    /// The waker is about to sleep itself (`WF_SYNC`): the task need not be given a CPU at once.
+    fn wake_sync(&self) {
+        self.wake()
+    }
 }
 
 /// Something that can sleep on a wait queue.
