@@ -18,8 +18,8 @@ mod imp {
 
 #[cfg(loom)]
 mod imp {
-    pub use loom::hint::spin_loop;
     pub use super::model::OnceLock;
+    pub use loom::hint::spin_loop;
     pub use loom::sync::atomic::{self, fence};
     pub use loom::sync::{Mutex, MutexGuard};
     pub use loom::thread::yield_now;
@@ -27,8 +27,8 @@ mod imp {
 
 #[cfg(all(shuttle, not(loom)))]
 mod imp {
-    pub use shuttle::hint::spin_loop;
     pub use super::model::OnceLock;
+    pub use shuttle::hint::spin_loop;
     pub use shuttle::sync::atomic::{self, fence};
     pub use shuttle::sync::{Mutex, MutexGuard};
     pub use shuttle::thread::yield_now;
