@@ -108,9 +108,20 @@ pub struct Tracer {
     rings: PerCpu<SpinLock<VecDeque<Event>>>,
     seq: AtomicU64,
     lost: AtomicU64,
+    last_id: AtomicU64,
 }
 
 impl Tracer {
+    /// An identity for a packet, never 0. The kernel's own, so that what happens in one is the same whatever others do.
+    pub fn new_id(&self) -> u64 {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Has identities start above `n`, where packets of several kernels are to be told apart.
+    pub fn number_ids_from(&self, n: u64) {
+        self.last_id.store(n, Ordering::Relaxed);
+    }
+
     /// All events at hand with a sequence number of at least `since`, in order.
     pub fn events_since(&self, since: u64) -> Vec<Event> {
         let mut all: Vec<Event> = Vec::new();

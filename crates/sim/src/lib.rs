@@ -1,5 +1,7 @@
 //! arch for deterministic simulation.
 //!
-//! Interface: to come.
+//! Interface: [`link`].
 //! Linux counterpart: none.
 //! Locks and context: none.
+
+pub mod link;

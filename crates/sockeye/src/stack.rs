@@ -24,7 +24,8 @@ use uapi::Errno;
 /// A network stack of its own. Clones are the same stack.
 #[derive(Clone)]
 pub struct Stack {
-    host: Arc<Host>,
+    /// `None` where somebody else runs the kernel: a simulator.
+    host: Option<Arc<Host>>,
     net: Arc<Net>,
 }
 
@@ -46,7 +47,7 @@ impl StackBuilder {
     pub fn build(self) -> io::Result<Stack> {
         let host = Host::start(self.workers)?;
         let reg: Arc<Registries> = net_init(host.kernel());
-        Ok(Stack { host, net: Net::new(&reg) })
+        Ok(Stack { host: Some(host), net: Net::new(&reg) })
     }
 }
 
@@ -60,9 +61,15 @@ impl Stack {
         StackBuilder::default()
     }
 
+    /// The stack that is the namespace `net`, on a kernel that somebody else runs. On a simulated machine its blocking calls
+    /// are for simulated tasks.
+    pub fn from_net(net: Arc<Net>) -> Stack {
+        Stack { host: None, net }
+    }
+
     /// Another, empty stack on the same kernel; only such can be joined by a [`Link`](crate::Link).
     pub fn sibling(&self) -> Stack {
-        let _cpu = self.host.kernel().enter();
+        let _cpu = self.net.kernel().enter();
         Stack { host: self.host.clone(), net: Net::new(&self.net.reg) }
     }
 
@@ -71,9 +78,9 @@ impl Stack {
         &self.net
     }
 
-    /// The kernel's host side.
-    pub fn host(&self) -> &Arc<Host> {
-        &self.host
+    /// The kernel's host side; `None` for a stack [on a namespace](Stack::from_net) that has none.
+    pub fn host(&self) -> Option<&Arc<Host>> {
+        self.host.as_ref()
     }
 
     /// A new table of descriptors, with room for `limit`, for the bare socket calls.
@@ -83,14 +90,16 @@ impl Stack {
 
     /// The names of the stack's devices.
     pub fn devices(&self) -> Vec<String> {
-        let _cpu = self.host.kernel().enter();
+        let _cpu = self.net.kernel().enter();
         for_each_netdev(&self.net).iter().map(|d| d.name.clone()).collect()
     }
 
-    /// Adds the machine's TAP device `tap` as an Ethernet device, up; its name here.
+    /// Adds the machine's TAP device `tap` as an Ethernet device, up; its name here. `EOPNOTSUPP` for a stack without a
+    /// [host](Stack::host).
     pub fn add_tap(&self, tap: &str) -> io::Result<String> {
-        let _cpu = self.host.kernel().enter();
-        let dev = host::tap::open(&self.host, &self.net, tap, None).map_err(io::Error::other)?;
+        let host = self.host.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+        let _cpu = self.net.kernel().enter();
+        let dev = host::tap::open(host, &self.net, tap, None).map_err(io::Error::other)?;
         dev_open(&dev)?;
         Ok(dev.name.clone())
     }
@@ -98,7 +107,7 @@ impl Stack {
     /// Gives a device an address: `stack.add_address("eth0", "10.0.0.1/24")`. `ENODEV` without such a device, `EEXIST` for an
     /// address it has. An IPv6 address may be used at once: nobody is asked for duplicates.
     pub fn add_address(&self, device: &str, address: &str) -> io::Result<()> {
-        let _cpu = self.host.kernel().enter();
+        let _cpu = self.net.kernel().enter();
         let dev = dev_get_by_name(&self.net, device).ok_or(Errno::ENODEV)?;
         self.add_address_to(&dev, address.parse()?)
     }
@@ -113,7 +122,7 @@ impl Stack {
 
     /// Adds a route: `stack.add_route("0.0.0.0/0", "10.0.0.254")`. `ENETUNREACH` for a gateway that no device reaches.
     pub fn add_route(&self, destination: &str, gateway: &str) -> io::Result<()> {
-        let _cpu = self.host.kernel().enter();
+        let _cpu = self.net.kernel().enter();
         let to: Cidr = destination.parse()?;
         let via = gateway.parse().map_err(invalid)?;
         match (to.ip, via) {

@@ -135,6 +135,7 @@ pub struct Net {
     pub trace_filter: Rcu<TraceFilter>,
     generic: [OnceLock<Box<dyn Any + Send + Sync>>; NR_GENERIC],
     cookie: AtomicU64,
+    ident: AtomicU32,
     rt_genid: AtomicU32,
     /// Keys of this namespace's hashes, drawn once.
     hash_key: [u64; 2],
@@ -155,6 +156,7 @@ impl Net {
             trace_filter: Rcu::default(),
             generic: Default::default(),
             cookie: AtomicU64::new(1),
+            ident: AtomicU32::new(0),
             rt_genid: AtomicU32::new(1),
             hash_key: key,
             me: me.clone(),
@@ -214,6 +216,11 @@ impl Net {
 
     pub fn next_cookie(&self) -> u64 {
         self.cookie.fetch_add(1, Relaxed)
+    }
+
+    /// A counter for identifications of packets; hashed before anybody outside sees it.
+    pub fn next_ident(&self) -> u32 {
+        self.ident.fetch_add(1, Relaxed)
     }
 
     /// Routing generation: a change makes every cached [`Dst`](crate::core::dst::Dst) stale.

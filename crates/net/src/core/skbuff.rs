@@ -15,11 +15,10 @@ use crate::core::dev::NetDevice;
 use crate::core::dst::Dst;
 use crate::core::sock::Sock;
 use kernel::trace::{Subject, Traceable};
-use kernel::{Frag, PageMut};
+use kernel::{Frag, Kernel, PageMut};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `MAX_SKB_FRAGS`: as a kernel built for large GRO packets has it.
@@ -146,8 +145,6 @@ pub struct Skb {
 
 /// Accounting overhead of one packet (`SKB_TRUESIZE(0)` in spirit): structure and bookkeeping.
 pub const SKB_OVERHEAD: u32 = 512;
-
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Skb {
     /// A packet with a linear buffer of at least `size` bytes, all of it tailroom (`alloc_skb`).
@@ -633,9 +630,9 @@ impl Skb {
     }
 
     /// Gives the packet an identity for tracing if it has none.
-    pub fn identify(&mut self) -> u64 {
+    pub fn identify(&mut self, kernel: &Kernel) -> u64 {
         if self.trace_id == 0 {
-            self.trace_id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+            self.trace_id = kernel.tracer().new_id();
         }
         self.trace_id
     }
@@ -652,6 +649,16 @@ impl Traceable for Skb {
         s.skb = self.trace_id;
         s.len = self.len();
         s.marked |= self.traced;
+    }
+}
+
+/// Gives a packet on its device an identity, while tracepoints record.
+#[inline]
+pub(crate) fn identify(skb: &mut Skb) {
+    if kernel::trace::enabled()
+        && let Some(dev) = skb.dev.clone()
+    {
+        skb.identify(&dev.reg.kernel);
     }
 }
 

@@ -142,7 +142,7 @@ fn ping_push(sk: &Arc<Sock>, mut skb: Box<Skb>, c: &Cork, ident: u16, len: usize
     skb.reset_transport_header();
     write_header(&mut skb, c, ident, v6)?;
     if kernel::trace::enabled() {
-        skb.identify();
+        skb.identify(sk.net.kernel());
     }
     skb.dst = Some(c.dst.clone());
     (skb.priority, skb.mark) = (c.params.priority, c.params.mark);

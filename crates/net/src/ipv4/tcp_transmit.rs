@@ -199,7 +199,7 @@ fn tcp_ecn_send(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: &mut u8) -> u8
 /// Puts the TCP header on `skb`, which holds the payload, and hands it to IP (`__tcp_transmit_skb`).
 pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq: u32, flags: u8) -> Result<()> {
     if kernel::trace::enabled() {
-        skb.identify();
+        skb.identify(sk.net.kernel());
         skb.traced = sk.traced.load(Relaxed);
     }
     tp!(tcp_transmit_skb, skb, sk);

@@ -384,7 +384,7 @@ fn udp_send_skb(sk: &Arc<Sock>, mut skb: Box<Skb>, c: &Cork, len: usize) -> Resu
     }
     put_checksum(&mut skb, c, total, fits || is_gso);
     if kernel::trace::enabled() {
-        skb.identify();
+        skb.identify(sk.net.kernel());
     }
     skb.traced = sk.traced.load(Relaxed);
     skb.copies = 1;

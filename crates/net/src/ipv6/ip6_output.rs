@@ -27,7 +27,7 @@ use crate::core::sock::Sock;
 use crate::hdr::{FragHdr, IPPROTO_UDP, Ipv6Hdr, TcpHdr, UdpHdr};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use uapi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -226,8 +226,7 @@ fn multicast_out(net: &Arc<Net>, skb: &Skb, dst: &Dst, daddr: &Ipv6Addr) -> bool
 
 /// An identification for fragments that nobody outside can guess: a keyed hash of a counter (RFC 7739, 5.3).
 fn ipv6_select_ident(net: &Net, header: &Ipv6Hdr) -> u32 {
-    static COUNTER: AtomicU32 = AtomicU32::new(0);
-    net.hash(&(COUNTER.fetch_add(1, Relaxed), header.saddr, header.daddr))
+    net.hash(&(net.next_ident(), header.saddr, header.daddr))
 }
 
 /// `ip6_fragment`: cuts a packet of ours into fragments of at most `mtu` bytes (RFC 8200, 4.5). Payload is shared.

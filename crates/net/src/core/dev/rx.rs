@@ -10,7 +10,7 @@ use crate::core::dev::ptype::{deliver_ptype, deliver_taps};
 use crate::core::dev::softnet::{NAPI_DISABLE, NAPI_MISSED, NAPI_SCHED, NapiPoll, NapiStruct, Poll, SoftnetData};
 use crate::core::gro::{GroList, dev_gro_receive};
 use crate::core::net_namespace::Registries;
-use crate::core::skbuff::Skb;
+use crate::core::skbuff::{Skb, identify};
 use kernel::kernel::raise_softirq;
 use kernel::{Softirq, SpinLock, local_bh_disable, tp};
 use std::sync::Arc;
@@ -27,9 +27,7 @@ const BUDGET_JIFFIES: u64 = 2;
 /// `netif_rx`: puts a packet on this CPU's input queue (bounded by `netdev_max_backlog`) and raises `NET_RX_SOFTIRQ`.
 /// `skb.dev`, `protocol` and `pkt_type` are set (`eth_type_trans`), `data` is at the network header. `ENOBUFS` (counted).
 pub fn netif_rx(mut skb: Box<Skb>) -> Result<()> {
-    if kernel::trace::enabled() {
-        skb.identify();
-    }
+    identify(&mut skb);
     tp!(netif_rx, skb);
     // Process context: the softirq runs when this guard goes.
     let _bh = local_bh_disable();
@@ -135,9 +133,7 @@ fn napi_poll(softnet: &SoftnetData, n: Arc<NapiStruct>) -> usize {
 
 /// `netif_receive_skb`: taps, then the packet type's handler. Softirq context.
 pub fn netif_receive_skb(mut skb: Box<Skb>) {
-    if kernel::trace::enabled() {
-        skb.identify();
-    }
+    identify(&mut skb);
     if let Some(dev) = &skb.dev {
         dev.stats.count_rx(skb.len() + skb.mac_len as usize);
     }
@@ -222,9 +218,7 @@ pub fn napi_enable(n: &NapiStruct) {
 
 /// `napi_gro_receive`: merges the packet with others of its flow, or passes it on. In a NAPI poll.
 pub fn napi_gro_receive(n: &Arc<NapiStruct>, mut skb: Box<Skb>) {
-    if kernel::trace::enabled() {
-        skb.identify();
-    }
+    identify(&mut skb);
     tp!(napi_gro_receive, skb);
     n.dev.stats.count_rx(skb.len() + skb.mac_len as usize);
     if !n.dev.features.contains(Features::GRO) {

@@ -10,7 +10,7 @@ use crate::core::dev::device::{Features, NetDevice, NetdevTx};
 use crate::core::dev::ptype::{deliver_taps, tapped};
 use crate::core::gso::{Segments, skb_gso_segment};
 use crate::core::net_namespace::Registries;
-use crate::core::skbuff::{GsoType, IpSummed, PktType, Skb};
+use crate::core::skbuff::{GsoType, IpSummed, PktType, Skb, identify};
 use kernel::kernel::raise_softirq;
 use kernel::{Softirq, local_bh_disable, tp};
 use smallvec::SmallVec;
@@ -26,9 +26,7 @@ const BULK: usize = 8;
 /// `dev_queue_xmit`: taps, checksum and segmentation where the device can't, its queue, its driver. `skb.dev` is set and
 /// the link-layer header is in place. `ENETDOWN`, `ENOBUFS` (queue full).
 pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
-    if kernel::trace::enabled() {
-        skb.identify();
-    }
+    identify(&mut skb);
     tp!(dev_queue_xmit, skb);
     let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
     let _bh = local_bh_disable();
