@@ -11,8 +11,12 @@ use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Rounds that a contended lock spins before its waiter yields the CPU.
+/// Rounds that the waiter for a contended lock spins before it yields the CPU, and before it gives that up as well: on a
+/// machine with more threads than CPUs a thread that yields all the time is put ever further behind those that do not.
 const SPINS: u32 = 128;
+const YIELDS: u32 = SPINS + 16;
+/// A moment's sleep, which the machine rounds up to some fifty microseconds.
+const MOMENT: Duration = Duration::from_micros(1);
 
 /// Threads, clocks and entropy of this machine; timers and softirq threads are those of [`Worker`]s.
 pub struct HostArch {
@@ -67,8 +71,10 @@ impl Arch for HostArch {
     fn cpu_relax(&self, spins: u32) {
         if spins < SPINS {
             std::hint::spin_loop();
-        } else {
+        } else if spins < YIELDS {
             std::thread::yield_now();
+        } else {
+            std::thread::sleep(MOMENT);
         }
     }
 

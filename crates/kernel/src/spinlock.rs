@@ -1,28 +1,39 @@
-//! Spinlocks: first come, first served.
+//! Spinlocks: those who wait are served in order.
 //!
 //! Interface: [`SpinLock`]: `lock`, `try_lock`, `lock_bh`, `lock_irq`, `lock_irqsave`, `lock_nested`; guards deref to the data.
-//! Linux counterpart: `include/linux/spinlock.h`, `kernel/locking/spinlock.c`, `include/asm-generic/spinlock.h` (tickets).
+//! Linux counterpart: `include/linux/spinlock.h`, `kernel/locking/spinlock.c`, `kernel/locking/qspinlock.c`.
 //! Locks and context: any. Preemption is off while held. A lock that softirq code takes must be taken with `lock_bh`
 //! in process context; one that a top half takes, with `lock_irqsave`. [`lockdep`](crate::lockdep) watches in debug builds.
 //!
-//! A ticket lock: whoever wants the lock draws the next number and waits until it is served, so no waiter starves. Taking a
-//! free lock is one compare-and-swap, letting go one store; the whole lock is four bytes.
+//! Whoever finds the lock taken draws a ticket, and only the first in that queue tries for the lock. Threads are CPUs here, and
+//! the machine may take a thread off its processor at any time, also the one that is next: a strict order would keep the lock
+//! idle until it is back. So the lock may still be had by a newcomer, until the first in the queue has lost patience and
+//! shuts the door, which it can only do while it runs. Hence no waiter starves and nobody waits for one who is not there.
+//! Taking a free lock is one compare-and-swap, letting go one store; the whole lock is four bytes.
 
 use crate::cpu::{self, BhGuard, IrqGuard, PreemptGuard};
 use crate::lockdep::{How, Kind, LockDebug};
 use crate::maybe_const;
-use crate::sync::atomic::{AtomicU16, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use crate::sync::{Plant, Witness, planted};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
 
+/// Rounds that the first in the queue lets newcomers go ahead.
+const PATIENCE: u32 = 32;
+/// Rounds that the others in the queue do. By then the arch has put the waiter to sleep between rounds.
+const PATIENCE_QUEUED: u32 = 160;
+
 /// Mutual exclusion by spinning, for sections that are short and never sleep.
 pub struct SpinLock<T: ?Sized> {
-    /// The next number to be drawn.
-    next: AtomicU16,
-    /// The number that is served.
-    owner: AtomicU16,
+    locked: AtomicBool,
+    /// The door is shut to newcomers.
+    shut: AtomicBool,
+    /// The next ticket. Tickets only order the waiters, so it does no harm that they wrap.
+    next: AtomicU8,
+    /// The ticket whose holder is the first in the queue.
+    serving: AtomicU8,
     witness: Witness,
     debug: LockDebug,
     data: UnsafeCell<T>,
@@ -45,8 +56,10 @@ impl<T> SpinLock<T> {
         #[track_caller]
         pub fn new(data: T) -> Self {
             SpinLock {
-                next: AtomicU16::new(0),
-                owner: AtomicU16::new(0),
+                locked: AtomicBool::new(false),
+                shut: AtomicBool::new(false),
+                next: AtomicU8::new(0),
+                serving: AtomicU8::new(0),
                 witness: Witness::new(),
                 debug: LockDebug::new(Kind::Spin, std::any::type_name::<T>),
                 data: UnsafeCell::new(data),
@@ -124,20 +137,23 @@ impl<T: ?Sized> SpinLock<T> {
 
     /// `spin_is_locked`.
     pub fn is_locked(&self) -> bool {
-        self.next.load(Ordering::Relaxed) != self.owner.load(Ordering::Relaxed)
+        self.locked.load(Ordering::Relaxed)
     }
 
-    /// Draws a number if it would be served at once.
     #[inline]
-    fn draw_if_free(&self) -> bool {
-        let owner = self.owner.load(Ordering::Acquire);
-        self.next.compare_exchange(owner, owner.wrapping_add(1), Ordering::Acquire, Ordering::Relaxed).is_ok()
+    fn grab(&self) -> bool {
+        self.locked.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn grab_if_open(&self) -> bool {
+        !self.shut.load(Ordering::Relaxed) && self.grab()
     }
 
     #[track_caller]
     #[inline]
     fn try_acquire(&self) -> bool {
-        let got = self.draw_if_free();
+        let got = self.grab_if_open();
         if got {
             self.debug.acquired(How::TRY, Location::caller());
             self.witness.write();
@@ -149,7 +165,7 @@ impl<T: ?Sized> SpinLock<T> {
     #[inline]
     fn acquire(&self, how: How) {
         self.debug.acquire(how, Location::caller());
-        if !self.draw_if_free() {
+        if !self.grab_if_open() {
             self.acquire_slow();
         }
         self.debug.acquired(how, Location::caller());
@@ -160,20 +176,33 @@ impl<T: ?Sized> SpinLock<T> {
     fn acquire_slow(&self) {
         let mine = self.next.fetch_add(1, Ordering::Relaxed);
         let mut spins = 0u32;
-        while self.owner.load(Ordering::Acquire) != mine {
+        let mut wait = |shut| {
+            if shut {
+                self.shut.store(true, Ordering::Relaxed);
+            }
             cpu::relax(spins);
             spins = spins.saturating_add(1);
             self.debug.contended(spins);
+            spins
+        };
+        let mut waited = 0;
+        while self.serving.load(Ordering::Relaxed) != mine {
+            waited = wait(waited >= PATIENCE_QUEUED);
         }
+        let patience = waited.saturating_add(PATIENCE);
+        while self.locked.load(Ordering::Relaxed) || !self.grab() {
+            waited = wait(waited >= patience.min(PATIENCE_QUEUED));
+        }
+        self.shut.store(false, Ordering::Relaxed);
+        self.serving.store(mine.wrapping_add(1), Ordering::Relaxed);
     }
 
     #[inline]
     fn release(&self) {
         self.witness.write();
         self.debug.release();
-        let served = self.owner.load(Ordering::Relaxed);
         let order = if planted(Plant::SpinUnlockRelaxed) { Ordering::Relaxed } else { Ordering::Release };
-        self.owner.store(served.wrapping_add(1), order);
+        self.locked.store(false, order);
     }
 }
 
