@@ -50,6 +50,8 @@ struct Context {
     serving: Cell<bool>,
     /// Nesting of RCU read sections.
     pub(crate) rcu: Cell<u32>,
+    /// Traced functions that have been entered and not left.
+    depth: Cell<u32>,
 }
 
 impl Context {
@@ -65,6 +67,7 @@ impl Context {
             hardirq: Cell::new(0),
             serving: Cell::new(false),
             rcu: Cell::new(0),
+            depth: Cell::new(0),
         }
     }
 
@@ -79,6 +82,7 @@ impl Context {
         self.hardirq.swap(&o.hardirq);
         self.serving.swap(&o.serving);
         self.rcu.swap(&o.rcu);
+        self.depth.swap(&o.depth);
     }
 }
 
@@ -256,6 +260,11 @@ pub fn irqs_disabled() -> bool {
 /// The nesting of RCU read sections in this context.
 pub(crate) fn rcu_nesting<R>(f: impl FnOnce(&Cell<u32>) -> R) -> R {
     CTX.with(|c| f(&c.rcu))
+}
+
+/// How many traced functions this context is in.
+pub(crate) fn trace_depth<R>(f: impl FnOnce(&Cell<u32>) -> R) -> R {
+    CTX.with(|c| f(&c.depth))
 }
 
 /// The context a tracepoint records.

@@ -4,20 +4,15 @@
 //! Linux counterpart: the function-graph tracer's return hooks.
 //! Locks and context: any context; writes to the ring of the CPU.
 
-use crate::cpu::{context_name, current_kernel, smp_processor_id};
+use crate::cpu::{context_name, current_kernel, smp_processor_id, trace_depth};
 use crate::kernel::Kernel;
 use crate::trace::{Event, Subject, Traceable, only_marked};
-use std::cell::Cell;
 
 /// The kernel the thread is inside.
 fn current<'k>() -> Option<&'k Kernel> {
     // SAFETY: non-null only while the thread is inside that kernel, which is borrowed for as long; only a `Kernel` makes
     // threads its CPUs, and the callers keep the reference for less than a span's life.
     unsafe { current_kernel().cast::<Kernel>().as_ref() }
-}
-
-thread_local! {
-    static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
 /// A function being inside; its drop notes how long.
@@ -38,8 +33,7 @@ impl Span {
             return None;
         }
         let kernel = current()?;
-        let depth = DEPTH.get();
-        DEPTH.set(depth + 1);
+        let depth = trace_depth(|d| d.replace(d.get() + 1));
         let cpu = smp_processor_id();
         let time = kernel.arch().ktime_get();
         let context = context_name();
@@ -50,7 +44,7 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().saturating_sub(1));
+        trace_depth(|d| d.set(d.get().saturating_sub(1)));
         if let Some(k) = current() {
             k.tracer().finish(self.cpu, self.seq, k.arch().ktime_get());
         }
