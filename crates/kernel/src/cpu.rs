@@ -110,6 +110,16 @@ impl CpuContext {
         CTX.with(|c| c.swap(&self.0));
     }
 
+    /// A context outside every kernel whose waiting `arch` looks after: user mode, as it were.
+    ///
+    /// # Safety
+    /// `arch` must outlive the context, and every use of it.
+    pub unsafe fn on(arch: *const dyn Arch) -> CpuContext {
+        let c = Context::outside();
+        c.arch.set(Some(arch));
+        CpuContext(c)
+    }
+
     /// Whether the context, which is not running, could be put to sleep: nothing of it forbids that.
     pub fn is_atomic(&self) -> bool {
         let c = &self.0;
@@ -179,8 +189,9 @@ impl Drop for CheckpointsOn {
 }
 
 /// Has the arch asked ([`Arch::checkpoint`]) at this thread's `n`th checkpoint from now; 0: never, until this is called again.
-pub fn set_countdown(n: u32) {
-    COUNTDOWN.with(|c| c.set(n));
+/// Answers how many were left.
+pub fn set_countdown(n: u32) -> u32 {
+    COUNTDOWN.with(|c| c.replace(n))
 }
 
 /// A point where a simulated CPU may be interrupted or its task be preempted.
@@ -200,8 +211,9 @@ fn count_checkpoint() {
             left == 1
         }
     });
-    if due {
-        with_arch(|a| a.checkpoint());
+    if due && with_arch(|a| a.checkpoint()).is_none() {
+        // Nobody to ask here: the next one is as good.
+        set_countdown(1);
     }
 }
 

@@ -15,6 +15,7 @@ pub mod mutex;
 pub mod percpu;
 pub mod rcu;
 pub mod rcu_hash;
+pub mod sched;
 pub mod sock_lock;
 pub mod span;
 pub mod spinlock;
