@@ -1,11 +1,30 @@
 //! What the machine below must provide. A Linux host gives the real thing (`crates/host`), the simulator a virtual one.
 //!
-//! Interface: [`Arch`].
+//! Interface: [`Arch`], [`Fault`].
 //! Linux counterpart: `arch/`: entry, IPI, clock events, `get_random_bytes`.
 //! Locks and context: every method may be called with spinlocks held, except [`Arch::schedule`].
 
 use crate::task::Task;
 use std::sync::Arc;
+
+/// What can be made to fail ([`should_fail`](crate::should_fail)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Fault {
+    /// A packet (`skbuff_head_cache`), or a page for its payload.
+    Skb,
+    /// A socket, also a connection that a listener is to make (`sk_alloc`).
+    Socket,
+    /// A connection request, or what is left of a connection in TIME_WAIT.
+    Request,
+    /// A routing decision (`dst_alloc`).
+    Route,
+    /// A neighbour (`neigh_alloc`).
+    Neighbour,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 5] = [Fault::Skb, Fault::Socket, Fault::Request, Fault::Route, Fault::Neighbour];
+}
 
 /// Threads, time, entropy and interrupts. Asked on slow paths only: sleep, wake, contended lock, timer programming.
 pub trait Arch: Send + Sync + 'static {
@@ -37,6 +56,11 @@ pub trait Arch: Send + Sync + 'static {
     /// A [checkpoint](crate::cpu::checkpoint) for which the arch has [asked](crate::cpu::set_countdown): interrupts may be
     /// delivered, another task or CPU may go on. The one method that may be called in any context and may switch stacks.
     fn checkpoint(&self) {}
+
+    /// Whether an allocation is to fail: asked while somebody in this process [injects faults](crate::fault::FaultsOn).
+    fn should_fail(&self, _what: Fault) -> bool {
+        false
+    }
 
     /// Asks that [`Kernel::run_ksoftirqd`](crate::Kernel::run_ksoftirqd) be called for `cpu`, soon, from a worker.
     fn wakeup_softirqd(&self, cpu: usize);

@@ -8,6 +8,7 @@
 pub mod arch;
 pub mod buf;
 pub mod cpu;
+pub mod fault;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod lockdep;
@@ -28,6 +29,7 @@ pub mod wait;
 pub use arch::Arch;
 pub use buf::{Frag, PageMut};
 pub use cpu::{in_softirq, local_bh_disable};
+pub use fault::{Fault, should_fail};
 pub use kernel::{Kernel, Softirq};
 pub use mutex::Mutex;
 pub use percpu::PerCpu;

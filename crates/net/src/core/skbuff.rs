@@ -15,10 +15,11 @@ use crate::core::dev::NetDevice;
 use crate::core::dst::Dst;
 use crate::core::sock::Sock;
 use kernel::trace::{Subject, Traceable};
-use kernel::{Frag, Kernel, PageMut};
+use kernel::{Fault, Frag, Kernel, PageMut, should_fail};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use uapi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `MAX_SKB_FRAGS`: as a kernel built for large GRO packets has it.
@@ -186,6 +187,13 @@ impl Skb {
             traced: false,
             copies: 0,
         })
+    }
+
+    /// The same for callers that know what to do without one: `ENOBUFS`. The allocator itself does not fail; faults are
+    /// [injected](kernel::fault).
+    #[inline]
+    pub fn try_alloc(size: usize) -> Result<Box<Skb>> {
+        if should_fail(Fault::Skb) { Err(Errno::ENOBUFS) } else { Ok(Skb::alloc(size)) }
     }
 
     /// A packet with `headroom` reserved and a copy of `bytes` as its linear part.

@@ -192,7 +192,11 @@ impl Sock {
     pub const NO_TIMEOUT: u64 = u64::MAX;
 
     /// `sk_alloc` and `sock_init_data`: a socket in state `CLOSE` with the namespace's default buffers.
+    /// `ENOBUFS`; what the protocol's `init` answers.
     pub fn alloc(net: &Arc<Net>, family: u16, kind: i32, protocol: u16, prot: &'static Proto) -> Result<Arc<Sock>> {
+        if kernel::should_fail(kernel::Fault::Socket) {
+            return Err(Errno::ENOBUFS);
+        }
         let cookie = net.next_cookie();
         let sk = Arc::new_cyclic(|me| Sock {
             cookie,

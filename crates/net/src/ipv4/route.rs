@@ -17,7 +17,7 @@ use crate::ipv4::devinet::{in_dev_get, inet_select_addr, ip_check_mc, ip_dev_fin
 use crate::ipv4::fib_trie::{FibInfo, FibKey, RT_SCOPE_HOST, RT_SCOPE_LINK, fib_lookup};
 use crate::ipv4::fnhe::{Exceptions, IP_RT_MIN_PMTU, MTU_EXPIRES};
 use kernel::rcu::RcuReadGuard;
-use kernel::{HZ, Rcu, SpinLock, Timer, rcu_read_lock};
+use kernel::{Fault, HZ, Rcu, SpinLock, Timer, rcu_read_lock, should_fail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -117,6 +117,9 @@ fn rth_of(net: &Net, fi: &FibInfo, section: &RcuReadGuard) -> Result<Arc<Dst>> {
         && let Some(d) = fi.rth.get()
     {
         return Ok(d);
+    }
+    if should_fail(Fault::Route) {
+        return Err(Errno::ENOBUFS);
     }
     let genid = net.rt_genid();
     let out = fi.dev.clone().ok_or(Errno::ENETUNREACH)?;

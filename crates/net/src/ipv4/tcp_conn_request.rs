@@ -36,6 +36,7 @@ use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived, TcpSock, tcp_sk, tcp_skb_cb,
 };
 use crate::ipv4::tcp_transmit::{SynAckArgs, tcp_make_synack};
+use kernel::{Fault, should_fail};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
@@ -68,6 +69,9 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
         return None;
     }
     if !want_cookie && isn == 0 && syn_queue_short(sk) {
+        return None;
+    }
+    if should_fail(Fault::Request) {
         return None;
     }
     let mut req = openreq_init(sk, ltp, skb, th, tuple, want_cookie);

@@ -20,6 +20,7 @@ use crate::ipv4::tcp_sock::{
     TcpOptionsReceived, TcpSkbCb, TcpSock, after, before, tcp_skb_cb,
 };
 use crate::ipv4::tcp_state::tcp_done;
+use kernel::{Fault, should_fail};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use uapi::tcp::TcpState;
@@ -74,7 +75,8 @@ fn oow_rate_limited(net: &Net, cb: &TcpSkbCb, last: u64, mib: Mib) -> bool {
 /// lock held; the socket must not be used after this but to drop it.
 pub fn tcp_time_wait(sk: &Arc<Sock>, tp: &mut TcpSock, substate: TcpState, timeo: u32) {
     let net = &sk.net;
-    if tcp_hashinfo(net).tw_count.load(Relaxed) as i64 >= net.sysctl.tcp_max_tw_buckets.get() {
+    let full = tcp_hashinfo(net).tw_count.load(Relaxed) as i64 >= net.sysctl.tcp_max_tw_buckets.get();
+    if full || should_fail(Fault::Request) {
         // Out of room: the connection is forgotten at once, which is a risk, but a bounded one.
         net.mib.inc(Mib::TcpExtTCPTimeWaitOverflow);
         return tcp_done(sk, tp);

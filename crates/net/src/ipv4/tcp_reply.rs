@@ -19,6 +19,7 @@ use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::secure_seq::tcp_clock_ms;
 use crate::ipv4::tcp_options::TcpOutOptions;
 use crate::ipv4::tcp_transmit::tcp_v_send_check;
+use kernel::{Fault, should_fail};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -78,6 +79,9 @@ impl Reply {
             ..Flow::new(IPPROTO_TCP, t.laddr, t.lport, t.faddr, t.fport)
         };
         let Ok(dst) = (l3.route_output)(net, &mut flow) else { return };
+        if should_fail(Fault::Skb) {
+            return;
+        }
         let mut skb = self.build();
         skb.dst = Some(dst);
         net.mib.inc(Mib::TcpOutSegs);

@@ -4,6 +4,7 @@
 //! Linux counterpart: `__tcp_transmit_skb` and around it in `net/ipv4/tcp_output.c`.
 //! Locks and context: socket lock; process or softirq context.
 
+use super::inet_csk_timers::inet_csk_reset_delack_timer;
 use super::tcp_mss::{tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
 use super::tcp_queue::TxSkb;
@@ -15,7 +16,7 @@ use crate::core::skbuff::{GsoType, MAX_HEADER, Skb};
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::{IPPROTO_TCP, TcpHdr, tcp_flag};
-use kernel::tp;
+use kernel::{Fault, should_fail, tp};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
@@ -167,10 +168,10 @@ pub fn tcp_packet_of(piece: &TxSkb, v6: bool) -> Box<Skb> {
 }
 
 /// A packet without payload.
-fn tcp_empty_packet() -> Box<Skb> {
-    let mut skb = Skb::alloc(MAX_TCP_HEADER);
+fn tcp_empty_packet() -> Result<Box<Skb>> {
+    let mut skb = Skb::try_alloc(MAX_TCP_HEADER)?;
     skb.reserve(MAX_TCP_HEADER);
-    skb
+    Ok(skb)
 }
 
 /// `tcp_ecn_send`: marks of RFC 3168, 6.1; answers the ECN bits for the IP header.
@@ -290,6 +291,9 @@ fn tcp_event_data_sent(sk: &Sock, tp: &mut TcpSock) {
 
 /// Sends piece `i` of the queue as it is (`tcp_transmit_skb` with a clone).
 pub fn tcp_xmit_piece(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize) -> Result<()> {
+    if should_fail(Fault::Skb) {
+        return Err(Errno::ENOBUFS);
+    }
     let v6 = tp.is_v6();
     let now = tp.tcp_mstamp;
     let idle = tp.packets_out == 0;
@@ -323,15 +327,29 @@ pub fn tcp_send_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if sk.state() == TcpState::Close {
         return;
     }
+    let Ok(skb) = tcp_empty_packet() else { return tcp_ack_later(sk, tp) };
     let seq = tcp_acceptable_seq(tp);
-    let _ = tcp_transmit_skb(sk, tp, tcp_empty_packet(), seq, tcp_flag::ACK);
+    let _ = tcp_transmit_skb(sk, tp, skb, seq, tcp_flag::ACK);
+}
+
+/// There was no packet for an ACK: the delayed-ACK timer tries again, ever later.
+#[cold]
+fn tcp_ack_later(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let delay = TCP_DELACK_MAX.checked_shl(tp.icsk_ack.retry as u32).unwrap_or(u32::MAX);
+    if delay < TCP_RTO_MAX {
+        tp.icsk_ack.retry += 1;
+    }
+    tp.icsk_ack.pending |= ICSK_ACK_SCHED | ICSK_ACK_TIMER;
+    tp.icsk_ack.ato = TCP_ATO_MIN;
+    let expires = sk.net.kernel().jiffies() + delay.min(TCP_RTO_MAX) as u64;
+    inet_csk_reset_delack_timer(sk, tp, expires);
 }
 
 /// Sends an ACK with an old sequence number, to make the peer answer (`tcp_xmit_probe_skb`).
 pub fn tcp_xmit_probe_skb(sk: &Arc<Sock>, tp: &mut TcpSock, urgent: bool, mib: Mib) -> Result<()> {
     let seq = tp.snd_una.wrapping_sub(!urgent as u32);
     sk.net.mib.inc(mib);
-    tcp_transmit_skb(sk, tp, tcp_empty_packet(), seq, tcp_flag::ACK)
+    tcp_transmit_skb(sk, tp, tcp_empty_packet()?, seq, tcp_flag::ACK)
 }
 
 /// Sends a RST for the connection (`tcp_send_active_reset`).
@@ -339,7 +357,8 @@ pub fn tcp_send_active_reset(sk: &Arc<Sock>, tp: &mut TcpSock) {
     sk.net.mib.inc(Mib::TcpOutRsts);
     tp.mstamp_refresh(sk);
     let seq = tcp_acceptable_seq(tp);
-    if tcp_transmit_skb(sk, tp, tcp_empty_packet(), seq, tcp_flag::ACK | tcp_flag::RST).is_err() {
+    let sent = tcp_empty_packet().and_then(|skb| tcp_transmit_skb(sk, tp, skb, seq, tcp_flag::ACK | tcp_flag::RST));
+    if sent.is_err() {
         sk.net.mib.inc(Mib::TcpExtTCPAbortFailed);
     }
 }

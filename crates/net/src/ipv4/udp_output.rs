@@ -155,7 +155,7 @@ fn append(sk: &Sock, up: &mut UdpSock, msg: &mut MsgHdr<'_>, len: usize) -> Resu
 /// `udp_push_pending_frames`: what has been collected leaves as one datagram. Nothing pending is fine.
 pub fn udp_push_pending_frames(sk: &Arc<Sock>, up: &mut UdpSock) -> Result<()> {
     let Some(mut cork) = up.pending.take() else { return Ok(()) };
-    let mut skb = new_skb(0);
+    let mut skb = new_skb(0)?;
     for f in std::mem::take(&mut cork.frags) {
         if !skb.add_frag(f) {
             return Err(Errno::EMSGSIZE);
@@ -298,23 +298,23 @@ fn check_size(sk: &Sock, c: &Cork, len: usize) -> Result<()> {
 }
 
 /// An empty packet with room for the headers in front, and for `linear` bytes of payload.
-fn new_skb(linear: usize) -> Box<Skb> {
+fn new_skb(linear: usize) -> Result<Box<Skb>> {
     let headroom = MAX_HEADER + UdpHdr::LEN;
-    let mut skb = Skb::alloc(headroom + linear);
+    let mut skb = Skb::try_alloc(headroom + linear)?;
     skb.reserve(headroom);
-    skb
+    Ok(skb)
 }
 
 /// The packet with the message's payload, copied once or not at all.
 pub fn make_skb(msg: &mut MsgHdr<'_>, len: usize) -> Result<Box<Skb>> {
     if len <= COPYBREAK && !msg.iter.has_frags() {
-        let mut skb = new_skb(len);
+        let mut skb = new_skb(len)?;
         if msg.iter.copy_from(skb.put(len)) != len {
             return Err(Errno::EFAULT);
         }
         return Ok(skb);
     }
-    let mut skb = new_skb(0);
+    let mut skb = new_skb(0)?;
     let mut frags = SmallVec::new();
     take_payload(msg, len, &mut frags)?;
     for f in frags {

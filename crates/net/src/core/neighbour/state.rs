@@ -12,7 +12,7 @@ use crate::core::eth::{ETH_HLEN, eth_header};
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::{Skb, SkbQueue};
 use crate::hdr::{IpHdr, Ipv6Hdr};
-use kernel::tp;
+use kernel::{Fault, should_fail, tp};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -369,6 +369,9 @@ pub fn neigh_create(net: &Arc<Net>, dev: &Arc<NetDevice>, hop: IpAddr) -> Result
         return Err(Errno::ENETDOWN);
     }
     let t = net.neigh.table(hop.is_ipv6());
+    if should_fail(Fault::Neighbour) {
+        return Err(Errno::ENOBUFS);
+    }
     neigh_reserve(net, t, hop.is_ipv6())?;
     let n = Neighbour::new(net, dev, hop, neigh_timer_handler);
     match t.hash.insert_unless(n.hash, n.clone(), |o| o.hop == hop && o.dev.ifindex == dev.ifindex) {
