@@ -29,16 +29,27 @@ pub fn set_mode(m: Mode) {
 
 static MARKS: AtomicU32 = AtomicU32::new(0);
 
-/// Records marked subjects until [`mark_end`] has been called as often, if nothing more is recorded anyway.
-pub fn mark_begin() {
-    MARKS.fetch_add(1, Ordering::SeqCst);
-    let _ = MODE.compare_exchange(Mode::Off as u8, Mode::Marked as u8, Ordering::SeqCst, Ordering::SeqCst);
+/// While one lives, marked subjects are recorded, if nothing more is recorded anyway.
+pub struct MarkGuard(());
+
+impl MarkGuard {
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        MARKS.fetch_add(1, Ordering::SeqCst);
+        let _ = MODE.compare_exchange(Mode::Off as u8, Mode::Marked as u8, Ordering::SeqCst, Ordering::SeqCst);
+        MarkGuard(())
+    }
 }
 
-/// Undoes one [`mark_begin`].
-pub fn mark_end() {
-    if MARKS.fetch_sub(1, Ordering::SeqCst) == 1 {
-        let _ = MODE.compare_exchange(Mode::Marked as u8, Mode::Off as u8, Ordering::SeqCst, Ordering::SeqCst);
+impl Drop for MarkGuard {
+    fn drop(&mut self) {
+        if MARKS.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let _ = MODE.compare_exchange(Mode::Marked as u8, Mode::Off as u8, Ordering::SeqCst, Ordering::SeqCst);
+            // Somebody may have begun in between.
+            if MARKS.load(Ordering::SeqCst) != 0 {
+                let _ = MODE.compare_exchange(Mode::Off as u8, Mode::Marked as u8, Ordering::SeqCst, Ordering::SeqCst);
+            }
+        }
     }
 }
 

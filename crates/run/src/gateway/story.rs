@@ -26,6 +26,8 @@ use uapi::tcp::{TCP_INFO, TcpState};
 
 /// Connections remembered at a time.
 const MAX_CHAPTERS: usize = 64;
+/// Segments remembered of each.
+const MAX_SEGMENTS: usize = 16;
 /// A connection that has not asked for the page by then is no longer traced.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,7 @@ struct Chapter {
     client: SocketAddr,
     since: Instant,
     segments: Vec<Segment>,
+    _marked: trace::MarkGuard,
 }
 
 #[derive(Default)]
@@ -81,13 +84,7 @@ impl Story {
 
     /// Marks the connections of `user`'s namespace to the page.
     pub fn watch(user: &Net, page: SocketAddr) {
-        let filter = move |flow: &Flow| {
-            let ours = flow.proto == IPPROTO_TCP && SocketAddr::new(flow.daddr, flow.dport) == page;
-            if ours {
-                trace::mark_begin();
-            }
-            ours
-        };
+        let filter = move |flow: &Flow| flow.proto == IPPROTO_TCP && SocketAddr::new(flow.daddr, flow.dport) == page;
         user.trace_filter.assign(Some(Arc::new(Box::new(filter))));
     }
 
@@ -97,22 +94,12 @@ impl Story {
         let mut notes = self.notes.lock_bh();
         let at = notes.chapters.iter().position(|c| Some(c.client) == client);
         let chapter = at.and_then(|at| notes.chapters.remove(at));
-        notes.chapters.retain(|c| {
-            let keep = c.since.elapsed() < PATIENCE;
-            if !keep {
-                trace::mark_end();
-            }
-            keep
-        });
+        notes.forget_old();
         drop(notes);
         let mut page =
             String::from("This page was carried by sockeye: the Linux network stack, in Rust, in user space.\n");
         let _ = match (chapter, client) {
-            (Some(c), Some(client)) => {
-                let told = self.chapter(&mut page, &c, client, sock);
-                trace::mark_end();
-                told
-            }
+            (Some(c), Some(client)) => self.chapter(&mut page, &c, client, sock),
             _ => writeln!(page, "\nYour connection came by a way that was not listened to."),
         };
         page
@@ -150,17 +137,27 @@ impl Notes {
         let Some((client, segment)) = parse(page, skb, now) else { return };
         if segment.from_client && segment.flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN {
             self.chapters.retain(|c| c.client != client);
+            self.forget_old();
             if self.chapters.len() == MAX_CHAPTERS {
                 self.chapters.pop_front();
-                trace::mark_end();
             }
-            self.chapters.push_back(Chapter { client, since: Instant::now(), segments: Vec::new() });
+            let chapter =
+                Chapter { client, since: Instant::now(), segments: Vec::new(), _marked: trace::MarkGuard::new() };
+            self.chapters.push_back(chapter);
         }
-        if let Some(c) = self.chapters.iter_mut().find(|c| c.client == client)
-            && c.segments.len() < 16
-        {
-            c.segments.push(segment);
+        let Some(at) = self.chapters.iter().position(|c| c.client == client) else { return };
+        let asked = self.chapters[at].segments.iter().any(|s| s.from_client && s.payload > 0);
+        let over = segment.flags & tcp_flag::RST != 0 || segment.flags & tcp_flag::FIN != 0 && !asked;
+        if over && segment.payload == 0 {
+            self.chapters.remove(at);
+        } else if self.chapters[at].segments.len() < MAX_SEGMENTS {
+            self.chapters[at].segments.push(segment);
         }
+    }
+
+    /// Forgets connections that never asked for the page; while there are any, tracing is on.
+    fn forget_old(&mut self) {
+        self.chapters.retain(|c| c.since.elapsed() < PATIENCE);
     }
 }
 
