@@ -236,6 +236,7 @@ pub(crate) fn with_arch<R>(f: impl FnOnce(&dyn Arch) -> R) -> Option<R> {
 
 /// Spins politely: lets the arch yield when a lock stays contended.
 pub(crate) fn relax(spins: u32) {
+    sync::bound_spin(spins);
     match CTX.with(|c| c.arch.get()) {
         // SAFETY: set by `install`, whose caller keeps the arch alive until `restore`.
         Some(a) => unsafe { (*a).cpu_relax(spins) },

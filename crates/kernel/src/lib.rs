@@ -14,6 +14,7 @@ pub mod kernel;
 pub mod lockdep;
 pub mod mutex;
 pub mod percpu;
+pub mod plant;
 pub mod rcu;
 pub mod rcu_hash;
 pub mod sched;

@@ -6,10 +6,10 @@
 //! forbidden. The holder may sleep. Waiters are woken one at a time, first come first served, and try again.
 
 use crate::cpu;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::wait::{Wait, WaitQueueHead, block_on};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 /// Mutual exclusion by sleeping, for sections that may be long or sleep themselves.
@@ -29,8 +29,10 @@ unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
 pub struct MutexGuard<'a, T: ?Sized>(&'a Mutex<T>);
 
 impl<T> Mutex<T> {
-    pub const fn new(data: T) -> Self {
-        Mutex { locked: AtomicBool::new(false), waiters: WaitQueueHead::new(), data: UnsafeCell::new(data) }
+    crate::maybe_const! {
+        pub fn new(data: T) -> Self {
+            Mutex { locked: AtomicBool::new(false), waiters: WaitQueueHead::new(), data: UnsafeCell::new(data) }
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! The façade through which the primitives reach atomics and thread-locals, so that model checkers can take their place.
 //!
-//! Interface: [`atomic`], [`fence`], [`spin_loop`], [`yield_now`], [`Mutex`], [`OnceLock`], [`per_thread!`](crate::per_thread),
+//! Interface: [`atomic`], [`fence`], [`spin_loop`], [`bound_spin`], [`yield_now`], [`Mutex`], [`OnceLock`], [`per_thread!`](crate::per_thread),
 //! [`shared_static!`](crate::shared_static), [`maybe_const!`](crate::maybe_const), [`Witness`], [`planted`].
 //! Linux counterpart: `tools/memory-model/`, in spirit; tokio's `src/loom/` is the model.
 //! Locks and context: any.
 //!
 //! `--cfg loom` puts loom's types here, `--cfg shuttle` shuttle's. Without either, everything is the standard library's
-//! and costs nothing. `--cfg verify` (implied by both) lets a bug be planted at run time, to see that a check finds it.
+//! and costs nothing. What a check is to find can be [planted](crate::plant).
 
 #[cfg(not(any(loom, shuttle)))]
 mod imp {
@@ -32,6 +32,18 @@ mod imp {
     pub use shuttle::sync::atomic::{self, fence};
     pub use shuttle::sync::{Mutex, MutexGuard};
     pub use shuttle::thread::yield_now;
+}
+
+pub use crate::plant::{Plant, planted};
+/// Called with the number of rounds by whoever spins. Loom takes another turn of somebody who waits for another choice to
+/// explore, so that three threads would keep it busy for ever: an execution in which one spins long is not branched further.
+/// Those that it stands for, in which the waiter just comes later, are.
+#[inline(always)]
+pub fn bound_spin(_spins: u32) {
+    #[cfg(loom)]
+    if _spins >= 2 {
+        loom::skip_branch();
+    }
 }
 
 pub use imp::{Mutex, MutexGuard, OnceLock, atomic, fence, spin_loop, yield_now};
@@ -206,98 +218,3 @@ impl Witness {
 #[cfg(loom)]
 // SAFETY: there is no data; concurrent access is what it is there to notice.
 unsafe impl Sync for Witness {}
-
-/// The bugs that can be planted: each names the place that asks for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
-pub enum Plant {
-    /// The spinlock lets go without `Release`.
-    SpinUnlockRelaxed = 1,
-    /// `prepare_to_wait` marks the task asleep after it has left the queue's lock.
-    WaitStateLate,
-    /// A semaphore's `up` looks for sleepers before it has given the count back.
-    SemaphoreUpEarly,
-    /// RCU frees after one epoch instead of two.
-    RcuOneEpoch,
-    /// A softirq's pending bits are cleared after the handlers have run.
-    SoftirqClearLate,
-    /// The socket lock is let go without a last look at the backlog.
-    BacklogForgotten,
-    /// An accept queue is checked before the entry is queued.
-    AcceptCheckEarly,
-    /// A timer's function runs although the timer was deleted.
-    TimerAfterClose,
-    /// A list entry is freed at once instead of after a grace period.
-    ListFreeEarly,
-    /// A count on a buffer is dropped twice.
-    BufDoubleFree,
-    /// The host's tests: a plain counter that two threads write.
-    PlainCounter,
-}
-
-impl Plant {
-    pub const ALL: [Plant; 11] = [
-        Plant::SpinUnlockRelaxed,
-        Plant::WaitStateLate,
-        Plant::SemaphoreUpEarly,
-        Plant::RcuOneEpoch,
-        Plant::SoftirqClearLate,
-        Plant::BacklogForgotten,
-        Plant::AcceptCheckEarly,
-        Plant::TimerAfterClose,
-        Plant::ListFreeEarly,
-        Plant::BufDoubleFree,
-        Plant::PlainCounter,
-    ];
-}
-
-/// Where the planted bug is noted. A model runs all its threads on one thread of the host, so that tests of different
-/// bugs can run side by side; elsewhere the bug is the process's.
-#[cfg(any(loom, shuttle, verify))]
-mod plants {
-    use super::Plant;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    #[cfg(any(loom, shuttle))]
-    std::thread_local! {
-        static PLANTED: AtomicU32 = const { AtomicU32::new(0) };
-    }
-    #[cfg(any(loom, shuttle))]
-    fn with<R>(f: impl FnOnce(&AtomicU32) -> R) -> R {
-        PLANTED.with(f)
-    }
-
-    #[cfg(not(any(loom, shuttle)))]
-    fn with<R>(f: impl FnOnce(&AtomicU32) -> R) -> R {
-        static PLANTED: AtomicU32 = AtomicU32::new(0);
-        f(&PLANTED)
-    }
-
-    /// Plants a bug, for a check that is to find it; `None` takes it out.
-    pub fn plant(p: Option<Plant>) {
-        with(|w| w.store(p.map_or(0, |p| p as u32), Ordering::Relaxed));
-    }
-
-    /// Whether this bug has been planted. Always `false`, at compile time, outside verification builds.
-    pub fn planted(p: Plant) -> bool {
-        with(|w| w.load(Ordering::Relaxed)) == p as u32
-    }
-
-    /// Plants the bug that the environment names in `SOCKEYE_PLANT`, if any.
-    pub fn plant_from_env() {
-        let Ok(name) = std::env::var("SOCKEYE_PLANT") else { return };
-        let found = Plant::ALL.iter().copied().find(|p| format!("{p:?}") == name);
-        assert!(found.is_some(), "SOCKEYE_PLANT={name}: there is no such bug");
-        plant(found);
-    }
-}
-
-#[cfg(any(loom, shuttle, verify))]
-pub use plants::{plant, plant_from_env, planted};
-
-/// Whether this bug has been planted. Always `false`, at compile time, outside verification builds.
-#[cfg(not(any(loom, shuttle, verify)))]
-#[inline(always)]
-pub const fn planted(_: Plant) -> bool {
-    false
-}

@@ -4,8 +4,8 @@
 //! Linux counterpart: `struct task_struct`, `kernel/sched/core.c`.
 //! Locks and context: `try_to_wake_up` may be called anywhere, with spinlocks held.
 
+use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 pub const TASK_RUNNING: u32 = 0;
 pub const TASK_INTERRUPTIBLE: u32 = 1;

@@ -12,10 +12,11 @@
 
 use crate::arch::Arch;
 use crate::spinlock::SpinLock;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{self, OnceLock, Plant, planted};
 use crate::task::{TASK_INTERRUPTIBLE, TASK_RUNNING, Task};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Poll;
 
 type Callback = Box<dyn Fn(u32) -> bool + Send + Sync>;
@@ -65,7 +66,9 @@ impl Inner {
     /// neither. Otherwise it could take the entry off while its task still counts as running, and nobody would wake it.
     fn add(&self, e: &Arc<WaitQueueEntry>, exclusive: bool, sleeper: Option<&Task>) {
         let mut list = self.list.lock_irqsave();
-        if let Some(task) = sleeper {
+        if let Some(task) = sleeper
+            && !planted(Plant::WaitStateLate)
+        {
             task.set_state(TASK_INTERRUPTIBLE);
         }
         if e.queued.swap(true, Ordering::Relaxed) {
@@ -80,16 +83,19 @@ impl Inner {
         self.sleepers.store(list.len(), Ordering::SeqCst);
     }
 
-    fn remove(&self, e: &Arc<WaitQueueEntry>) {
+    /// `false`: a waker had taken it off.
+    fn remove(&self, e: &Arc<WaitQueueEntry>) -> bool {
         if !e.queued.load(Ordering::Acquire) {
-            return;
+            return false;
         }
         let mut list = self.list.lock_irqsave();
-        if let Some(at) = list.iter().position(|x| Arc::ptr_eq(x, e)) {
+        let at = list.iter().position(|x| Arc::ptr_eq(x, e));
+        if let Some(at) = at {
             list.remove(at);
         }
         e.queued.store(false, Ordering::Release);
         self.sleepers.store(list.len(), Ordering::SeqCst);
+        at.is_some()
     }
 
     /// `__wake_up_common`: every non-exclusive waiter, and `nr_exclusive` exclusive ones (0: all).
@@ -129,14 +135,16 @@ pub struct WaitQueueHead {
 }
 
 impl WaitQueueHead {
-    pub const fn new() -> Self {
-        WaitQueueHead { inner: OnceLock::new() }
+    crate::maybe_const! {
+        pub fn new() -> Self {
+            WaitQueueHead { inner: OnceLock::new() }
+        }
     }
 
     /// Whether anybody waits (`wq_has_sleeper`, with its barrier).
     #[inline]
     pub fn has_sleeper(&self) -> bool {
-        std::sync::atomic::fence(Ordering::SeqCst);
+        sync::fence(Ordering::SeqCst);
         self.inner.get().is_some_and(|i| i.sleepers.load(Ordering::SeqCst) != 0)
     }
 
@@ -221,6 +229,11 @@ impl Wait {
             self.on = Some(inner.clone());
         }
         inner.add(&self.entry, exclusive, Some(&self.task));
+        if planted(Plant::WaitStateLate) {
+            self.task.set_state(TASK_INTERRUPTIBLE);
+        }
+        // The other half of `has_sleeper`'s barrier: the caller's next look at its condition is not made before this.
+        sync::fence(Ordering::SeqCst);
     }
 
     /// Takes the caller off the queue and marks it running. Harmless when it is on none.
@@ -228,6 +241,19 @@ impl Wait {
         if let Some(i) = self.on.take() {
             i.remove(&self.entry);
             self.task.set_state(TASK_RUNNING);
+        }
+    }
+
+    /// `abort_exclusive_wait`: ends a wait without having used a wake-up, because the caller gave up, or found what it waits
+    /// for after [`prepare_to_wait_exclusive`](Self::prepare_to_wait_exclusive) without a lock that excludes wakers. If one
+    /// has been spent on it, another waiter gets it.
+    pub fn abort_exclusive_wait(&mut self) {
+        if let Some(i) = self.on.take() {
+            let spent = !i.remove(&self.entry) && self.entry.exclusive.load(Ordering::Relaxed);
+            self.task.set_state(TASK_RUNNING);
+            if spent {
+                i.wake_up_common(1, 0);
+            }
         }
     }
 
@@ -258,8 +284,9 @@ impl Wait {
 }
 
 impl Drop for Wait {
+    /// Still on a queue, the operation was given up: as a future is that is dropped.
     fn drop(&mut self) {
-        self.finish_wait();
+        self.abort_exclusive_wait();
     }
 }
 
