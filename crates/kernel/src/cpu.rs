@@ -28,6 +28,8 @@ pub struct CpuSlot {
     pub(crate) busy: AtomicBool,
     /// Bit set of raised softirqs (`__softirq_pending`).
     pub(crate) pending: AtomicU32,
+    /// What is pending has been left to `ksoftirqd`, which has not come yet.
+    pub(crate) deferred: AtomicBool,
 }
 
 /// A kernel, as far as its CPUs need to know it.
@@ -367,7 +369,8 @@ impl Drop for BhGuard {
     #[inline]
     fn drop(&mut self) {
         let run = CTX.with(|c| {
-            let outermost = c.bh.get() == 1 && !c.slot.get().is_null() && c.hardirq.get() == 0;
+            let interrupts = c.hardirq.get() == 0 && c.irq.get() == 0;
+            let outermost = c.bh.get() == 1 && !c.slot.get().is_null() && interrupts;
             // SAFETY: a non-null slot belongs to the kernel that the thread is inside.
             if outermost && unsafe { (*c.slot.get()).pending.load(Ordering::Relaxed) } != 0 {
                 // `bh` stays up: softirq context is "bottom halves disabled".
