@@ -6,7 +6,9 @@
 
 use crate::arch::Arch;
 use crate::cpu::{self, CpuSlot, NR_CPUS, Saved};
-use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::hrtimer::{Expiry, HrTimer, HrTimers, HrtimerRestart};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Plant, planted};
 use crate::timer::{Timer, Timers};
 use crate::trace::Tracer;
 use crate::{TICK_NSEC, per_thread, rcu};
@@ -21,11 +23,14 @@ pub enum Softirq {
     Timer = 1,
     NetTx = 2,
     NetRx = 3,
+    Hrtimer = 4,
 }
 
-const NR_SOFTIRQS: usize = 4;
+const NR_SOFTIRQS: usize = 5;
 /// `MAX_SOFTIRQ_RESTART`: rounds before the rest is left to `ksoftirqd`.
 const MAX_SOFTIRQ_RESTART: u32 = 10;
+/// `MAX_SOFTIRQ_TIME`: nanoseconds before the rest is left to `ksoftirqd`.
+const MAX_SOFTIRQ_TIME: u64 = 2_000_000;
 
 type Action = Box<dyn Fn() + Send + Sync>;
 
@@ -40,6 +45,9 @@ pub struct Kernel {
     cpus: Box<[CpuSlot]>,
     softirq_vec: [OnceLock<Action>; NR_SOFTIRQS],
     timers: Arc<Timers>,
+    hrtimers: Arc<HrTimers>,
+    /// Timer bases whose functions are to be called by the softirqs [`Softirq::Timer`] and [`Softirq::Hrtimer`], a bit each.
+    due: [AtomicU64; 2],
     tracer: Tracer,
     /// Where the search for a free CPU starts.
     next_cpu: AtomicUsize,
@@ -62,10 +70,12 @@ struct Claim {
 }
 
 impl Kernel {
-    /// A kernel on `arch`, with `workers` timer bases.
+    /// A kernel on `arch`, with `workers` timer bases (64 at most).
     pub fn new(arch: Arc<dyn Arch>, workers: usize) -> Arc<Kernel> {
         Arc::new(Kernel {
             timers: Timers::new(arch.clone(), workers),
+            hrtimers: HrTimers::new(arch.clone(), workers),
+            due: Default::default(),
             arch,
             cpus: (0..NR_CPUS).map(|_| CpuSlot::default()).collect(),
             softirq_vec: Default::default(),
@@ -89,6 +99,15 @@ impl Kernel {
     /// A new timer of this kernel (`timer_setup`).
     pub fn timer(&self, func: impl Fn() + Send + Sync + 'static) -> Timer {
         Timer::new(&self.timers, func)
+    }
+
+    pub fn hrtimers(&self) -> &Arc<HrTimers> {
+        &self.hrtimers
+    }
+
+    /// A new high-resolution timer of this kernel (`hrtimer_setup`).
+    pub fn hrtimer(&self, func: impl Fn(&Expiry<'_>) -> HrtimerRestart + Send + Sync + 'static) -> HrTimer {
+        HrTimer::new(&self.hrtimers, func)
     }
 
     /// Monotonic nanoseconds.
@@ -144,7 +163,8 @@ impl Kernel {
             at = self.next_cpu.fetch_add(1, Ordering::Relaxed) % NR_CPUS;
         }
         let mut tries = 0;
-        while !self.try_claim(at) {
+        // A CPU that waits for `ksoftirqd` is left to it, while there are others.
+        while (tries < NR_CPUS as u32 && self.cpus[at].deferred.load(Ordering::Relaxed)) || !self.try_claim(at) {
             at = (at + 1) % NR_CPUS;
             tries += 1;
             if tries >= NR_CPUS as u32 {
@@ -161,41 +181,97 @@ impl Kernel {
         debug_assert!(first, "softirq {nr:?} opened twice");
     }
 
-    /// `run_ksoftirqd`: works off what CPU `id` left pending when its thread went. Called by the arch's workers.
+    /// `run_ksoftirqd`: works off what CPU `id` left pending when its limit was reached or its thread went. Called by the
+    /// arch's workers, after [`Arch::wakeup_softirqd`].
     pub fn run_ksoftirqd(&self, id: usize) {
-        if self.cpus[id].pending.load(Ordering::Relaxed) != 0 && self.try_claim(id) {
+        let slot = &self.cpus[id];
+        // From here on the CPU runs its softirqs itself again: this worker, or whoever is there if it is busy.
+        slot.deferred.store(false, Ordering::SeqCst);
+        if slot.pending.load(Ordering::SeqCst) != 0 && self.try_claim(id) {
             drop(self.enter_as(id, true));
         }
-        // Busy again: whoever is there now runs them when it leaves.
     }
 
-    /// Fires the due timers of wheel `base`, in softirq context. Called by the arch when the programmed time has come.
+    /// The clock event of timer base `base`: raises the softirqs that call the functions which are due. Called by the arch
+    /// when the programmed time has come, in process context or by a top half; in the former they have run on return.
     pub fn run_timers(&self, base: usize) {
         let _inside = self.enter();
         let _bh = cpu::local_bh_disable();
-        self.timers.run(base);
+        let bit = 1u64.checked_shl(base as u32).unwrap_or(0);
+        let due = [self.timers.is_due(base), self.hrtimers.is_due(base)];
+        for (i, nr) in [Softirq::Timer, Softirq::Hrtimer].into_iter().enumerate() {
+            if due[i] {
+                self.due[i].fetch_or(bit, Ordering::SeqCst);
+                raise_softirq_irqoff(nr);
+            }
+        }
+    }
+
+    /// `run_timer_softirq`, `hrtimer_run_softirq`.
+    fn run_due(&self, nr: Softirq) {
+        let mut bases = self.due[usize::from(nr == Softirq::Hrtimer)].swap(0, Ordering::SeqCst);
+        while bases != 0 {
+            let base = bases.trailing_zeros() as usize;
+            bases &= bases - 1;
+            match nr {
+                Softirq::Hrtimer => self.hrtimers.run(base),
+                _ => self.timers.run(base),
+            }
+        }
         rcu::process_callbacks();
+    }
+
+    /// Calls the handlers of these softirqs.
+    fn handle_softirqs(&self, mut pending: u32) {
+        const TIMER: u32 = Softirq::Timer as u32;
+        const HRTIMER: u32 = Softirq::Hrtimer as u32;
+        while pending != 0 {
+            let nr = pending.trailing_zeros();
+            pending &= pending - 1;
+            match nr {
+                TIMER => self.run_due(Softirq::Timer),
+                HRTIMER => self.run_due(Softirq::Hrtimer),
+                _ => {
+                    if let Some(action) = self.softirq_vec[nr as usize].get() {
+                        action();
+                    }
+                }
+            }
+        }
     }
 }
 
 impl cpu::Owner for Kernel {
+    /// `__do_softirq`.
     fn do_softirq(&self) {
         let id = cpu::smp_processor_id();
         let slot = &self.cpus[id];
+        if slot.deferred.load(Ordering::Relaxed) {
+            // `ksoftirqd` has been asked: until it has come, nobody is held up by more of the same.
+            return;
+        }
+        let mut start = None;
         for _ in 0..MAX_SOFTIRQ_RESTART {
-            let mut pending = slot.pending.swap(0, Ordering::Relaxed);
-            if pending == 0 {
+            let late = planted(Plant::SoftirqClearLate);
+            let pending = match late {
+                false => slot.pending.swap(0, Ordering::Relaxed),
+                true => slot.pending.load(Ordering::Relaxed),
+            };
+            self.handle_softirqs(pending);
+            if late {
+                slot.pending.fetch_and(!pending, Ordering::Relaxed);
+            }
+            if slot.pending.load(Ordering::Relaxed) == 0 {
                 return;
             }
-            while pending != 0 {
-                let nr = pending.trailing_zeros();
-                pending &= pending - 1;
-                if let Some(action) = self.softirq_vec[nr as usize].get() {
-                    action();
-                }
+            // The clock is only read when one round was not enough.
+            let now = self.ktime_get();
+            if now - *start.get_or_insert(now) >= MAX_SOFTIRQ_TIME {
+                break;
             }
         }
-        // What is left runs when this CPU next enables bottom halves, or in `ksoftirqd` once the thread has left.
+        slot.deferred.store(true, Ordering::SeqCst);
+        self.arch.wakeup_softirqd(id);
     }
 }
 
@@ -219,8 +295,16 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// `raise_softirq`: the handler runs when this CPU leaves its outermost bottom-half-disabled section, or the kernel.
+/// `raise_softirq`: the handler runs when this CPU leaves its outermost bottom-half-disabled section or interrupt, or the
+/// kernel.
 #[inline]
 pub fn raise_softirq(nr: Softirq) {
     cpu::raise(nr as u32);
+}
+
+/// `raise_softirq_irqoff`: the same for who has interrupts off already. Raising is one atomic instruction here, so nothing
+/// has to be switched off for it.
+#[inline]
+pub fn raise_softirq_irqoff(nr: Softirq) {
+    raise_softirq(nr);
 }

@@ -9,6 +9,7 @@ pub mod arch;
 pub mod buf;
 pub mod cpu;
 pub mod fault;
+pub mod hrtimer;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod lockdep;
@@ -31,6 +32,7 @@ pub use arch::Arch;
 pub use buf::{Frag, PageMut};
 pub use cpu::{in_softirq, local_bh_disable};
 pub use fault::{Fault, should_fail};
+pub use hrtimer::{HrTimer, HrtimerRestart};
 pub use kernel::{Kernel, Softirq};
 pub use mutex::Mutex;
 pub use percpu::PerCpu;
@@ -44,5 +46,7 @@ pub use wait::{Wait, WaitQueueEntry, WaitQueueHead};
 
 /// Timer ticks per second. A jiffy is a millisecond.
 pub const HZ: u64 = 1000;
+/// Timer bases of a kernel, at most.
+pub(crate) const NR_TIMER_BASES: usize = 64;
 /// Nanoseconds per jiffy.
 pub const TICK_NSEC: u64 = 1_000_000_000 / HZ;
