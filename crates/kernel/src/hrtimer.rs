@@ -90,11 +90,8 @@ pub struct HrTimers {
 
 impl HrTimers {
     pub(crate) fn new(arch: Arc<dyn Arch>, bases: usize) -> Arc<Self> {
-        let base = || HrBase {
-            queue: SpinLock::default(),
-            programmed: AtomicU64::new(NEVER),
-            busy: AtomicBool::new(false),
-        };
+        let base =
+            || HrBase { queue: SpinLock::default(), programmed: AtomicU64::new(NEVER), busy: AtomicBool::new(false) };
         Arc::new(HrTimers { bases: (0..bases.clamp(1, NR_TIMER_BASES)).map(|_| base()).collect(), arch })
     }
 

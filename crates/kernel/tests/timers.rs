@@ -97,9 +97,16 @@ impl Machine {
 #[derive(Clone, Debug)]
 enum Step {
     /// Arms timer `which` for so many jiffies from now.
-    Arm { which: usize, delta: u64 },
-    Delete { which: usize },
-    Pass { ms: u64 },
+    Arm {
+        which: usize,
+        delta: u64,
+    },
+    Delete {
+        which: usize,
+    },
+    Pass {
+        ms: u64,
+    },
 }
 
 const TIMERS: usize = 8;
@@ -239,7 +246,11 @@ fn slack_lets_timers_share_an_interrupt() {
     b.start(START + 600);
     c.start_range_ns(START + 700, 100);
     m.advance(2000);
-    assert_eq!(*seen.lock().unwrap(), [START + 600, START + 800, START + 800], "a goes with c: it may be as late as that");
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [START + 600, START + 800, START + 800],
+        "a goes with c: it may be as late as that"
+    );
 }
 
 #[test]
