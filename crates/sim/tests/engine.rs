@@ -1,0 +1,448 @@
+//! The engine: tasks, virtual time, interrupts, preemption, failures.
+
+use kernel::{Softirq, SpinLock, WaitQueueHead, cpu};
+use sockeye_sim::{self as sim, Machine, Sim, SimConfig, TaskOptions};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+const MS: u64 = 1_000_000;
+
+fn jumpy(seed: u64, every: u32) -> Sim {
+    Sim::new(SimConfig { seed, preempt_every: Some(every), ..SimConfig::default() })
+}
+
+/// Whatever the tasks say, in order.
+#[derive(Clone, Default)]
+struct Log(Rc<RefCell<Vec<String>>>);
+
+impl Log {
+    fn say(&self, s: impl ToString) {
+        self.0.borrow_mut().push(s.to_string());
+    }
+
+    fn said(&self) -> String {
+        self.0.borrow().join(" ")
+    }
+}
+
+fn panic_of(f: impl FnOnce()) -> String {
+    let p = catch_unwind(AssertUnwindSafe(f)).expect_err("it was to panic");
+    p.downcast_ref::<String>().cloned().or_else(|| p.downcast_ref::<&str>().map(|s| s.to_string())).unwrap_or_default()
+}
+
+#[test]
+fn tasks_interleave_where_they_sleep() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let log = Log::default();
+    for (name, every) in [("a", 10), ("b", 15)] {
+        let log = log.clone();
+        m.spawn(name, move || {
+            for _ in 0..3 {
+                sim::sleep(every * MS);
+                log.say(format!("{name}{}", sim::now() / MS));
+            }
+        });
+    }
+    sim.run();
+    assert_eq!(log.said(), "a10 b15 a20 b30 a30 b45");
+    assert_eq!(sim.now(), 45 * MS);
+}
+
+#[test]
+fn an_hour_of_sleep_takes_no_time() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let h = m.spawn("sleeper", || (0..1000).for_each(|_| sim::sleep(3600 * 1000 * MS)));
+    h.join();
+    assert_eq!(sim.now(), 3_600_000 * 1000 * MS);
+    assert!(sim.steps() < 10_000);
+}
+
+fn busy_world(seed: u64) -> (u64, u64) {
+    let sim = jumpy(seed, 5);
+    let lock = Arc::new(SpinLock::new(0u64));
+    for i in 0..3u64 {
+        let m = sim.machine("m", 2);
+        for j in 0..4u64 {
+            let lock = lock.clone();
+            m.spawn("t", move || {
+                for k in 0..20 {
+                    *lock.lock() += 1;
+                    sim::note("work", i, k);
+                    sim::sleep((j + 1) * 1000);
+                }
+            });
+        }
+    }
+    sim.run();
+    assert_eq!(*lock.lock(), 240);
+    (sim.trace_hash(), sim.now())
+}
+
+#[test]
+fn a_seed_is_a_history() {
+    let all: Vec<_> = (0..8).map(busy_world).collect();
+    assert_eq!(all, (0..8).map(busy_world).collect::<Vec<_>>());
+    for (i, a) in all.iter().enumerate() {
+        assert!(all[..i].iter().all(|b| a.0 != b.0), "seed {i}");
+    }
+}
+
+#[test]
+fn threads_with_simulations_do_not_disturb_each_other() {
+    let want = busy_world(7);
+    let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(|| busy_world(7))).collect();
+    for t in threads {
+        assert_eq!(t.join().unwrap(), want);
+    }
+}
+
+#[test]
+fn two_cpus_contend_for_a_spinlock() {
+    let mut contended = 0;
+    for seed in 0..20 {
+        let sim = jumpy(seed, 2);
+        let m = sim.machine("m", 2);
+        let lock = Arc::new(SpinLock::new(0));
+        for cpu in 0..2 {
+            let (lock, k) = (lock.clone(), m.kernel().clone());
+            m.spawn_with(
+                "t",
+                TaskOptions { cpus: kernel::sched::CpuMask::only(cpu), ..Default::default() },
+                move || {
+                    let _inside = k.enter();
+                    for _ in 0..50 {
+                        let mut g = lock.lock();
+                        let n = *g;
+                        cpu::checkpoint();
+                        *g = n + 1;
+                    }
+                },
+            );
+        }
+        sim.run();
+        assert_eq!(*lock.lock(), 100, "seed {seed}");
+        contended += usize::from(sim.log().contains("Preempt"));
+    }
+    assert!(contended > 15);
+}
+
+/// Adds without a lock, through a point where it can be interrupted.
+fn racy_counter(seed: u64) -> u64 {
+    let sim = jumpy(seed, 10);
+    let m = sim.machine("m", 2);
+    let n = Rc::new(Cell::new(0));
+    for _ in 0..2 {
+        let n = n.clone();
+        m.spawn("t", move || {
+            for _ in 0..5 {
+                let v = n.get();
+                cpu::checkpoint();
+                n.set(v + 1);
+            }
+        });
+    }
+    sim.run();
+    n.get()
+}
+
+#[test]
+fn a_lost_update_is_found() {
+    let found = (0..20).find(|&s| racy_counter(s) != 10).expect("some seed of 20 must find the race");
+    assert_eq!(racy_counter(found), racy_counter(found), "and find it again");
+}
+
+#[test]
+fn an_interrupt_comes_where_they_are_on_and_not_where_they_are_off() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let log = Log::default();
+    let l = log.clone();
+    let irq = m.request_irq(0, move || {
+        assert!(cpu::in_hardirq());
+        l.say(format!("irq{}", sim::now()));
+    });
+    for t in [100, 1100, 3000] {
+        sim.at(t, move || irq.raise());
+    }
+    let (l, k) = (log.clone(), m.kernel().clone());
+    m.spawn("t", move || {
+        let _inside = k.enter();
+        sim::charge(1000);
+        l.say("on");
+        {
+            let _off = cpu::local_irq_save();
+            sim::charge(1000);
+            l.say("off");
+        }
+        l.say("on-again");
+    });
+    sim.run();
+    assert_eq!(log.said(), "irq100 on off irq2000 on-again irq3000");
+}
+
+#[test]
+fn a_top_half_raises_a_softirq_that_runs_on_leaving() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let log = Log::default();
+    let (l, l2) = (log.clone(), log.clone());
+    struct Shared(Log);
+    // SAFETY: the simulation is one thread.
+    unsafe impl Send for Shared {}
+    // SAFETY: as above.
+    unsafe impl Sync for Shared {}
+    let shared = Shared(log.clone());
+    m.kernel().open_softirq(Softirq::NetRx, move || {
+        let shared = &shared;
+        assert!(cpu::in_serving_softirq() && !cpu::in_hardirq());
+        shared.0.say("softirq");
+    });
+    let irq = m.request_irq(0, move || {
+        kernel::kernel::raise_softirq(Softirq::NetRx);
+        l.say("irq");
+    });
+    sim.at(10, move || irq.raise());
+    sim.at(110, move || irq.raise());
+    let k = m.kernel().clone();
+    m.spawn("t", move || {
+        sim::sleep(100);
+        let _inside = k.enter();
+        let bh = cpu::local_bh_disable();
+        sim::charge(20);
+        l2.say("bh-off");
+        drop(bh);
+        l2.say("bh-on");
+    });
+    sim.run();
+    assert_eq!(log.said(), "irq softirq irq bh-off softirq bh-on");
+}
+
+#[test]
+fn a_masked_line_waits_until_it_is_enabled() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let n = Rc::new(Cell::new(0));
+    let n2 = n.clone();
+    let irq = m.request_irq(0, move || n2.set(n2.get() + 1));
+    irq.disable();
+    irq.raise();
+    irq.raise();
+    sim.run();
+    assert_eq!(n.get(), 0);
+    irq.enable();
+    sim.run();
+    assert_eq!(n.get(), 1, "what was raised while masked comes once");
+}
+
+#[test]
+fn timers_fire_at_their_time() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 2);
+    let fired = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let f = fired.clone();
+    let t = m.kernel().timer(move || f.lock().unwrap().push(sim::now() / MS));
+    t.mod_timer_in(20);
+    sim.run();
+    t.mod_timer_in(5);
+    sim.run();
+    let fired = fired.lock().unwrap().clone();
+    assert!(fired.len() == 2 && (20..=22).contains(&fired[0]) && (25..=28).contains(&fired[1]), "{fired:?}");
+}
+
+#[test]
+fn a_waker_that_goes_to_sleep_defers_the_switch() {
+    for sync in [false] {
+        let sim = Sim::from_env(1);
+        let m = sim.machine("m", 1);
+        let log = Log::default();
+        let l = log.clone();
+        let wakee = m.spawn("wakee", move || {
+            sim::park();
+            l.say("wakee");
+        });
+        let task = wakee.task().clone();
+        let l = log.clone();
+        let sim_wake = move |t: &Arc<kernel::Task>| wake(t, sync);
+        m.spawn("waker", move || {
+            sim::charge(20 * MS);
+            sim_wake(&task);
+            sim::charge(MS / 2);
+            l.say("waker");
+        });
+        sim.run();
+        assert_eq!(log.said(), if sync { "waker wakee" } else { "wakee waker" });
+    }
+}
+
+fn wake(t: &Arc<kernel::Task>, sync: bool) {
+    let _ = sync;
+    t.try_to_wake_up();
+}
+
+#[test]
+fn a_hog_shares_its_cpu() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let ends: Vec<_> = (0..2)
+        .map(|_| {
+            m.spawn("hog", || {
+                (0..100).for_each(|_| sim::charge(MS));
+                sim::now()
+            })
+        })
+        .collect();
+    sim.run();
+    let ends: Vec<_> = ends.iter().map(|h| h.result().unwrap() / MS).collect();
+    assert!(ends[0] > 180 && ends[1] == 200, "{ends:?}");
+}
+
+#[test]
+fn a_wait_queue_puts_tasks_to_sleep_and_wakes_them() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 2);
+    let q = Arc::new((WaitQueueHead::new(), SpinLock::new(0)));
+    let n = Rc::new(Cell::new(0));
+    for _ in 0..5 {
+        let (q, k, n) = (q.clone(), m.kernel().clone(), n.clone());
+        m.spawn("consumer", move || {
+            let _inside = k.enter();
+            kernel::wait::block_on(k.arch(), |w| {
+                w.prepare_to_wait_exclusive(&q.0);
+                let mut have = q.1.lock_bh();
+                if *have == 0 {
+                    return std::task::Poll::Pending;
+                }
+                *have -= 1;
+                std::task::Poll::Ready(())
+            });
+            n.set(n.get() + 1);
+        });
+    }
+    let k = m.kernel().clone();
+    m.spawn("producer", move || {
+        for _ in 0..5 {
+            sim::sleep(MS);
+            let _inside = k.enter();
+            *q.1.lock_bh() += 1;
+            q.0.wake_up(0);
+        }
+    });
+    sim.run();
+    assert_eq!(n.get(), 5);
+}
+
+#[test]
+fn ten_thousand_tasks() {
+    let sim = Sim::from_env(1);
+    let machines: Vec<Machine> = (0..10).map(|i| sim.machine(&format!("m{i}"), 4)).collect();
+    let sum = Rc::new(Cell::new(0));
+    for i in 0..10_000u64 {
+        let sum = sum.clone();
+        machines[i as usize % 10].spawn("t", move || {
+            sim::sleep(i * 100);
+            sum.set(sum.get() + i);
+        });
+    }
+    sim.run();
+    assert_eq!(sum.get(), 10_000 * 9_999 / 2);
+}
+
+#[test]
+fn a_deadlock_is_reported_with_who_and_where() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    m.spawn("forgotten", sim::park);
+    let p = panic_of(|| sim.run());
+    assert!(p.contains("deadlock") && p.contains("forgotten") && p.contains("Asleep"), "{p}");
+}
+
+#[test]
+fn a_lockup_is_reported() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let lock = Arc::new(SpinLock::new(()));
+    let held = lock.lock();
+    let l = lock.clone();
+    m.spawn("spinner", move || drop(l.lock()));
+    let p = panic_of(|| sim.run());
+    assert!(p.contains("lockup") && p.contains("spinner"), "{p}");
+    drop(held);
+}
+
+#[test]
+fn a_panic_comes_out_of_the_run() {
+    let sim = Sim::with_seed(42);
+    let m = sim.machine("m", 1);
+    m.spawn("t", || {
+        sim::sleep(5);
+        panic!("on purpose");
+    });
+    assert_eq!(panic_of(|| sim.run()), "on purpose");
+    assert!(
+        sim.replay().starts_with("SOCKEYE_SEED=42 cargo nextest run -p sockeye-sim a_panic_comes"),
+        "{}",
+        sim.replay()
+    );
+}
+
+#[test]
+fn handlers_and_closures_happen_at_their_time() {
+    let sim = Sim::from_env(1);
+    let log = Log::default();
+    let l = log.clone();
+    let h = sim.handler(move |n| l.say(format!("h{n}@{}", sim::now())));
+    h.at(30, 1);
+    h.at(10, 2);
+    let l = log.clone();
+    sim.at(20, move || {
+        l.say("c");
+        h.at(20, 3);
+    });
+    sim.run_until(25);
+    assert_eq!((log.said().as_str(), sim.now()), ("h2@10 c h3@20", 25));
+    sim.run();
+    assert_eq!(log.said(), "h2@10 c h3@20 h1@30");
+}
+
+#[test]
+fn joining_waits_and_hands_the_result_over() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let m2 = m.clone();
+    let outer = m.spawn("outer", move || {
+        let inner = m2.spawn("inner", || {
+            sim::sleep(MS);
+            21
+        });
+        inner.join().unwrap() * 2
+    });
+    assert_eq!(outer.join(), Some(42));
+}
+
+#[test]
+fn what_sleeping_tasks_hold_is_dropped_at_the_end() {
+    struct Count(Rc<Cell<u32>>);
+    impl Drop for Count {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+        }
+    }
+    let n = Rc::new(Cell::new(0));
+    {
+        let sim = Sim::from_env(1);
+        let m = sim.machine("m", 1);
+        let c = Count(n.clone());
+        m.spawn("asleep", move || {
+            let _c = c;
+            sim::sleep(MS);
+        });
+        let c = Count(n.clone());
+        sim.run_for(10);
+        m.spawn("never ran", move || drop(c));
+    }
+    assert_eq!(n.get(), 2);
+}
