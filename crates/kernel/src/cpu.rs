@@ -50,7 +50,7 @@ struct Context {
     irq: Cell<u32>,
     hardirq: Cell<u32>,
     serving: Cell<bool>,
-    /// Nesting of RCU read sections.
+    /// Nesting of RCU read sections; in its upper bits, how the outermost one is counted.
     pub(crate) rcu: Cell<u32>,
     /// Traced functions that have been entered and not left.
     depth: Cell<u32>,
@@ -407,6 +407,16 @@ pub(crate) fn raise(nr: u32) {
             s.pending.fetch_or(1 << nr, Ordering::Relaxed);
         }
     })
+}
+
+/// The number of [`Softirq::Rcu`](crate::Softirq::Rcu), for those below the kernel.
+pub(crate) const RCU_SOFTIRQ: u32 = 5;
+
+/// Marks softirq `nr` raised on this CPU, if the thread is one.
+pub(crate) fn raise_if_inside(nr: u32) {
+    if CTX.with(|c| !c.slot.get().is_null()) {
+        raise(nr);
+    }
 }
 
 /// Lets the closure run as if outside every lock count, for a thread that is about to sleep; debug builds check.

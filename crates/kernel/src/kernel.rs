@@ -24,9 +24,11 @@ pub enum Softirq {
     NetTx = 2,
     NetRx = 3,
     Hrtimer = 4,
+    /// Frees what RCU's readers have left (`RCU_SOFTIRQ`).
+    Rcu = cpu::RCU_SOFTIRQ,
 }
 
-const NR_SOFTIRQS: usize = 5;
+const NR_SOFTIRQS: usize = 6;
 /// `MAX_SOFTIRQ_RESTART`: rounds before the rest is left to `ksoftirqd`.
 const MAX_SOFTIRQ_RESTART: u32 = 10;
 /// `MAX_SOFTIRQ_TIME`: nanoseconds before the rest is left to `ksoftirqd`.
@@ -72,7 +74,7 @@ struct Claim {
 impl Kernel {
     /// A kernel on `arch`, with `workers` timer bases (64 at most).
     pub fn new(arch: Arc<dyn Arch>, workers: usize) -> Arc<Kernel> {
-        Arc::new(Kernel {
+        let kernel = Kernel {
             timers: Timers::new(arch.clone(), workers),
             hrtimers: HrTimers::new(arch.clone(), workers),
             due: Default::default(),
@@ -81,7 +83,9 @@ impl Kernel {
             softirq_vec: Default::default(),
             tracer: Tracer::default(),
             next_cpu: AtomicUsize::new(0),
-        })
+        };
+        kernel.open_softirq(Softirq::Rcu, rcu::process_callbacks);
+        Arc::new(kernel)
     }
 
     pub fn arch(&self) -> &dyn Arch {

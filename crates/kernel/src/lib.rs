@@ -18,6 +18,8 @@ pub mod percpu;
 pub mod plant;
 pub mod rcu;
 pub mod rcu_hash;
+#[cfg(test)]
+mod rcu_tests;
 pub mod sched;
 pub mod sock_lock;
 pub mod span;
@@ -36,7 +38,7 @@ pub use hrtimer::{HrTimer, HrtimerRestart};
 pub use kernel::{Kernel, Softirq};
 pub use mutex::Mutex;
 pub use percpu::PerCpu;
-pub use rcu::{Rcu, call_rcu, rcu_read_lock, synchronize_rcu};
+pub use rcu::{Rcu, call_rcu, rcu_barrier, rcu_read_lock, synchronize_rcu};
 pub use rcu_hash::RcuHashTable;
 pub use sock_lock::SockLock;
 pub use spinlock::SpinLock;
