@@ -1,6 +1,7 @@
 //! Networks of machines in deterministic virtual time: one seed, one history.
 //!
-//! Interface: [`Sim`], [`Machine`], [`TaskHandle`]; [`now`], [`sleep`], [`charge`] for code inside; [`link`] for the wires.
+//! Interface: [`Sim`], [`Machine`], [`TaskHandle`]; [`now`], [`sleep`], [`charge`] for code inside; [`network`] joins them:
+//! [`nic`], [`link`], [`switch`].
 //! Linux counterpart: none; a machine's `arch/`.
 //! Locks and context: a simulation belongs to the thread that made it; any number of threads may have one.
 //!
@@ -29,14 +30,18 @@
 //! ```
 
 mod arch;
+pub mod cable;
 mod context;
 mod engine;
 pub mod link;
+pub mod network;
+pub mod nic;
 mod queue;
 mod rng;
 #[allow(clippy::module_inception)]
 mod sim;
 mod stack;
+pub mod switch;
 mod task;
 mod trace;
 

@@ -13,12 +13,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crates/uapi", &[]),
     ("crates/kernel", &["uapi"]),
     ("crates/net", &["uapi", "kernel"]),
-    ("crates/sim", &["uapi", "kernel"]),
+    ("crates/sim", &["uapi", "kernel", "net"]),
     ("crates/host", &["uapi", "kernel", "net"]),
     ("crates/run", &["uapi", "kernel", "net", "host"]),
     ("crates/sockeye", &["uapi", "kernel", "net", "host"]),
     ("crates/cli", &["uapi", "kernel", "net", "host", "run", "sockeye"]),
-    ("tests", &["uapi", "kernel", "net", "host", "run", "sockeye"]),
+    ("tests", &["uapi", "kernel", "net", "host", "sim", "run", "sockeye"]),
     ("xtask", &[]),
 ];
 
