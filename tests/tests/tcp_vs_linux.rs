@@ -167,6 +167,23 @@ fn data_and_its_end_are_as_on_linux() {
 }
 
 #[test]
+fn reading_no_bytes_is_as_on_linux() {
+    same(|c, log| {
+        let (a, b) = pair(c);
+        log.note("nothing there", c.recv(b, 0, MSG_DONTWAIT));
+        log.note("nothing there, all", c.recv(b, 0, MSG_DONTWAIT | MSG_WAITALL));
+        log.note("send", c.sendto(a, b"x", 0, None));
+        log.note("arrived", c.poll(b, IN, 5000));
+        log.note("something there", c.recv(b, 0, MSG_DONTWAIT));
+        log.note("peeked", c.recv(b, 0, MSG_DONTWAIT | MSG_PEEK));
+        log.note("still there", c.recv(b, 10, MSG_DONTWAIT));
+        log.note("shut", c.shutdown(a, SHUT_WR));
+        log.note("end", c.poll(b, IN, 5000));
+        log.note("at the end", c.recv(b, 0, MSG_DONTWAIT));
+    });
+}
+
+#[test]
 fn resets_are_as_on_linux() {
     same(|c, log| {
         // Data that nobody has read: close resets.

@@ -61,14 +61,20 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
     }
     // What is thrown away does not use up the message's room.
     let total = if flags & MSG_TRUNC != 0 { msg.iter.count() } else { msg.done + msg.iter.count() };
-    let target = if flags & MSG_WAITALL != 0 { total } else { (sk.rcvlowat.load(Relaxed).max(1) as usize).min(total) };
+    let lowat = sk.rcvlowat.load(Relaxed).max(1) as usize;
     let tp = tcp_sk(&mut *guard);
+    // Who wants no bytes waits like the others for there to be some (`sock_rcvlowat`).
+    let target = match total {
+        0 if tp.receive_queue.is_empty() => usize::MAX,
+        _ if flags & MSG_WAITALL != 0 => total,
+        _ => lowat.min(total),
+    };
     let before = msg.done;
     let at_mark = tcp_take(sk, tp, msg, flags, total);
     if flags & MSG_PEEK == 0 {
         tcp_cleanup_rbuf(sk, tp, msg.done - before);
     }
-    let answer = match at_end(sk, msg.done, target, total, at_mark) {
+    let answer = match at_end(sk, msg.done, target, at_mark) {
         Some(r) => r,
         None if wait.timed_out(now) => Err(Errno::EAGAIN),
         None if wait.signal_pending() => Err(sock_intr_errno(wait)),
@@ -85,8 +91,8 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
 }
 
 /// Whether the call is over, and what it answers if nothing was read.
-fn at_end(sk: &Sock, done: usize, target: usize, total: usize, at_mark: bool) -> Option<Result<usize>> {
-    if done >= target || done >= total || (at_mark && done > 0) {
+fn at_end(sk: &Sock, done: usize, target: usize, at_mark: bool) -> Option<Result<usize>> {
+    if done >= target || (at_mark && done > 0) {
         return Some(Ok(done));
     }
     let closed = sk.state() == TcpState::Close;
