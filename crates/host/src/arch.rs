@@ -5,7 +5,7 @@
 //! Locks and context: as [`kernel::Arch`] says.
 
 use crate::worker::Worker;
-use kernel::task::{Runnable, TASK_INTERRUPTIBLE, TASK_RUNNING, Task};
+use kernel::task::{Runnable, TASK_RUNNING, Task};
 use kernel::{Arch, TICK_NSEC};
 use std::sync::Arc;
 use std::thread::Thread;
@@ -43,7 +43,7 @@ impl Runnable for Parked {
 }
 
 thread_local! {
-    static CURRENT: Arc<Task> = Task::new(Box::new(Parked(std::thread::current())));
+    static CURRENT: Arc<Task> = Task::named("thread", 0, Box::new(Parked(std::thread::current())));
 }
 
 impl Arch for HostArch {
@@ -84,13 +84,8 @@ impl Arch for HostArch {
 
     fn schedule(&self, task: &Task, deadline: Option<u64>) {
         loop {
-            let state = task.state();
-            if state == TASK_RUNNING {
+            if !task.try_to_block_task() {
                 return;
-            }
-            // A signal that came before the task was marked asleep woke nobody.
-            if state == TASK_INTERRUPTIBLE && task.signal_pending() {
-                return task.set_state(TASK_RUNNING);
             }
             let Some(deadline) = deadline else {
                 std::thread::park();

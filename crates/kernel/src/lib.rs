@@ -21,6 +21,7 @@ pub mod rcu_hash;
 #[cfg(test)]
 mod rcu_tests;
 pub mod sched;
+pub mod sleep_timeout;
 pub mod sock_lock;
 pub mod span;
 pub mod spinlock;
@@ -29,6 +30,7 @@ pub mod task;
 pub mod timer;
 pub mod trace;
 pub mod wait;
+mod wait_list;
 
 pub use arch::Arch;
 pub use buf::{Frag, PageMut};

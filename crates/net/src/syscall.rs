@@ -501,7 +501,7 @@ impl PollTable {
         let task = wait.task().clone();
         let e = WaitQueueEntry::callback(move |key| {
             if key == 0 || key & wanted.bits() != 0 {
-                task.try_to_wake_up();
+                task.wake_up_process();
             }
             // Not exclusive: it counts for nothing.
             false

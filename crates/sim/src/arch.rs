@@ -8,7 +8,7 @@
 use crate::context::Ctx;
 use crate::engine::{Engine, MachineState, Stop, ev, with_engine};
 use kernel::Arch;
-use kernel::task::{Runnable, TASK_INTERRUPTIBLE, TASK_RUNNING, Task};
+use kernel::task::{Runnable, TASK_RUNNING, Task};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -71,15 +71,7 @@ impl SimArch {
 
     /// Whether there is nothing to sleep for: the task has been woken, or a signal is there.
     fn need_not_sleep(task: &Task) -> bool {
-        match task.state() {
-            TASK_RUNNING => true,
-            // A signal that came before the task was marked asleep woke nobody.
-            TASK_INTERRUPTIBLE if task.signal_pending() => {
-                task.set_state(TASK_RUNNING);
-                true
-            }
-            _ => false,
-        }
+        !task.try_to_block_task()
     }
 
     fn sleep(e: &Engine, c: &Ctx, task: &Task, deadline: u64) {

@@ -138,7 +138,7 @@ impl Engine {
         v.ksoftirqd_wanted.set(true);
         if let Some(c) = v.ksoftirqd.get() {
             if let Some(t) = c.task.get() {
-                t.try_to_wake_up();
+                t.wake_up_process();
             }
             return;
         }

@@ -279,8 +279,7 @@ fn a_waker_that_goes_to_sleep_defers_the_switch() {
 }
 
 fn wake(t: &Arc<kernel::Task>, sync: bool) {
-    let _ = sync;
-    t.try_to_wake_up();
+    t.try_to_wake_up(kernel::task::TASK_NORMAL, if sync { kernel::task::WF_SYNC } else { 0 });
 }
 
 #[test]

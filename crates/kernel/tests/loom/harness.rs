@@ -54,7 +54,7 @@ impl Arch for LoomArch {
         Task::new(Box::new(Parked(thread::current())))
     }
     fn schedule(&self, task: &Task, _deadline: Option<u64>) {
-        while task.state() != TASK_RUNNING && !task.signal_pending() {
+        while task.try_to_block_task() {
             thread::park();
         }
         task.set_state(TASK_RUNNING);

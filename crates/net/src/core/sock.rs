@@ -334,23 +334,25 @@ impl Sock {
     /// `sock_def_readable`: data, an end of data, or a connection to accept has come.
     pub fn data_ready(&self) {
         kernel::tp!(sock_def_readable, self);
-        self.wq.wake_up((PollMask::IN | PollMask::PRI | PollMask::RDNORM | PollMask::RDBAND).bits());
+        let mask = PollMask::IN | PollMask::PRI | PollMask::RDNORM | PollMask::RDBAND;
+        self.wq.wake_up_interruptible_sync_poll(mask.bits());
     }
 
     /// `sk_stream_write_space`/`sock_def_write_space`: there is room again.
     pub fn write_space(&self) {
         kernel::tp!(sock_def_write_space, self);
-        self.wq.wake_up((PollMask::OUT | PollMask::WRNORM | PollMask::WRBAND).bits());
+        let mask = PollMask::OUT | PollMask::WRNORM | PollMask::WRBAND;
+        self.wq.wake_up_interruptible_sync_poll(mask.bits());
     }
 
     /// `sock_def_wakeup`: the state has changed.
     pub fn state_change(&self) {
-        self.wq.wake_up_all(0);
+        self.wq.wake_up_interruptible_all(0);
     }
 
     /// `sk_error_report`: [`err`](Self::err) is set.
     pub fn error_report(&self) {
-        self.wq.wake_up_all(PollMask::ERR.bits());
+        self.wq.wake_up_interruptible_all(PollMask::ERR.bits());
     }
 
     // --- Memory ---

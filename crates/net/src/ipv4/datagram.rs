@@ -97,23 +97,32 @@ pub fn purge_receive_queue(sk: &Sock) {
 
 /// `__skb_recv_datagram`: the next packet, or a clone of it for `MSG_PEEK`. `None`: no more will come (`SHUT_RD`).
 pub fn skb_recv_datagram(sk: &Sock, flags: i32, wait: &mut Wait) -> Poll<Result<Option<Box<Skb>>>> {
+    let mut prepared = false;
     loop {
         if let Err(e) = sk.take_error() {
-            wait.finish_wait();
+            wait.abort_exclusive_wait();
             return Poll::Ready(Err(e));
         }
         if let Some(skb) = take_next(sk, flags) {
-            wait.finish_wait();
+            // Only the first look is at what the caller was woken for.
+            if prepared || flags & MSG_PEEK != 0 {
+                wait.abort_exclusive_wait()
+            } else {
+                wait.finish_wait()
+            }
             return Poll::Ready(Ok(Some(skb)));
         }
         let now = sk.net.kernel().ktime_get();
         wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));
         if let Some(end) = no_more_waiting(sk, now, wait) {
-            wait.finish_wait();
+            // A wake-up that came meanwhile is for another reader.
+            wait.abort_exclusive_wait();
             return Poll::Ready(end);
         }
-        // One packet wakes one of those who wait for one.
+        // One packet wakes one of those who wait for one (`receiver_wake_function`).
+        wait.set_key((PollMask::IN | PollMask::ERR).bits());
         wait.prepare_to_wait_exclusive(&sk.wq);
+        prepared = true;
         let nothing = sk.receive_queue.lock_bh().is_empty() && sk.err().is_none() && sk.shutdown() & RCV_SHUTDOWN == 0;
         if nothing {
             return Poll::Pending;

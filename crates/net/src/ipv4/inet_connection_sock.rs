@@ -194,7 +194,8 @@ pub fn inet_csk_accept(sk: &Arc<Sock>, nonblock: bool, wait: &mut Wait) -> Poll<
     let queue = inet_csk(sk).accept_queue();
     let answer = inet_csk_wait_for_connect(sk, queue, nonblock, wait);
     if answer.is_ready() {
-        wait.finish_wait();
+        // A wake-up that came meanwhile is for another acceptor.
+        wait.abort_exclusive_wait();
     }
     answer
 }
@@ -212,6 +213,8 @@ fn inet_csk_wait_for_connect(
         _ => Some(Err(Errno::EINVAL)),
     };
     if let Some(r) = attempt() {
+        // What it was woken for.
+        wait.finish_wait();
         return Poll::Ready(r);
     }
     if wait.timed_out(now) {
