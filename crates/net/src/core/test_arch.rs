@@ -72,7 +72,12 @@ impl TestMachine {
 
     /// Lets `ms` milliseconds pass, with the timers that fall due.
     pub fn advance(&self, ms: u64) {
-        let end = self.arch.now.load(SeqCst) + ms * TICK_NSEC;
+        self.advance_ns(ms * TICK_NSEC)
+    }
+
+    /// The same in nanoseconds.
+    pub fn advance_ns(&self, ns: u64) {
+        let end = self.arch.now.load(SeqCst) + ns;
         loop {
             let t = self.arch.timer.load(SeqCst);
             if t == 0 || t > end {

@@ -2,7 +2,7 @@
 //!
 //! Interface: [`Netem`] (`new`, `wrap`, `set`, `stats`), [`NetemParams`].
 //! Linux counterpart: `net/sched/sch_netem.c`.
-//! Locks and context: transmit context and a timer in softirq context. The queue is under a lock; the driver below is called
+//! Locks and context: transmit context and a high-resolution timer in softirq context. The queue is under a lock; the driver below is called
 //! without it, by one CPU at a time.
 //!
 //! All chances come from one seeded generator, so the same packets in the same order meet the same fate.
@@ -10,7 +10,7 @@
 use crate::core::checksum::skb_checksum_help;
 use crate::core::dev::{Features, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx};
 use crate::core::skbuff::Skb;
-use kernel::{SpinLock, TICK_NSEC, Timer, local_bh_disable};
+use kernel::{HrTimer, HrtimerRestart, SpinLock, TICK_NSEC, local_bh_disable};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -128,7 +128,7 @@ impl Netem {
             below: spec.ops,
             queue: SpinLock::default(),
             dev: OnceLock::new(),
-            timer: OnceLock::new(),
+            watchdog: OnceLock::new(),
         });
         spec.ops = Box::new(Decorator(inner));
         spec
@@ -218,7 +218,8 @@ struct Inner {
     below: Box<dyn NetDeviceOps>,
     queue: SpinLock<Queue>,
     dev: OnceLock<Weak<NetDevice>>,
-    timer: OnceLock<Timer>,
+    /// Wakes the queue when its first packet is due (`qdisc_watchdog`).
+    watchdog: OnceLock<HrTimer>,
 }
 
 struct Decorator(Arc<Inner>);
@@ -227,10 +228,11 @@ impl NetDeviceOps for Decorator {
     fn ndo_init(&self, dev: &Arc<NetDevice>) -> Result<()> {
         let _ = self.0.dev.set(dev.weak());
         let weak = Arc::downgrade(&self.0);
-        let _ = self.0.timer.set(dev.reg.kernel.timer(move || {
+        let _ = self.0.watchdog.set(dev.reg.kernel.hrtimer(move |_| {
             if let Some(inner) = weak.upgrade() {
                 inner.pump();
             }
+            HrtimerRestart::NoRestart
         }));
         self.0.below.ndo_init(dev)
     }
@@ -240,8 +242,8 @@ impl NetDeviceOps for Decorator {
     }
 
     fn ndo_stop(&self, dev: &Arc<NetDevice>) {
-        if let Some(t) = self.0.timer.get() {
-            t.del_timer();
+        if let Some(t) = self.0.watchdog.get() {
+            t.cancel();
         }
         let waiting = std::mem::take(&mut self.0.queue.lock_bh().heap);
         dev.stats.tx_dropped.fetch_add(waiting.len() as u64, Relaxed);
@@ -328,8 +330,8 @@ impl Inner {
         let due = match q.heap.peek() {
             Some(Reverse(d)) if d.at == 0 || d.at <= dev.reg.kernel.ktime_get() => true,
             Some(Reverse(d)) => {
-                if let Some(t) = self.timer.get().filter(|_| last) {
-                    t.mod_timer(d.at.div_ceil(TICK_NSEC));
+                if let Some(t) = self.watchdog.get().filter(|_| last) {
+                    t.start(d.at);
                 }
                 false
             }

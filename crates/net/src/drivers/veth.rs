@@ -274,6 +274,29 @@ mod tests {
     }
 
     #[test]
+    fn delays_are_exact() {
+        let p = NetemParams { delay_ns: 50_000, ..NetemParams::default() };
+        let s = setup(Some(&Netem::new(p, 1)));
+        s.send(1);
+        s.m.advance_ns(20_000);
+        s.send(2);
+        s.m.advance_ns(29_999);
+        assert!(s.seen().is_empty());
+        s.m.advance_ns(1);
+        assert_eq!(s.seen(), [1]);
+        s.m.advance_ns(19_999);
+        assert!(s.seen().is_empty());
+        s.m.advance_ns(1);
+        assert_eq!(s.seen(), [2]);
+        // Nothing is left armed for a device without packets, or for one that is down.
+        assert_eq!(s.m.kernel.hrtimers().pending(), 0);
+        s.send(3);
+        assert_eq!(s.m.kernel.hrtimers().pending(), 1);
+        dev_close(&s.a);
+        assert_eq!(s.m.kernel.hrtimers().pending(), 0);
+    }
+
+    #[test]
     fn corruption_turns_one_bit_of_a_private_copy() {
         let netem = Netem::new(NetemParams { corrupt: 1.0, ..NetemParams::default() }, 3);
         let s = setup(Some(&netem));
