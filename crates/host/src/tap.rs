@@ -78,7 +78,13 @@ impl NetDeviceOps for TapDriver {
         let tap = &self.0;
         let host = tap.host.upgrade().ok_or(uapi::Errno::ENODEV)?;
         let weak = Arc::downgrade(tap);
-        let poll = move |napi: &Arc<NapiStruct>, budget| weak.upgrade().map_or(0, |tap| tap.poll(napi, budget));
+        let poll = move |napi: &Arc<NapiStruct>, budget| match weak.upgrade() {
+            Some(tap) => tap.poll(napi, budget),
+            None => {
+                napi_complete_done(napi, 0);
+                0
+            }
+        };
         let napi = netif_napi_add(dev, 64, Box::new(poll));
         let (weak_napi, weak_dev) = (Arc::downgrade(&napi), dev.weak());
         let top_half = move |ready: Ready| {
@@ -101,7 +107,9 @@ impl NetDeviceOps for TapDriver {
     }
 
     fn ndo_stop(&self, _dev: &Arc<NetDevice>) {
-        if let Some(up) = lock(&self.0.up).take() {
+        // The poll that is waited for takes the lock as well.
+        let up = lock(&self.0.up).take();
+        if let Some(up) = up {
             napi_disable(&up.napi);
         }
     }

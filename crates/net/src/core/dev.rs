@@ -21,7 +21,7 @@ pub use device::*;
 pub use ptype::*;
 pub use registry::*;
 pub use rx::*;
-pub use softnet::{NapiPoll, NapiStruct, SoftnetData};
+pub use softnet::{NapiCounts, NapiPoll, NapiStats, NapiStruct, SoftnetData, softnet_stat};
 pub use xmit::*;
 
 use crate::core::net_namespace::Registries;

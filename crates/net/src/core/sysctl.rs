@@ -64,6 +64,8 @@ sysctls! {
     somaxconn: "net.core.somaxconn" = 4096, 0, MAX;
     netdev_max_backlog: "net.core.netdev_max_backlog" = 1000, 0, MAX;
     netdev_budget: "net.core.netdev_budget" = 300, 1, MAX;
+    /// Microseconds that `net_rx_action` polls at a time.
+    netdev_budget_usecs: "net.core.netdev_budget_usecs" = 2000, 0, MAX;
     rmem_default: "net.core.rmem_default" = 212_992, 2304, MAX;
     rmem_max: "net.core.rmem_max" = 4_194_304, 2304, MAX;
     wmem_default: "net.core.wmem_default" = 212_992, 4608, MAX;

@@ -70,6 +70,11 @@ impl TestMachine {
         reg
     }
 
+    /// The clock, for what is to take time itself.
+    pub fn clock(&self) -> TestClock {
+        TestClock(self.arch.clone())
+    }
+
     /// Lets `ms` milliseconds pass, with the timers that fall due.
     pub fn advance(&self, ms: u64) {
         self.advance_ns(ms * TICK_NSEC)
@@ -88,6 +93,16 @@ impl TestMachine {
             self.kernel.run_timers(0);
         }
         self.arch.now.store(end, SeqCst);
+    }
+}
+
+/// A test machine's clock.
+pub(crate) struct TestClock(Arc<TestArch>);
+
+impl TestClock {
+    /// Time passes; no timer runs.
+    pub fn pass(&self, ns: u64) {
+        self.0.now.fetch_add(ns, SeqCst);
     }
 }
 

@@ -4,6 +4,7 @@
 //! Linux counterpart: `include/linux/netdevice.h`.
 //! Locks and context: what changes is atomic, or under the transmit lock.
 
+use crate::core::dev::softnet::NapiStruct;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::skbuff::{Skb, SkbQueue};
 use kernel::{Rcu, SpinLock};
@@ -151,6 +152,12 @@ pub struct NetDevice {
     /// IPv4's and IPv6's part of the device (`ip_ptr`, `ip6_ptr`).
     pub ip_ptr: OnceLock<Arc<dyn Any + Send + Sync>>,
     pub ip6_ptr: OnceLock<Arc<dyn Any + Send + Sync>>,
+    /// Nanoseconds that packets may wait in GRO for others after a poll, and that the interrupt is left off; 0: not at all.
+    pub gro_flush_timeout: AtomicU64,
+    /// Empty polls before the interrupt is switched on again, `gro_flush_timeout` apart; 0: at once.
+    pub napi_defer_hard_irqs: AtomicU32,
+    /// The queues that have been added (`napi_list`).
+    pub(super) napi_list: SpinLock<Vec<Weak<NapiStruct>>>,
     pub(super) me: Weak<NetDevice>,
 }
 
@@ -201,8 +208,16 @@ impl NetDevice {
             tx: SpinLock::default(),
             ip_ptr: OnceLock::new(),
             ip6_ptr: OnceLock::new(),
+            gro_flush_timeout: AtomicU64::new(0),
+            napi_defer_hard_irqs: AtomicU32::new(0),
+            napi_list: SpinLock::default(),
             me: me.clone(),
         })
+    }
+
+    /// The device's queues (`for_each_napi`), for whoever reads their statistics.
+    pub fn napis(&self) -> Vec<Arc<NapiStruct>> {
+        self.napi_list.lock_bh().iter().filter_map(Weak::upgrade).collect()
     }
 
     pub fn hold(&self) -> Arc<NetDevice> {

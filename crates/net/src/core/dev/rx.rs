@@ -1,28 +1,31 @@
 //! The way up: from a driver to the protocols.
 //!
-//! Interface: [`netif_rx`], [`netif_receive_skb`], [`napi_schedule`], [`napi_complete_done`], [`napi_gro_receive`],
-//! [`netif_napi_add`].
+//! Interface: [`netif_rx`], [`netif_receive_skb`], [`napi_schedule`], [`napi_complete_done`], [`napi_disable`],
+//! [`napi_gro_receive`], [`netif_napi_add`].
 //! Linux counterpart: `net/core/dev.c` (`enqueue_to_backlog`, `net_rx_action`, `process_backlog`, `__netif_receive_skb_core`).
 //! Locks and context: softirq context; `netif_rx` anywhere inside the kernel, `napi_schedule` also in a top half.
 
 use crate::core::dev::device::{Features, NetDevice};
 use crate::core::dev::ptype::{deliver_ptype, deliver_taps};
-use crate::core::dev::softnet::{NAPI_DISABLE, NAPI_MISSED, NAPI_SCHED, NapiPoll, NapiStruct, Poll, SoftnetData};
+use crate::core::dev::softnet::{
+    NAPI_DISABLE, NAPI_MISSED, NAPI_POLLING, NAPI_SCHED, NapiPoll, NapiStats, NapiStruct, Poll, SoftnetData,
+};
 use crate::core::gro::{GroList, dev_gro_receive};
 use crate::core::net_namespace::Registries;
 use crate::core::skbuff::{Skb, identify};
+use kernel::cpu::in_hardirq;
 use kernel::kernel::raise_softirq;
-use kernel::{Softirq, SpinLock, local_bh_disable, tp};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::*};
+use kernel::{HrtimerRestart, Softirq, SpinLock, local_bh_disable, tp};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::*};
+use std::sync::{Arc, Weak};
 use uapi::{Errno, Result};
 
 /// `NAPI_POLL_WEIGHT`, and the input queue's quota (`dev_rx_weight`).
 pub const NAPI_POLL_WEIGHT: usize = 64;
 /// `netdev_budget` where no namespace says otherwise.
 const DEFAULT_BUDGET: usize = 300;
-/// `netdev_budget_usecs`: jiffies after which `net_rx_action` leaves the rest for the next round.
-const BUDGET_JIFFIES: u64 = 2;
+/// `netdev_budget_usecs` likewise.
+const DEFAULT_BUDGET_USECS: u64 = 2000;
 
 /// `netif_rx`: puts a packet on this CPU's input queue (bounded by `netdev_max_backlog`) and raises `NET_RX_SOFTIRQ`.
 /// `skb.dev`, `protocol` and `pkt_type` are set (`eth_type_trans`), `data` is at the network header. `ENOBUFS` (counted).
@@ -67,9 +70,12 @@ pub(super) fn net_rx_action(reg: &Registries) {
         if softnet.inner.lock_irqsave().poll_list.is_empty() {
             return;
         }
-        // The clock and the tunable are only read when one poll was not enough.
-        let now = reg.kernel.jiffies();
-        let (budget, deadline) = *limits.get_or_insert_with(|| (netdev_budget(softnet), now + BUDGET_JIFFIES));
+        // The clock and the tunables are only read when one poll was not enough.
+        let now = reg.kernel.ktime_get();
+        let (budget, deadline) = *limits.get_or_insert_with(|| {
+            let (budget, usecs) = netdev_budget(softnet);
+            (budget, now + usecs * 1000)
+        });
         if work >= budget || now >= deadline {
             softnet.time_squeeze.fetch_add(1, Relaxed);
             raise_softirq(Softirq::NetRx);
@@ -78,8 +84,9 @@ pub(super) fn net_rx_action(reg: &Registries) {
     }
 }
 
-/// The budget of the namespace whose packets are next: the tunable is one a namespace, the CPU is not.
-fn netdev_budget(softnet: &SoftnetData) -> usize {
+/// The budget, in packets and in microseconds, of the namespace whose packets are next: the tunables are a namespace's, the
+/// CPU is not.
+fn netdev_budget(softnet: &SoftnetData) -> (usize, u64) {
     let dev = {
         let q = softnet.inner.lock_irqsave();
         match q.poll_list.front() {
@@ -88,7 +95,9 @@ fn netdev_budget(softnet: &SoftnetData) -> usize {
         }
     };
     let net = dev.and_then(|d| d.net());
-    net.map_or(DEFAULT_BUDGET, |n| n.sysctl.netdev_budget.get() as usize)
+    net.map_or((DEFAULT_BUDGET, DEFAULT_BUDGET_USECS), |n| {
+        (n.sysctl.netdev_budget.get() as usize, n.sysctl.netdev_budget_usecs.get() as u64)
+    })
 }
 
 /// `process_backlog`: up to `quota` packets from the input queue to the protocols; goes back on the list if more are left.
@@ -116,16 +125,21 @@ fn process_backlog(softnet: &SoftnetData, quota: usize) -> usize {
 
 /// `__napi_poll`: one round of a device queue; back on the list if it used its whole weight.
 fn napi_poll(softnet: &SoftnetData, n: Arc<NapiStruct>) -> usize {
-    if n.state.load(Acquire) & NAPI_DISABLE != 0 {
-        napi_gro_flush(&n);
+    let start = n.state.fetch_update(AcqRel, Acquire, |s| (s & NAPI_DISABLE == 0).then_some(s | NAPI_POLLING));
+    if start.is_err() {
+        drop(n.gro.lock().flush());
         n.state.fetch_and(!(NAPI_SCHED | NAPI_MISSED), AcqRel);
         return 0;
     }
     let work = (n.poll)(&n, n.weight);
     debug_assert!(work <= n.weight, "{}: a poll took more than its budget", n.dev.name);
+    n.stats.polls.fetch_add(1, Relaxed);
+    n.stats.packets.fetch_add(work as u64, Relaxed);
     if work >= n.weight {
+        n.stats.exhausted.fetch_add(1, Relaxed);
         // Nothing may wait in GRO for a poll that can be long in coming.
         napi_gro_flush(&n);
+        n.state.fetch_and(!NAPI_POLLING, AcqRel);
         softnet.inner.lock_irqsave().poll_list.push_back(Poll::Napi(n));
     }
     work
@@ -162,53 +176,122 @@ fn receive_skb_core(mut skb: Box<Skb>) {
 
 /// `netif_napi_add`. The device is enabled for polling at once.
 pub fn netif_napi_add(dev: &Arc<NetDevice>, weight: usize, poll: NapiPoll) -> Arc<NapiStruct> {
-    Arc::new(NapiStruct {
-        dev: dev.clone(),
-        weight: weight.max(1),
-        poll,
-        state: AtomicU8::new(0),
-        gro: SpinLock::new(GroList::default()),
-    })
+    let n = Arc::new_cyclic(|me: &Weak<NapiStruct>| {
+        let me = me.clone();
+        let watchdog = dev.reg.kernel.hrtimer(move |_| {
+            if let Some(n) = me.upgrade() {
+                napi_watchdog(&n);
+            }
+            HrtimerRestart::NoRestart
+        });
+        NapiStruct {
+            dev: dev.clone(),
+            weight: weight.max(1),
+            poll,
+            stats: NapiStats::default(),
+            state: AtomicU8::new(0),
+            gro: SpinLock::new(GroList::default()),
+            watchdog,
+            defer_count: AtomicU32::new(0),
+        }
+    });
+    let mut list = dev.napi_list.lock_bh();
+    list.retain(|old| old.strong_count() > 0);
+    list.push(Arc::downgrade(&n));
+    n
 }
 
 /// `napi_schedule`, by a top half that has masked its interrupt: polls soon, on this CPU. `false` if already scheduled; then
 /// the poll that is under way will not complete without looking again.
 pub fn napi_schedule(n: &Arc<NapiStruct>) -> bool {
+    let fresh = napi_schedule_prep(n);
+    if fresh {
+        __napi_schedule(n);
+    }
+    fresh
+}
+
+/// `napi_schedule_prep`: takes the right to schedule the queue, which [`__napi_schedule`] then uses. In between a driver may
+/// mask its interrupt.
+pub fn napi_schedule_prep(n: &NapiStruct) -> bool {
+    if in_hardirq() {
+        n.stats.interrupts.fetch_add(1, Relaxed);
+    }
     let old = n.state.fetch_update(AcqRel, Acquire, |s| match s {
         s if s & NAPI_DISABLE != 0 => None,
         s if s & NAPI_SCHED != 0 => Some(s | NAPI_MISSED),
         s => Some(s | NAPI_SCHED),
     });
-    let fresh = old.is_ok_and(|s| s & NAPI_SCHED == 0);
-    if fresh {
-        napi_enlist(n);
-    }
-    fresh
+    old.is_ok_and(|s| s & NAPI_SCHED == 0)
 }
 
-fn napi_enlist(n: &Arc<NapiStruct>) {
+/// `__napi_schedule`: puts the queue on this CPU's list.
+pub fn __napi_schedule(n: &Arc<NapiStruct>) {
     n.dev.reg.softnet.this().inner.lock_irqsave().poll_list.push_back(Poll::Napi(n.clone()));
     raise_softirq(Softirq::NetRx);
 }
 
-/// `napi_complete_done`: the ring is empty; flushes GRO. `false` if it must be polled again (it already is on the list):
-/// the driver leaves its interrupt masked.
-pub fn napi_complete_done(n: &Arc<NapiStruct>, _work: usize) -> bool {
-    napi_gro_flush(n);
-    let old = n.state.fetch_update(AcqRel, Acquire, |s| match s & NAPI_MISSED {
-        0 => Some(s & !NAPI_SCHED),
-        _ => Some(s & !NAPI_MISSED),
-    });
-    let done = old.is_ok_and(|s| s & NAPI_MISSED == 0);
-    if !done {
-        napi_enlist(n);
+/// `napi_watchdog`: polls in the interrupt's stead.
+fn napi_watchdog(n: &Arc<NapiStruct>) {
+    let set = |s: u8| (s & (NAPI_DISABLE | NAPI_SCHED) == 0).then_some(s | NAPI_SCHED);
+    if n.state.fetch_update(AcqRel, Acquire, set).is_ok() {
+        __napi_schedule(n);
     }
-    done
 }
 
-/// `napi_disable`, without the wait: from now on nothing schedules it, and a poll that is due is not made.
+/// `napi_complete_done`: the ring is empty after `work` packets; flushes GRO. `false` if the driver must leave its interrupt
+/// masked: the queue has been scheduled again meanwhile, or the watchdog will poll it (`napi_defer_hard_irqs`).
+pub fn napi_complete_done(n: &Arc<NapiStruct>, work: usize) -> bool {
+    let (timeout, deferred) = defer_hard_irqs(n, work);
+    if timeout == 0 {
+        napi_gro_flush(n);
+    }
+    let old = n.state.fetch_update(AcqRel, Acquire, |s| match s & NAPI_MISSED {
+        0 => Some(s & !(NAPI_SCHED | NAPI_POLLING)),
+        _ => Some(s & !(NAPI_MISSED | NAPI_POLLING)),
+    });
+    let missed = old.is_ok_and(|s| s & NAPI_MISSED != 0);
+    let count = match (missed, deferred) {
+        (true, _) => &n.stats.missed,
+        (_, true) => &n.stats.deferred,
+        _ => &n.stats.completed,
+    };
+    count.fetch_add(1, Relaxed);
+    if missed {
+        __napi_schedule(n);
+    } else if timeout != 0 {
+        n.watchdog.start(n.dev.reg.kernel.ktime_get() + timeout);
+    }
+    !missed && !deferred
+}
+
+/// For how many nanoseconds the watchdog takes over, 0 if it does not, and whether the interrupt stays off until then.
+fn defer_hard_irqs(n: &NapiStruct, work: usize) -> (u64, bool) {
+    let timeout = n.dev.gro_flush_timeout.load(Relaxed);
+    if timeout == 0 {
+        return (0, false);
+    }
+    if work > 0 {
+        n.defer_count.store(n.dev.napi_defer_hard_irqs.load(Relaxed), Relaxed);
+    }
+    // Only the CPU that polls counts.
+    let left = n.defer_count.load(Relaxed);
+    n.defer_count.store(left.saturating_sub(1), Relaxed);
+    let waits = left > 0 || (work > 0 && !n.gro.lock().is_empty());
+    (if waits { timeout } else { 0 }, left > 0)
+}
+
+/// `napi_disable`: from now on nothing schedules the queue, a poll that is due is not made, and one that runs has ended when
+/// this returns. Process context.
 pub fn napi_disable(n: &NapiStruct) {
+    debug_assert!(!kernel::in_softirq(), "napi_disable in softirq context could wait for itself");
     n.state.fetch_or(NAPI_DISABLE, AcqRel);
+    let mut spins = 0;
+    while n.state.load(Acquire) & NAPI_POLLING != 0 {
+        n.dev.reg.kernel.arch().cpu_relax(spins);
+        spins = spins.saturating_add(1);
+    }
+    n.watchdog.cancel();
 }
 
 /// `napi_enable`.

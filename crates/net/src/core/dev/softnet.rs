@@ -1,16 +1,16 @@
 //! A CPU's share of the network: what waits for its two softirqs.
 //!
-//! Interface: [`SoftnetData`], [`NapiStruct`].
+//! Interface: [`SoftnetData`], [`NapiStruct`], [`NapiStats`], [`softnet_stat`].
 //! Linux counterpart: `struct softnet_data`, `struct napi_struct`.
 //! Locks and context: the inner lock is irq-safe, as top halves schedule NAPI; it is this CPU's and hardly ever contended.
 
 use crate::core::dev::device::NetDevice;
 use crate::core::gro::GroList;
 use crate::core::skbuff::SkbQueue;
-use kernel::SpinLock;
+use kernel::{HrTimer, PerCpu, SpinLock};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// What a NAPI poll does: takes up to `budget` packets from the device and hands them to `napi_gro_receive`; answers
 /// how many. Fewer than the budget means the ring is empty, and the poll has called `napi_complete_done` (and, if that
@@ -23,15 +23,82 @@ pub(super) const NAPI_SCHED: u8 = 1;
 pub(super) const NAPI_MISSED: u8 = 2;
 /// `NAPI_STATE_DISABLE`.
 pub(super) const NAPI_DISABLE: u8 = 4;
+/// The poll runs, and has not completed yet.
+pub(super) const NAPI_POLLING: u8 = 8;
 
 /// A device queue being polled (`struct napi_struct`).
 pub struct NapiStruct {
     pub dev: Arc<NetDevice>,
     pub weight: usize,
     pub poll: NapiPoll,
+    pub stats: NapiStats,
     pub(super) state: AtomicU8,
     /// Taken by the CPU that polls, so never contended.
     pub(super) gro: SpinLock<GroList>,
+    /// Polls where the interrupt is left off for a while, or packets wait in GRO (`napi_watchdog`).
+    pub(super) watchdog: HrTimer,
+    /// Polls that the interrupt may yet be left off for.
+    pub(super) defer_count: AtomicU32,
+}
+
+/// What a device queue has done.
+#[derive(Default)]
+pub struct NapiStats {
+    /// Interrupts that scheduled it, or found it scheduled.
+    pub interrupts: AtomicU64,
+    pub polls: AtomicU64,
+    pub packets: AtomicU64,
+    /// Polls that used their whole weight: the interrupt stayed off, and another poll followed.
+    pub exhausted: AtomicU64,
+    /// Polls that found the ring empty and switched the interrupt on again.
+    pub completed: AtomicU64,
+    /// Polls that found the ring empty but were asked for again meanwhile.
+    pub missed: AtomicU64,
+    /// Polls that found the ring empty and left the interrupt off, for the watchdog to poll (`napi_defer_hard_irqs`).
+    pub deferred: AtomicU64,
+}
+
+/// [`NapiStats`] at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NapiCounts {
+    pub interrupts: u64,
+    pub polls: u64,
+    pub packets: u64,
+    pub exhausted: u64,
+    pub completed: u64,
+    pub missed: u64,
+    pub deferred: u64,
+}
+
+impl NapiStats {
+    pub fn counts(&self) -> NapiCounts {
+        let get = |c: &AtomicU64| c.load(Relaxed);
+        NapiCounts {
+            interrupts: get(&self.interrupts),
+            polls: get(&self.polls),
+            packets: get(&self.packets),
+            exhausted: get(&self.exhausted),
+            completed: get(&self.completed),
+            missed: get(&self.missed),
+            deferred: get(&self.deferred),
+        }
+    }
+}
+
+impl std::ops::Sub for NapiCounts {
+    type Output = NapiCounts;
+    /// What has happened since `o`.
+    fn sub(self, o: NapiCounts) -> NapiCounts {
+        NapiCounts {
+            interrupts: self.interrupts.wrapping_sub(o.interrupts),
+            polls: self.polls.wrapping_sub(o.polls),
+            packets: self.packets.wrapping_sub(o.packets),
+            exhausted: self.exhausted.wrapping_sub(o.exhausted),
+            completed: self.completed.wrapping_sub(o.completed),
+            missed: self.missed.wrapping_sub(o.missed),
+            deferred: self.deferred.wrapping_sub(o.deferred),
+        }
+    }
 }
 
 /// What stands on a CPU's poll list.
@@ -61,4 +128,19 @@ pub(super) struct SoftnetInner {
     pub(super) backlog_scheduled: bool,
     /// Devices with packets to be sent by `net_tx_action`.
     pub(super) output_queue: VecDeque<Arc<NetDevice>>,
+}
+
+/// `/proc/net/softnet_stat`: a line for each CPU that has seen packets, with Linux's first three columns in hexadecimal
+/// (packets taken from the input queue, dropped because it was full, times that work was left over) and the CPU's number.
+pub fn softnet_stat(softnet: &PerCpu<SoftnetData>) -> String {
+    let mut out = String::new();
+    for (cpu, s) in softnet.iter().enumerate() {
+        let columns = [&s.processed, &s.dropped, &s.time_squeeze].map(|c| c.load(Relaxed));
+        if columns.iter().any(|&n| n != 0) {
+            let hex: Vec<_> = columns.iter().chain([&(cpu as u64)]).map(|n| format!("{n:08x}")).collect();
+            out += &hex.join(" ");
+            out.push('\n');
+        }
+    }
+    out
 }

@@ -271,6 +271,159 @@ fn napi_polls_until_the_ring_is_empty() {
     assert!(!napi_schedule(&napi));
 }
 
+/// A queue with a ring of so many packets, whose polls are noted.
+struct Ring {
+    left: Arc<AtomicUsize>,
+    polls: Arc<Mutex<Vec<usize>>>,
+    irq_on: Arc<std::sync::atomic::AtomicBool>,
+    napi: Arc<NapiStruct>,
+}
+
+fn ring(s: &Setup) -> Ring {
+    let (left, polls) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let irq_on = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let (l, p, irq) = (left.clone(), polls.clone(), irq_on.clone());
+    let poll = move |n: &Arc<NapiStruct>, budget: usize| {
+        let take = budget.min(l.load(SeqCst));
+        l.fetch_sub(take, SeqCst);
+        (0..take).for_each(|i| napi_gro_receive(n, received(&n.dev, i as u8)));
+        p.lock().expect("lock").push(take);
+        if take < budget && napi_complete_done(n, take) {
+            irq.store(true, SeqCst);
+        }
+        take
+    };
+    Ring { left, polls, irq_on, napi: netif_napi_add(&s.dev, NAPI_POLL_WEIGHT, Box::new(poll)) }
+}
+
+impl Ring {
+    /// Packets come; the top half runs if the interrupt is on.
+    fn arrive(&self, s: &Setup, n: usize) {
+        let _inside = s.m.kernel.enter();
+        self.left.fetch_add(n, SeqCst);
+        if self.irq_on.swap(false, SeqCst) {
+            let _irq = kernel::cpu::irq_enter();
+            napi_schedule(&self.napi);
+        }
+    }
+    fn polls(&self) -> Vec<usize> {
+        std::mem::take(&mut self.polls.lock().expect("lock"))
+    }
+}
+
+#[test]
+fn a_queue_counts_what_it_does() {
+    let s = setup();
+    let seen = count_handler(&s.net);
+    let ring = ring(&s);
+    ring.arrive(&s, 1);
+    ring.arrive(&s, 1);
+    ring.arrive(&s, 130);
+    assert_eq!(ring.polls(), [1, 1, 64, 64, 2]);
+    let counts = NapiCounts { interrupts: 3, polls: 5, packets: 132, exhausted: 2, completed: 3, ..Default::default() };
+    assert_eq!((ring.napi.stats.counts(), seen.lock().expect("lock").len()), (counts, 132));
+    assert_eq!(s.dev.napis().len(), 1);
+    assert!(s.dev.napis().iter().all(|n| Arc::ptr_eq(n, &ring.napi)));
+}
+
+#[test]
+fn a_deferred_interrupt_is_replaced_by_the_watchdogs_polls() {
+    let s = setup();
+    let ring = ring(&s);
+    s.dev.gro_flush_timeout.store(20_000, SeqCst);
+    s.dev.napi_defer_hard_irqs.store(2, SeqCst);
+    ring.arrive(&s, 3);
+    assert_eq!((ring.polls(), ring.irq_on.load(SeqCst)), (vec![3], false));
+    ring.arrive(&s, 5);
+    s.m.advance_ns(19_999);
+    assert!(ring.polls().is_empty());
+    s.m.advance_ns(1);
+    assert_eq!((ring.polls(), ring.irq_on.load(SeqCst)), (vec![5], false));
+    // Two polls in vain, and it waits for the interrupt again.
+    s.m.advance_ns(20_000);
+    assert_eq!((ring.polls(), ring.irq_on.load(SeqCst)), (vec![0], false));
+    s.m.advance_ns(20_000);
+    assert_eq!((ring.polls(), ring.irq_on.load(SeqCst)), (vec![0], true));
+    assert_eq!(s.m.kernel.hrtimers().pending(), 0);
+    let counts = NapiCounts { interrupts: 1, polls: 4, packets: 8, completed: 1, deferred: 3, ..Default::default() };
+    assert_eq!(ring.napi.stats.counts(), counts);
+    // What is disabled is not polled by the watchdog either.
+    ring.arrive(&s, 1);
+    napi_disable(&ring.napi);
+    s.m.advance_ns(100_000);
+    assert_eq!((ring.polls(), s.m.kernel.hrtimers().pending()), (vec![1], 0));
+}
+
+#[test]
+fn polling_has_a_budget_of_time() {
+    let s = setup();
+    let slow = Arc::new(AtomicUsize::new(5));
+    let (left, m) = (slow.clone(), Arc::new(s.m.clock()));
+    let napi = netif_napi_add(
+        &s.dev,
+        1,
+        Box::new(move |n, _| {
+            m.pass(900_000);
+            match left.fetch_update(SeqCst, SeqCst, |l| l.checked_sub(1)) {
+                Ok(_) => 1,
+                Err(_) => {
+                    napi_complete_done(n, 0);
+                    0
+                }
+            }
+        }),
+    );
+    let squeezed = || s.net.reg.softnet.iter().map(|d| d.time_squeeze.load(SeqCst)).sum::<u64>();
+    let _inside = s.m.kernel.enter();
+    {
+        let _bh = local_bh_disable();
+        napi_schedule(&napi);
+    }
+    // Four polls until two milliseconds after the first, then the rest: with the time that softirqs have, still in one go.
+    assert_eq!((slow.load(SeqCst), squeezed()), (0, 1));
+    assert!(softnet_stat(&s.net.reg.softnet).contains(" 00000001 "));
+    s.net.sysctl.set("net.core.netdev_budget_usecs", 0).expect("sysctl");
+    slow.store(3, SeqCst);
+    {
+        let _bh = local_bh_disable();
+        napi_schedule(&napi);
+    }
+    assert!(squeezed() > 1, "with no time at all each poll is the last");
+}
+
+/// One thread polls, another disables: when that is done no poll runs.
+#[test]
+fn napi_disable_waits_for_a_poll_that_runs() {
+    let s = setup();
+    let inside = Arc::new(AtomicUsize::new(0));
+    let i = inside.clone();
+    let napi = netif_napi_add(
+        &s.dev,
+        64,
+        Box::new(move |n, _| {
+            i.store(1, SeqCst);
+            (0..50).for_each(|_| std::thread::yield_now());
+            i.store(0, SeqCst);
+            napi_complete_done(n, 0);
+            0
+        }),
+    );
+    std::thread::scope(|scope| {
+        for _ in 0..200 {
+            let poll = scope.spawn(|| {
+                let _inside = s.m.kernel.enter();
+                let _bh = local_bh_disable();
+                napi_schedule(&napi);
+            });
+            (0..20).for_each(|_| std::thread::yield_now());
+            napi_disable(&napi);
+            assert_eq!(inside.load(SeqCst), 0, "the poll runs");
+            poll.join().expect("polled");
+            napi_enable(&napi);
+        }
+    });
+}
+
 #[test]
 fn loopback_runs_up_when_bottom_halves_are_on_again() {
     let m = TestMachine::new();
