@@ -6,6 +6,7 @@
 //! that off before it lets go.
 
 use crate::cpu;
+use crate::plant::{Plant, planted};
 use crate::spinlock::{SpinGuard, SpinLock};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
@@ -80,7 +81,7 @@ impl<T, B: Default> OwnerGuard<'_, T, B> {
     /// `release_sock`, one round: lets go if the backlog is not `pending`, else stays the owner and hands the backlog out.
     pub fn try_release(self, pending: impl FnOnce(&B) -> bool) -> Result<(), (Self, B)> {
         let mut s = self.0.slock.lock_bh();
-        if pending(&s.backlog) {
+        if pending(&s.backlog) && !planted(Plant::BacklogForgotten) {
             let b = std::mem::take(&mut s.backlog);
             drop(s);
             return Err((self, b));
