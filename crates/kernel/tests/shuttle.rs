@@ -9,3 +9,5 @@
 mod harness;
 #[path = "shuttle/sock_lock.rs"]
 mod sock_lock;
+#[path = "shuttle/timer.rs"]
+mod timer;

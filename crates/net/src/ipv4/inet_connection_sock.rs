@@ -14,6 +14,7 @@ use crate::ipv4::inet_hashtables::{
 use crate::ipv4::inet_sock::{InetSock, inet_sk};
 use crate::ipv4::request_sock::{Closed, RequestSock, RequestSockQueue};
 use kernel::Wait;
+use kernel::plant::{Plant, planted};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use std::task::Poll;
@@ -227,6 +228,9 @@ fn inet_csk_wait_for_connect(
     }
     // One connection wakes one acceptor.
     wait.prepare_to_wait_exclusive(&sk.wq);
+    if planted(Plant::AcceptCheckEarly) {
+        return Poll::Pending;
+    }
     match attempt() {
         Some(r) => Poll::Ready(r),
         None => Poll::Pending,
