@@ -6,7 +6,8 @@
 //! simulation's end, its clock stands still and nothing is woken.
 
 use crate::context::Ctx;
-use crate::engine::{Engine, MachineState, Stop, ev, with_engine};
+use crate::engine::{Engine, Stop, ev, with_engine};
+use crate::machine::MachineState;
 use kernel::Arch;
 use kernel::task::{Runnable, TASK_RUNNING, Task};
 use std::rc::Rc;

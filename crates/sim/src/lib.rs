@@ -31,12 +31,16 @@
 
 mod arch;
 pub mod cable;
+mod config;
 mod context;
 mod engine;
+mod irq;
 pub mod link;
 pub mod network;
 pub mod nic;
+mod machine;
 mod queue;
+mod report;
 mod rng;
 #[allow(clippy::module_inception)]
 mod sim;
@@ -44,9 +48,10 @@ mod stack;
 pub mod switch;
 mod task;
 mod trace;
+mod vcpu;
 
 pub use arch::SimArch;
-pub use engine::SimConfig;
+pub use config::SimConfig;
 pub use rng::Rng;
 pub use sim::{
     Handler, Here, IrqLine, Machine, Sim, at, charge, current, note, now, park, seed_from_env, sleep, sleep_until,

@@ -5,7 +5,9 @@
 //! Locks and context: the simulation's thread; the functions say if they must be called in a task.
 
 use crate::arch::{BOOT, BOOT_REAL, SimArch};
-use crate::engine::{Current, Engine, Irq, MachineState, SimConfig, Stop, with_current, with_engine};
+use crate::config::SimConfig;
+use crate::engine::{Current, Engine, Stop, with_current, with_engine};
+use crate::machine::{Irq, MachineState};
 use crate::rng::Rng;
 use crate::task::{TaskHandle, TaskOptions};
 use kernel::task::{TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE, Task};

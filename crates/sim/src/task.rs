@@ -5,8 +5,9 @@
 //! Locks and context: the simulation's thread; `join` in a task, or outside once the task is done.
 
 use crate::arch::Wake;
-use crate::context::Ctx;
+use crate::context::{Ctx, State, Why};
 use crate::engine::{Engine, Stop, with_engine};
+use crate::machine::Vcpu;
 use kernel::cpu::CpuContext;
 use kernel::sched::{CpuMask, SchedEntity};
 use kernel::task::{TASK_UNINTERRUPTIBLE, Task};
@@ -51,7 +52,7 @@ impl<T> TaskHandle<T> {
     }
 
     pub fn is_finished(&self) -> bool {
-        self.ctx.state.get() == crate::context::State::Done
+        self.ctx.state.get() == State::Done
     }
 
     /// Waits for the task's end: in a task by sleeping, outside by letting the machines run. `None` if it was killed.
@@ -134,7 +135,7 @@ impl Engine {
     }
 
     /// The CPU has more softirqs pending than it may run at once: its `ksoftirqd` goes on with them as a task among others.
-    pub(crate) fn wakeup_softirqd(&self, v: &Rc<crate::engine::Vcpu>) {
+    pub(crate) fn wakeup_softirqd(&self, v: &Rc<Vcpu>) {
         v.ksoftirqd_wanted.set(true);
         if let Some(c) = v.ksoftirqd.get() {
             if let Some(t) = c.task.get() {
@@ -155,7 +156,7 @@ impl Engine {
         self.start(&c);
     }
 
-    fn ksoftirqd(&self, v: &Rc<crate::engine::Vcpu>) {
+    fn ksoftirqd(&self, v: &Rc<Vcpu>) {
         let kernel = self.machine(v.machine).kernel.clone();
         let Some((c, task)) = v.ksoftirqd.get().and_then(|c| Some((c, c.task.get()?))) else { return };
         while !c.killed.get() {
@@ -164,7 +165,7 @@ impl Engine {
                 task.set_state(kernel::task::TASK_RUNNING);
                 kernel.run_ksoftirqd(v.cpu as usize);
                 // Others of this CPU come between two rounds.
-                self.suspend(crate::context::Why::Yield);
+                self.suspend(Why::Yield);
             } else {
                 self.sleep(c, u64::MAX);
             }

@@ -1,0 +1,101 @@
+//! The end of a simulation, and what is said about one that cannot go on.
+//!
+//! Interface: methods of the crate's `Engine`: `report`, `lockup`, `end`, `task_panicked`.
+//! Linux counterpart: `kernel/hung_task.c`, `kernel/watchdog.c`, `show_state`; `kernel/exit.c`.
+//! Locks and context: the simulation's thread, outside of every context; `lockup` in the one that spins.
+
+use crate::context::{Killed, Resume, State};
+use crate::engine::{Current, Engine};
+use std::any::Any;
+use std::ptr;
+
+impl Engine {
+    /// Nobody can go on but those who spin.
+    pub fn lockup(&self) -> ! {
+        panic!("lockup: contexts spin and nobody can end it\n{}", self.report());
+    }
+
+    /// What each task is doing.
+    pub fn report(&self) -> String {
+        let mut out = format!("at {} ns of virtual time:\n", self.now());
+        let tasks: Vec<_> = self.tasks.borrow().iter().flatten().cloned().collect();
+        for c in tasks.iter().take(32) {
+            let m = self.machine(c.machine);
+            let cpu = c.vcpu.get() - m.first_vcpu;
+            let state = c.task.get().map_or(0, |t| t.state());
+            let deadline = match c.deadline.get() {
+                u64::MAX => String::new(),
+                d => format!(", until {d} ns"),
+            };
+            out += &format!(
+                "  {}/{cpu} task {} {:?}: {:?}, state {state}{deadline}\n",
+                m.name,
+                c.serial,
+                c.name,
+                c.state.get()
+            );
+            let asleep_or_waiting = !ptr::eq(self.running.get(), &**c);
+            if let Some(b) = asleep_or_waiting.then(|| c.backtrace()).flatten() {
+                out += &innermost(&b.to_string());
+            }
+        }
+        if tasks.len() > 32 {
+            out += &format!("  and {} more\n", tasks.len() - 32);
+        }
+        out
+    }
+
+    /// Unwinds the tasks that are left, so that what they hold is given back; those that cannot be are forgotten.
+    pub fn end(&self) {
+        self.ending.set(true);
+        let _current = Current::set(self);
+        let left: Vec<_> = self.tasks.borrow().iter().flatten().cloned().collect();
+        for c in left {
+            let v = self.vcpu(c.vcpu.get());
+            let free = c.state.get() == State::Asleep && c.killable.get() && v.current.borrow().is_none();
+            if cfg!(panic = "unwind") && free {
+                c.state.set(State::OnCpu);
+                *v.current.borrow_mut() = Some(c.clone());
+                match self.resume(&v, &c, Resume::Die) {
+                    None => self.ended(&v),
+                    Some(_) => {
+                        v.current.take();
+                        c.forget();
+                    }
+                }
+            } else {
+                c.forget();
+            }
+        }
+        self.panic.take();
+    }
+
+    /// Keeps what a task panicked with; a killed one just ends.
+    pub fn task_panicked(&self, p: Box<dyn Any + Send>) {
+        if !p.is::<Killed>() && self.panic.borrow().is_none() {
+            *self.panic.borrow_mut() = Some(p);
+        }
+    }
+}
+
+/// The innermost functions of a backtrace that are neither the simulator's nor the language's.
+fn innermost(trace: &str) -> String {
+    const OURS: [&str; 7] = ["sockeye_sim::", "corosensei", "std::", "core::", "alloc::", "<alloc::", "<sockeye_sim"];
+    let mut out = String::new();
+    let mut lines = trace.lines().map(str::trim).peekable();
+    let mut shown = 0;
+    while let Some(l) = lines.next() {
+        let Some((_, name)) = l.split_once(": ") else { continue };
+        let at = lines.peek().and_then(|n| n.strip_prefix("at ")).unwrap_or("");
+        let tests = name.contains("::tests::");
+        if shown < 6
+            && (tests || !OURS.iter().any(|o| name.starts_with(o)))
+            && !at.is_empty()
+            && !at.starts_with("/rustc")
+        {
+            out += &format!("      {name}  {at}\n");
+            shown += 1;
+        }
+    }
+    out
+}
