@@ -6,9 +6,10 @@
 //! simulation's end, its clock stands still and nothing is woken.
 
 use crate::context::Ctx;
-use crate::engine::{Engine, Stop, ev, with_engine};
+use crate::engine::{Engine, Stop, with_engine};
 use crate::machine::MachineState;
 use kernel::Arch;
+use kernel::fault::Fault;
 use kernel::task::{Runnable, TASK_RUNNING, Task};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -75,13 +76,18 @@ impl SimArch {
         !task.try_to_block_task()
     }
 
-    fn sleep(e: &Engine, c: &Ctx, task: &Task, deadline: u64) {
+    /// `deadline` is the machine's time, whose clock may jump meanwhile.
+    fn sleep(e: &Engine, m: &MachineState, c: &Ctx, task: &Task, deadline: Option<u64>) {
+        c.by_clock.set(true);
         while !Self::need_not_sleep(task) {
+            let deadline = deadline.map_or(u64::MAX, |d| e.to_virtual(m, d));
             if deadline <= e.now() || c.killed.get() {
-                return task.set_state(TASK_RUNNING);
+                task.set_state(TASK_RUNNING);
+                break;
             }
             e.sleep(c, deadline);
         }
+        c.by_clock.set(false);
     }
 
     /// The code that made the simulation sleeps: the machines run until it is woken.
@@ -130,12 +136,9 @@ impl Arch for SimArch {
     }
 
     fn schedule(&self, task: &Task, deadline: Option<u64>) {
-        self.with(|e, m| {
-            let deadline = deadline.map_or(u64::MAX, |d| e.to_virtual(m, d));
-            match e.running() {
-                Some(c) => Self::sleep(e, c, task, deadline),
-                None => Self::sleep_outside(e, task, deadline),
-            }
+        self.with(|e, m| match e.running() {
+            Some(c) => Self::sleep(e, m, c, task, deadline),
+            None => Self::sleep_outside(e, task, deadline.map_or(u64::MAX, |d| e.to_virtual(m, d))),
         });
     }
 
@@ -152,6 +155,11 @@ impl Arch for SimArch {
         with_engine(self.sim, |e| e.checkpoint());
     }
 
+    fn should_fail(&self, what: Fault) -> bool {
+        let f = self.with(|_, m| m.should_fail.borrow().clone()).flatten();
+        f.is_some_and(|f| f(what))
+    }
+
     fn wakeup_softirqd(&self, cpu: usize) {
         self.with(|e, m| {
             let v = e.vcpu(m.first_vcpu + cpu as u32 % m.nr_cpus);
@@ -161,10 +169,10 @@ impl Arch for SimArch {
 
     fn program_timer(&self, base: usize, expires: u64) {
         self.with(|e, m| {
-            let at = &mut m.programmed.borrow_mut()[base];
-            if *at > expires {
-                *at = expires;
-                e.push(e.to_virtual(m, expires), ev::TIMER, m.index, base as u64);
+            let earlier = m.programmed.borrow()[base].0 > expires;
+            if earlier {
+                m.programmed.borrow_mut()[base].0 = expires;
+                e.push_timer(m, base);
             }
         });
     }

@@ -42,8 +42,6 @@ pub(crate) enum Why {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Resume {
     Go,
-    /// To unwind: the task was killed, or the simulation ends.
-    Die,
     /// To say where it is, and wait on.
     Where,
 }
@@ -86,9 +84,11 @@ pub(crate) struct Ctx {
     pub joiners: RefCell<Vec<Arc<Task>>>,
     /// Since when it has been waiting for a lock in a loop.
     pub spin_since: Cell<u64>,
+    /// Its deadline is one of its machine's clock.
+    pub by_clock: Cell<bool>,
+    /// It is to end where it next sleeps, and it has begun to.
+    pub dying: Cell<bool>,
     pub killed: Cell<bool>,
-    /// It sleeps or is busy by its own will, holding nothing: it may be unwound.
-    pub killable: Cell<bool>,
     cpu: CpuContext,
     coro: UnsafeCell<Option<Coro>>,
     yielder: Cell<*const Yielder<Resume, Why>>,
@@ -121,7 +121,8 @@ impl Ctx {
             joiners: RefCell::default(),
             spin_since: Cell::new(0),
             killed: Cell::new(false),
-            killable: Cell::new(false),
+            by_clock: Cell::new(false),
+            dying: Cell::new(false),
             cpu,
             coro: UnsafeCell::new(None),
             yielder: Cell::new(ptr::null()),
@@ -169,15 +170,15 @@ impl Ctx {
             // SAFETY: set when the coroutine started, and this runs on it.
             match unsafe { (*self.yielder.get()).suspend(why) } {
                 Resume::Go => return,
-                Resume::Die => {
-                    // While it unwinds it may sleep once more: then it goes on unwinding.
-                    if !self.killed.replace(true) {
-                        panic::resume_unwind(Box::new(Killed));
-                    }
-                    return;
-                }
                 Resume::Where => *self.place.borrow_mut() = Some(Backtrace::force_capture()),
             }
+        }
+    }
+
+    /// Ends the task here, if that has been asked for: unwinds it, once.
+    pub fn die_if_asked(&self) {
+        if self.dying.get() && !self.killed.replace(true) {
+            panic::resume_unwind(Box::new(Killed));
         }
     }
 

@@ -71,7 +71,8 @@ pub(crate) struct Engine {
     pub nr_tasks: Cell<usize>,
     pub running: Cell<*const Ctx>,
     pub handlers: RefCell<Vec<Rc<dyn Fn(u64)>>>,
-    pub calls: RefCell<Vec<Option<Box<dyn FnOnce()>>>>,
+    /// Closures of the queue, and how often each place has been used.
+    pub calls: RefCell<Vec<(u64, Option<Box<dyn FnOnce()>>)>>,
     pub free_calls: RefCell<Vec<u32>>,
     pub irq_workers: RefCell<Vec<Rc<Ctx>>>,
     pub stacks: RefCell<Stacks>,
@@ -252,14 +253,32 @@ impl Engine {
         h.len() as u32 - 1
     }
 
-    pub fn call_at(&self, time: u64, f: Box<dyn FnOnce()>) {
+    /// Calls `f` at `time`; the answer is for [`cancel_call`](Self::cancel_call).
+    pub fn call_at(&self, time: u64, f: Box<dyn FnOnce()>) -> (u32, u64) {
         let mut calls = self.calls.borrow_mut();
         let slot = self.free_calls.borrow_mut().pop().unwrap_or_else(|| {
-            calls.push(None);
+            calls.push((0, None));
             calls.len() as u32 - 1
         });
-        calls[slot as usize] = Some(f);
-        self.push(time, ev::CALL, slot, 0);
+        let (generation, place) = &mut calls[slot as usize];
+        *place = Some(f);
+        self.push(time, ev::CALL, slot, *generation);
+        (slot, *generation)
+    }
+
+    pub fn cancel_call(&self, (slot, generation): (u32, u64)) {
+        drop(self.take_call(slot, generation));
+    }
+
+    fn take_call(&self, slot: u32, generation: u64) -> Option<Box<dyn FnOnce()>> {
+        let mut calls = self.calls.borrow_mut();
+        let (g, f) = &mut calls[slot as usize];
+        if *g != generation {
+            return None;
+        }
+        *g += 1;
+        self.free_calls.borrow_mut().push(slot);
+        f.take()
     }
 
     /// Whether the event still means something. One that does not passes without taking time along.
@@ -270,18 +289,24 @@ impl Engine {
                 Some(c) if c.serial == e.arg => c.timer_at.get() == e.time,
                 _ => false,
             },
-            ev::TIMER => {
-                let m = self.machine(e.id);
-                let at = m.programmed.borrow()[e.arg as usize];
-                at != u64::MAX && self.to_virtual(&m, at) == e.time
-            }
+            ev::TIMER => self.machines.borrow()[e.id as usize].programmed.borrow()[e.arg as usize].1 == e.time,
+            ev::CALL => self.calls.borrow()[e.id as usize].0 == e.arg,
             _ => true,
         }
     }
 
-    /// A machine's monotonic time as virtual time; not before now.
+    /// A machine's monotonic time as virtual time.
     pub fn to_virtual(&self, m: &MachineState, at: u64) -> u64 {
         at.saturating_sub(m.boot.get())
+    }
+
+    /// Has the base's timer interrupt come when it wants it; an event that it had before counts no more.
+    pub fn push_timer(&self, m: &MachineState, base: usize) {
+        let (at, event) = &mut m.programmed.borrow_mut()[base];
+        if *at != u64::MAX {
+            *event = self.to_virtual(m, *at).max(self.now());
+            self.push(*event, ev::TIMER, m.index, base as u64);
+        }
     }
 
     pub fn fire(&self, e: Entry) {
@@ -295,7 +320,7 @@ impl Engine {
             ev::DEADLINE => self.deadline_passed(e.id),
             ev::TIMER => {
                 let m = self.machine(e.id);
-                m.programmed.borrow_mut()[e.arg as usize] = u64::MAX;
+                m.programmed.borrow_mut()[e.arg as usize] = (u64::MAX, u64::MAX);
                 let v = self.vcpu(m.first_vcpu + e.arg as u32 % m.nr_cpus);
                 v.timers.set(v.timers.get() | 1 << e.arg);
                 self.interrupt(&v);
@@ -307,9 +332,7 @@ impl Engine {
             }
             _ => {
                 self.record((WORLD, WORLD), What::Event, u64::MAX, u64::from(e.id));
-                let f = self.calls.borrow_mut()[e.id as usize].take();
-                self.free_calls.borrow_mut().push(e.id);
-                if let Some(f) = f {
+                if let Some(f) = self.take_call(e.id, e.arg) {
                     f();
                 }
             }

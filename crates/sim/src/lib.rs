@@ -34,6 +34,8 @@ pub mod cable;
 mod config;
 mod context;
 mod engine;
+mod fault;
+mod future;
 mod irq;
 pub mod link;
 pub mod network;
@@ -52,6 +54,8 @@ mod vcpu;
 
 pub use arch::SimArch;
 pub use config::SimConfig;
+pub use fault::{CpuFault, FaultRates};
+pub use future::{Timer, block_on, timer};
 pub use rng::Rng;
 pub use sim::{
     Handler, Here, IrqLine, Machine, Sim, at, charge, current, note, now, park, seed_from_env, sleep, sleep_until,

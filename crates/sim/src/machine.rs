@@ -6,9 +6,9 @@
 
 use crate::context::Ctx;
 use crate::rng::Rng;
+use kernel::fault::Fault;
 use kernel::sched::Rq;
 use kernel::{Arch, Kernel};
-use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -58,10 +58,10 @@ pub(crate) struct MachineState {
     pub boot: Cell<u64>,
     pub boot_real: Cell<u64>,
     pub entropy: RefCell<Rng>,
-    /// The time for which each timer base has an event, in the machine's time; `u64::MAX`: none.
-    pub programmed: RefCell<Vec<u64>>,
-    /// The task of futures, made when the first comes.
-    pub executor: OnceCell<Rc<dyn Any>>,
+    /// For each timer base, when it wants its interrupt, in the machine's time, and its event, in virtual time; `u64::MAX`: not.
+    pub programmed: RefCell<Vec<(u64, u64)>>,
+    /// Whether an allocation fails, once somebody wants that.
+    pub should_fail: RefCell<Option<Rc<dyn Fn(Fault) -> bool>>>,
 }
 
 pub(crate) struct Irq {

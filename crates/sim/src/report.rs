@@ -4,10 +4,13 @@
 //! Linux counterpart: `kernel/hung_task.c`, `kernel/watchdog.c`, `show_state`; `kernel/exit.c`.
 //! Locks and context: the simulation's thread, outside of every context; `lockup` in the one that spins.
 
-use crate::context::{Killed, Resume, State};
+use crate::context::Killed;
 use crate::engine::{Current, Engine};
 use std::any::Any;
 use std::ptr;
+
+/// Steps that tasks have to end when the simulation does.
+const END_STEPS: u32 = 1_000_000;
 
 impl Engine {
     /// Nobody can go on but those who spin.
@@ -45,28 +48,20 @@ impl Engine {
         out
     }
 
-    /// Unwinds the tasks that are left, so that what they hold is given back; those that cannot be are forgotten.
+    /// Ends the tasks that are left, so that what they hold is given back; those that cannot end are forgotten.
     pub fn end(&self) {
         self.ending.set(true);
         let _current = Current::set(self);
-        let left: Vec<_> = self.tasks.borrow().iter().flatten().cloned().collect();
-        for c in left {
-            let v = self.vcpu(c.vcpu.get());
-            let free = c.state.get() == State::Asleep && c.killable.get() && v.current.borrow().is_none();
-            if cfg!(panic = "unwind") && free {
-                c.state.set(State::OnCpu);
-                *v.current.borrow_mut() = Some(c.clone());
-                match self.resume(&v, &c, Resume::Die) {
-                    None => self.ended(&v),
-                    Some(_) => {
-                        v.current.take();
-                        c.forget();
-                    }
-                }
-            } else {
-                c.forget();
-            }
+        let left = || -> Vec<_> { self.tasks.borrow().iter().flatten().cloned().collect() };
+        if !std::thread::panicking() {
+            left().iter().for_each(|c| self.kill(c));
+            let mut steps = 0;
+            self.run_loop(self.now(), &mut || {
+                steps += 1;
+                steps > END_STEPS
+            });
         }
+        left().iter().for_each(|c| c.forget());
         self.panic.take();
     }
 

@@ -7,18 +7,19 @@
 use crate::arch::{BOOT, BOOT_REAL, SimArch};
 use crate::config::SimConfig;
 use crate::engine::{Current, Engine, Stop, with_current, with_engine};
+use crate::future::block_on;
 use crate::machine::{Irq, MachineState};
 use crate::rng::Rng;
 use crate::task::{TaskHandle, TaskOptions};
 use kernel::task::{TASK_INTERRUPTIBLE, TASK_UNINTERRUPTIBLE, Task};
 use kernel::{Arch, Kernel};
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// A world of machines with a time of its own, run by one thread.
 pub struct Sim {
-    engine: Rc<Engine>,
+    pub(crate) engine: Rc<Engine>,
 }
 
 impl Sim {
@@ -67,8 +68,8 @@ impl Sim {
             boot: Cell::new(BOOT),
             boot_real: Cell::new(BOOT_REAL),
             entropy: RefCell::new(Rng::stream(self.seed(), &format!("machine/{index}/entropy"))),
-            programmed: RefCell::new(vec![u64::MAX; cpus as usize]),
-            executor: OnceCell::new(),
+            programmed: RefCell::new(vec![(u64::MAX, u64::MAX); cpus as usize]),
+            should_fail: RefCell::default(),
         };
         e.machines.borrow_mut().push(Rc::new(m));
         Machine { sim: e.id, index, kernel }
@@ -242,6 +243,16 @@ impl Machine {
         body: impl FnOnce() -> T + 'static,
     ) -> TaskHandle<T> {
         self.with(|e| e.spawn(self.index, name, options, body))
+    }
+
+    /// Starts a future, as a task of its own: it may also call what blocks.
+    pub fn spawn_future<T: 'static>(&self, name: &str, f: impl Future<Output = T> + 'static) -> TaskHandle<T> {
+        self.spawn(name, move || block_on(f))
+    }
+
+    /// Has `f` decide which allocations of this machine fail, while [`kernel::fault::FaultsOn`] lives.
+    pub fn set_should_fail(&self, f: impl Fn(kernel::fault::Fault) -> bool + 'static) {
+        self.with(|e| *e.machine(self.index).should_fail.borrow_mut() = Some(Rc::new(f)));
     }
 
     /// `request_irq`: `handler` is the top half of a new interrupt line of CPU `cpu`. Lines are enabled at first, and stay.

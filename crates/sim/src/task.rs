@@ -95,11 +95,9 @@ impl Engine {
     ) -> TaskHandle<T> {
         let result = Rc::new(RefCell::new(None));
         let (sim, out) = (self.id, result.clone());
-        let ctx = self.make_task(machine, name, options, move || match catch_unwind(AssertUnwindSafe(body)) {
-            Ok(v) => *out.borrow_mut() = Some(v),
-            Err(p) => {
-                with_engine(sim, |e| e.task_panicked(p));
-            }
+        let ctx = self.make_task(machine, name, options, move || {
+            let value = body();
+            *out.borrow_mut() = Some(value);
         });
         self.start(&ctx);
         TaskHandle { sim, ctx, result }
@@ -126,7 +124,12 @@ impl Engine {
         let task = Task::new(Box::new(Wake { sim: self.id, slot, serial }));
         let _ = ctx.task.set(task);
         let stack = self.stacks.borrow_mut().get().expect("address space and mappings for one more stack");
-        ctx.start(stack, body);
+        let sim = self.id;
+        ctx.start(stack, move || {
+            if let Err(p) = catch_unwind(AssertUnwindSafe(body)) {
+                with_engine(sim, |e| e.task_panicked(p));
+            }
+        });
         self.tasks.borrow_mut()[slot as usize] = Some(ctx.clone());
         if !options.daemon {
             self.nr_tasks.set(self.nr_tasks.get() + 1);

@@ -9,6 +9,7 @@ use crate::engine::{Engine, ev};
 use crate::machine::Vcpu;
 use crate::trace::What;
 use kernel::sched::Enqueue;
+use kernel::task::TASK_RUNNING;
 use std::rc::Rc;
 
 impl Engine {
@@ -235,12 +236,23 @@ impl Engine {
 
     /// The running task sleeps until it is woken, or `deadline`, virtual time.
     pub fn sleep(&self, c: &Ctx, deadline: u64) {
+        c.die_if_asked();
         if deadline != u64::MAX {
             self.arm_deadline(c, deadline);
         }
         c.state.set(State::Asleep);
-        c.killable.set(true);
         c.suspend(Why::Sleep);
-        c.killable.set(false);
+        c.die_if_asked();
+    }
+
+    /// The task ends where it sleeps, or next sleeps: what it holds is dropped. Only where panics unwind.
+    pub fn kill(&self, c: &Rc<Ctx>) {
+        if cfg!(panic = "unwind") && c.is_task() {
+            c.dying.set(true);
+            if let Some(t) = c.task.get() {
+                t.set_state(TASK_RUNNING);
+            }
+            self.wake(c, false);
+        }
     }
 }

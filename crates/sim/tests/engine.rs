@@ -1,7 +1,7 @@
 //! The engine: tasks, virtual time, interrupts, preemption, failures.
 
 use kernel::{Softirq, SpinLock, WaitQueueHead, cpu};
-use sockeye_sim::{self as sim, Machine, Sim, SimConfig, TaskOptions};
+use sockeye_sim::{self as sim, CpuFault, FaultRates, Machine, Sim, SimConfig, TaskOptions};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -444,4 +444,166 @@ fn what_sleeping_tasks_hold_is_dropped_at_the_end() {
         m.spawn("never ran", move || drop(c));
     }
     assert_eq!(n.get(), 2);
+}
+
+#[test]
+fn futures_run_beside_tasks() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 2);
+    let log = Log::default();
+    let l = log.clone();
+    let f = m.spawn_future("future", async move {
+        for i in 0..3 {
+            sim::timer(10).await;
+            l.say(format!("f{i}@{}", sim::now()));
+        }
+        // What blocks may be called, too.
+        sim::sleep(5);
+        "done"
+    });
+    let l = log.clone();
+    m.spawn("task", move || {
+        sim::sleep(15);
+        l.say(format!("t@{}", sim::now()));
+    });
+    assert_eq!(f.join(), Some("done"));
+    assert_eq!(log.said(), "f0@10 t@15 f1@20 f2@30");
+    assert_eq!(sim.now(), 35);
+    sim::block_on(sim::timer(100));
+    assert_eq!(sim.now(), 135);
+}
+
+#[test]
+fn a_timer_that_is_dropped_takes_no_time_along() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    m.spawn_future("f", async {
+        let mut long = std::pin::pin!(sim::timer(3600 * 1000 * MS));
+        let mut short = std::pin::pin!(sim::timer(MS));
+        std::future::poll_fn(|cx| {
+            let _ = long.as_mut().poll(cx);
+            short.as_mut().poll(cx)
+        })
+        .await;
+    });
+    sim.run();
+    assert_eq!(sim.now(), MS);
+}
+
+#[test]
+fn a_stalled_cpu_stands_still_while_others_go_on() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 2);
+    let log = Log::default();
+    for cpu in 0..2 {
+        let l = log.clone();
+        let options = TaskOptions { cpus: kernel::sched::CpuMask::only(cpu), ..Default::default() };
+        m.spawn_with("t", options, move || {
+            for _ in 0..3 {
+                sim::sleep(10);
+                l.say(format!("{cpu}@{}", sim::now()));
+            }
+        });
+    }
+    sim.inject(15, CpuFault::Stall { machine: 0, cpu: 1, ns: 100 });
+    sim.run();
+    assert_eq!(log.said(), "0@10 1@10 0@20 0@30 1@115 1@125");
+}
+
+#[test]
+fn a_clock_that_jumps_brings_timers_and_deadlines_forward() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let fired = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let f = fired.clone();
+    let t = m.kernel().timer(move || f.store(sim::now() / MS, std::sync::atomic::Ordering::SeqCst));
+    t.mod_timer_in(10_000);
+    let k = m.kernel().clone();
+    let sleeper = m.spawn("t", move || {
+        let before = k.ktime_get();
+        let task = k.arch().current();
+        task.set_state(kernel::task::TASK_INTERRUPTIBLE);
+        k.arch().schedule(&task, Some(before + 5_000 * MS));
+        assert!(k.ktime_get() >= before + 5_000 * MS);
+        sim::now() / MS
+    });
+    sim.inject(1000 * MS, CpuFault::ClockJump { machine: 0, ns: 60_000 * MS });
+    sim.run();
+    assert_eq!((sleeper.result(), fired.load(std::sync::atomic::Ordering::SeqCst)), (Some(1000), 1000));
+}
+
+#[test]
+fn a_killed_task_drops_what_it_holds() {
+    struct Bell(Rc<Cell<bool>>);
+    impl Drop for Bell {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let rung = Rc::new(Cell::new(false));
+    let bell = Bell(rung.clone());
+    let h = m.spawn("victim", move || {
+        let _bell = bell;
+        sim::sleep(3600 * 1000 * MS);
+    });
+    sim.inject(MS, CpuFault::Kill { task: h.id() });
+    sim.run();
+    assert_eq!((h.is_finished(), h.result(), rung.get(), sim.now()), (true, None, true, MS));
+}
+
+#[test]
+fn a_signal_ends_an_interruptible_sleep() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let h = m.spawn("t", || {
+        sim::park();
+        sim::now()
+    });
+    sim.inject(77, CpuFault::Signal { task: h.id() });
+    sim.run();
+    assert_eq!(h.result(), Some(77));
+}
+
+#[test]
+fn a_plan_of_faults_follows_from_the_seed_and_kinds_do_not_shift_each_other() {
+    let all = FaultRates {
+        stall_every: 10 * MS,
+        stall_max: MS,
+        clock_jump_every: 50 * MS,
+        clock_jump_max: 1000 * MS,
+        wall_clock_every: 0,
+    };
+    let plan = |rates: FaultRates, seed| rates.plan(seed, &[2, 2, 4], 1000 * MS);
+    assert_eq!(plan(all, 1), plan(all, 1));
+    assert_ne!(plan(all, 1), plan(all, 2));
+    assert!((60..140).contains(&plan(all, 1).len()), "{}", plan(all, 1).len());
+    let mut stalls = plan(all, 1);
+    stalls.retain(|(_, f)| matches!(f, CpuFault::Stall { .. }));
+    assert_eq!(plan(FaultRates { clock_jump_every: 0, ..all }, 1), stalls);
+}
+
+#[test]
+fn an_endless_flood_of_softirqs_leaves_tasks_their_share() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let rounds = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let r = rounds.clone();
+    m.kernel().open_softirq(Softirq::NetRx, move || {
+        sim::charge(10_000);
+        if r.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 10_000 {
+            kernel::kernel::raise_softirq(Softirq::NetRx);
+        }
+    });
+    let irq = m.request_irq(0, || kernel::kernel::raise_softirq(Softirq::NetRx));
+    irq.raise();
+    let task = m.spawn("task", || {
+        (0..10).for_each(|_| sim::charge(MS));
+        sim::now()
+    });
+    sim.run();
+    assert!(rounds.load(std::sync::atomic::Ordering::SeqCst) > 10_000);
+    let end = task.result().unwrap();
+    assert!(end < 60 * MS, "the flood lasts 100 ms, the task's 10 ms of work were done at {end}");
 }
