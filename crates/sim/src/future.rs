@@ -25,7 +25,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, SeqCst);
-        self.task.try_to_wake_up();
+        self.task.wake_up_process();
     }
 }
 

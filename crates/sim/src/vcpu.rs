@@ -163,7 +163,7 @@ impl Engine {
             self.nr_tasks.set(self.nr_tasks.get() - 1);
         }
         for t in c.joiners.take() {
-            t.try_to_wake_up();
+            t.wake_up_process();
         }
     }
 

@@ -255,7 +255,7 @@ fn timers_fire_at_their_time() {
 
 #[test]
 fn a_waker_that_goes_to_sleep_defers_the_switch() {
-    for sync in [false] {
+    for sync in [false, true] {
         let sim = Sim::from_env(1);
         let m = sim.machine("m", 1);
         let log = Log::default();
@@ -268,7 +268,7 @@ fn a_waker_that_goes_to_sleep_defers_the_switch() {
         let l = log.clone();
         let sim_wake = move |t: &Arc<kernel::Task>| wake(t, sync);
         m.spawn("waker", move || {
-            sim::charge(20 * MS);
+            sim::charge(2 * MS);
             sim_wake(&task);
             sim::charge(MS / 2);
             l.say("waker");
