@@ -1,12 +1,12 @@
 //! A traced function being inside: from the tracepoint to the end of its scope.
 //!
-//! Interface: [`tp!`](crate::tp), [`Span`].
+//! Interface: [`tp!`](crate::tp), [`Span`], [`TaskSpan`].
 //! Linux counterpart: the function-graph tracer's return hooks.
 //! Locks and context: any context; writes to the ring of the CPU.
 
 use crate::cpu::{context_name, current_kernel, smp_processor_id, trace_depth};
 use crate::kernel::Kernel;
-use crate::trace::{Event, Subject, Traceable, only_marked};
+use crate::trace::{Event, Subject, Traceable, enabled, only_marked};
 
 /// The kernel the thread is inside.
 fn current<'k>() -> Option<&'k Kernel> {
@@ -48,6 +48,33 @@ impl Drop for Span {
         if let Some(k) = current() {
             k.tracer().finish(self.cpu, self.seq, k.arch().ktime_get());
         }
+    }
+}
+
+/// A task being asleep, or whatever else it does outside of the CPU.
+pub struct TaskSpan<'k> {
+    kernel: &'k Kernel,
+    span: Span,
+}
+
+impl<'k> TaskSpan<'k> {
+    /// Records that the calling task, which is not inside the kernel, enters `name`; `None` unless everything is recorded.
+    pub fn enter(kernel: &'k Kernel, name: &'static str) -> Option<TaskSpan<'k>> {
+        if !enabled() || only_marked() {
+            return None;
+        }
+        let (time, cpu, context) = (kernel.ktime_get(), kernel.arch().smp_processor_id().unwrap_or(0), context_name());
+        let depth = trace_depth(|d| d.replace(d.get() + 1));
+        let subject = Subject::default();
+        let seq = kernel.tracer().record(Event { time, duration: 0, seq: 0, name, cpu, context, depth, subject });
+        // The ring is that of the CPU which records; from outside it is the first one's.
+        Some(TaskSpan { kernel, span: Span { cpu: smp_processor_id(), seq } })
+    }
+}
+
+impl Drop for TaskSpan<'_> {
+    fn drop(&mut self) {
+        self.kernel.tracer().finish(self.span.cpu, self.span.seq, self.kernel.ktime_get());
     }
 }
 

@@ -16,12 +16,15 @@
 
 use crate::arch::Arch;
 use crate::cpu;
+use crate::kernel::Kernel;
 use crate::lockdep;
 use crate::maybe_const;
+use crate::span::TaskSpan;
 use crate::spinlock::SpinLock;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{OnceLock, Plant, fence, planted};
 use crate::task::{TASK_INTERRUPTIBLE, TASK_KILLABLE, TASK_NORMAL, TASK_RUNNING, TASK_UNINTERRUPTIBLE, Task, WF_SYNC};
+use crate::tp;
 use crate::wait_list::{Link, Linked, List, Step, Then};
 use std::sync::Arc;
 use std::task::Poll;
@@ -107,6 +110,18 @@ impl WaitQueueEntry {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
 
+    /// `autoremove_wake_function`, or `default_wake_function`: the caller takes the former's entry off the queue.
+    fn wake_function(&self, task: &Task, w: &WakeUp) -> bool {
+        if self.has(STAYS) {
+            tp!(default_wake_function);
+            tp!(try_to_wake_up);
+            return task.try_to_wake_up(w.mode, w.flags);
+        }
+        tp!(autoremove_wake_function);
+        tp!(try_to_wake_up);
+        task.try_to_wake_up(w.mode, w.flags)
+    }
+
     /// Wakes it if the event is one of its own. Whether it was woken, and whether it leaves the queue.
     fn wake(&self, w: &WakeUp) -> (bool, bool) {
         let woken = match &self.func {
@@ -115,7 +130,7 @@ impl WaitQueueEntry {
             WakeFunc::Task(task) => {
                 let wanted = self.key.load(Ordering::Relaxed);
                 let mine = w.key == 0 || wanted == 0 || w.key & wanted != 0;
-                mine && task.try_to_wake_up(w.mode, w.flags)
+                mine && self.wake_function(task, w)
             }
         };
         if woken {
@@ -226,6 +241,7 @@ impl Inner {
     /// `__wake_up_common_lock`: the non-exclusive waiters first, then the exclusive ones. Lets go of the lock now and then, so
     /// that a long queue keeps nobody from it for long; what is taken off is dropped without it.
     fn wake_up_common(&self, mut w: WakeUp, from: Walk) {
+        tp!(__wake_up_common);
         let mut at = from;
         let mut mark = None;
         while !matches!(at, Walk::Done) {
@@ -514,6 +530,7 @@ impl Wait {
     }
 
     fn prepare(&mut self, q: &WaitQueueHead, state: u32, flags: u32) -> bool {
+        tp!(prepare_to_wait);
         if !self.is_on(q) {
             let key = self.entry.key.load(Ordering::Relaxed);
             self.abort_exclusive_wait();
@@ -528,6 +545,7 @@ impl Wait {
     /// is on none.
     pub fn finish_wait(&mut self) {
         if let Some(i) = self.on.take() {
+            tp!(finish_wait);
             i.remove(&self.entry);
             self.task.set_state(TASK_RUNNING);
             self.set_key(0);
@@ -600,6 +618,23 @@ pub fn block_on<T>(arch: &dyn Arch, mut op: impl FnMut(&mut Wait) -> Poll<T>) ->
             Poll::Ready(v) => return v,
             Poll::Pending => {
                 lockdep::might_sleep();
+                arch.schedule(&wait.task, wait.deadline);
+            }
+        }
+    }
+}
+
+/// [`block_on`] in a kernel, whose tracer sees the caller sleep.
+#[track_caller]
+pub fn block_on_in<T>(kernel: &Kernel, mut op: impl FnMut(&mut Wait) -> Poll<T>) -> T {
+    let arch = kernel.arch();
+    let mut wait = Wait::new(arch.current());
+    loop {
+        match op(&mut wait) {
+            Poll::Ready(v) => return v,
+            Poll::Pending => {
+                lockdep::might_sleep();
+                let _span = TaskSpan::enter(kernel, "schedule_timeout");
                 arch.schedule(&wait.task, wait.deadline);
             }
         }

@@ -137,7 +137,7 @@ impl Socket {
 
     /// Runs a blocking call to its end as a thread: `sock.block_on(|w| sock.connect(&addr, false, w))`.
     pub fn block_on<T>(&self, op: impl FnMut(&mut Wait) -> Poll<T>) -> T {
-        wait::block_on(self.sk.net.kernel().arch(), op)
+        wait::block_on_in(self.sk.net.kernel(), op)
     }
 }
 

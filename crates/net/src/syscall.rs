@@ -153,7 +153,7 @@ impl FdTable {
 
     /// Runs a call to its end as the calling thread.
     fn block_on<T>(&self, op: impl FnMut(&mut Wait) -> Poll<T>) -> T {
-        wait::block_on(self.net.kernel().arch(), op)
+        wait::block_on_in(self.net.kernel(), op)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::{Skb, SkbQueue};
 use kernel::sock_lock::{BhGuard, OwnerGuard};
+use kernel::tp;
 use kernel::trace::{Subject, Traceable};
 use kernel::{SockLock, SpinLock, Wait, WaitQueueHead};
 use std::any::Any;
@@ -320,6 +321,7 @@ impl Sock {
     /// `lock_sock`. Process context; may sleep.
     #[inline]
     pub fn lock_sock(&self) -> SockGuard<'_> {
+        tp!(lock_sock, self);
         SockGuard { sk: self, guard: Some(self.lock.lock_sock()) }
     }
 
@@ -453,6 +455,7 @@ fn process_backlog(sk: &Sock, state: &mut dyn ProtoSock, b: Backlog) {
 impl Drop for SockGuard<'_> {
     /// `release_sock`.
     fn drop(&mut self) {
+        tp!(release_sock, self.sk);
         while let Some(g) = self.guard.take() {
             let Err((g, b)) = g.try_release(Backlog::pending) else { return };
             self.guard = Some(g);

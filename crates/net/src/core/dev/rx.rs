@@ -204,6 +204,7 @@ pub fn netif_napi_add(dev: &Arc<NetDevice>, weight: usize, poll: NapiPoll) -> Ar
 /// `napi_schedule`, by a top half that has masked its interrupt: polls soon, on this CPU. `false` if already scheduled; then
 /// the poll that is under way will not complete without looking again.
 pub fn napi_schedule(n: &Arc<NapiStruct>) -> bool {
+    tp!(napi_schedule);
     let fresh = napi_schedule_prep(n);
     if fresh {
         __napi_schedule(n);
