@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod buf;
+pub mod completion;
 pub mod cpu;
 pub mod fault;
 pub mod hrtimer;
@@ -20,7 +21,11 @@ pub mod rcu;
 pub mod rcu_hash;
 #[cfg(test)]
 mod rcu_tests;
+pub mod rwlock;
+pub mod rwsem;
 pub mod sched;
+pub mod semaphore;
+pub mod seqlock;
 pub mod sleep_timeout;
 pub mod sock_lock;
 pub mod span;
@@ -34,6 +39,7 @@ mod wait_list;
 
 pub use arch::Arch;
 pub use buf::{Frag, PageMut};
+pub use completion::Completion;
 pub use cpu::{in_softirq, local_bh_disable};
 pub use fault::{Fault, should_fail};
 pub use hrtimer::{HrTimer, HrtimerRestart};
@@ -42,6 +48,10 @@ pub use mutex::Mutex;
 pub use percpu::PerCpu;
 pub use rcu::{Rcu, call_rcu, rcu_barrier, rcu_read_lock, synchronize_rcu};
 pub use rcu_hash::RcuHashTable;
+pub use rwlock::RwLock;
+pub use rwsem::RwSemaphore;
+pub use semaphore::Semaphore;
+pub use seqlock::SeqLock;
 pub use sock_lock::SockLock;
 pub use spinlock::SpinLock;
 pub use task::Task;

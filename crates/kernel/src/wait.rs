@@ -560,11 +560,15 @@ impl Wait {
         self.task.set_state(TASK_RUNNING);
         self.set_key(0);
         let e = &self.entry;
-        if !e.has(WOKEN) || !e.has(EXCLUSIVE) {
+        if !e.has(EXCLUSIVE) {
             return;
         }
         if e.has(STAYS) {
+            // Woken or not: what kept it waiting may not keep the one behind it.
             return i.wake_up_first();
+        }
+        if !e.has(WOKEN) {
+            return;
         }
         let key = e.woken_by.load(Ordering::Relaxed);
         let w = WakeUp { mode: TASK_NORMAL, flags: 0, key, exclusive: 1, waiters: None };
