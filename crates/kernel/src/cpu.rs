@@ -11,10 +11,12 @@
 //! tracepoint is passed. With no simulator in the process a checkpoint is one load and a predictable branch.
 
 use crate::arch::Arch;
+use crate::lockdep::held::{self, HeldSlot, Since, State};
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::{per_thread, sync};
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::ptr;
 use std::sync::atomic as real;
 
@@ -54,6 +56,8 @@ struct Context {
     pub(crate) rcu: Cell<u32>,
     /// Traced functions that have been entered and not left.
     depth: Cell<u32>,
+    /// Where sleeping began to be forbidden, in debug builds.
+    since: Since,
 }
 
 impl Context {
@@ -70,6 +74,7 @@ impl Context {
             serving: Cell::new(false),
             rcu: Cell::new(0),
             depth: Cell::new(0),
+            since: Since::new(),
         }
     }
 
@@ -85,6 +90,15 @@ impl Context {
         self.serving.swap(&o.serving);
         self.rcu.swap(&o.rcu);
         self.depth.swap(&o.depth);
+        self.since.swap(&o.since);
+    }
+
+    /// Remembers the place of the first call that makes the context atomic.
+    #[inline(always)]
+    fn note(&self, at: &'static Location<'static>) {
+        if held::ON && self.preempt.get() + self.bh.get() + self.irq.get() + self.hardirq.get() == 0 {
+            self.since.set(at);
+        }
     }
 }
 
@@ -93,16 +107,21 @@ per_thread! {
 }
 
 /// A context that is not running: what a simulated task or CPU carries while others use the thread.
-pub struct CpuContext(Context);
+pub struct CpuContext(Context, HeldSlot);
 
 impl Default for CpuContext {
     /// Outside every kernel, nothing disabled.
     fn default() -> Self {
-        CpuContext(Context::outside())
+        CpuContext(Context::outside(), HeldSlot::default())
     }
 }
 
 impl CpuContext {
+    /// Names it in the reports of the lock validator. While it is not running.
+    pub fn set_name(&self, name: &str) {
+        self.1.set_name(name);
+    }
+
     /// Exchanges the thread's context with this one.
     ///
     /// # Safety
@@ -110,6 +129,7 @@ impl CpuContext {
     /// be left, while that context is the thread's.
     pub unsafe fn switch(&self) {
         CTX.with(|c| c.swap(&self.0));
+        self.1.switch();
     }
 
     /// A context outside every kernel whose waiting `arch` looks after: user mode, as it were.
@@ -119,7 +139,7 @@ impl CpuContext {
     pub unsafe fn on(arch: *const dyn Arch) -> CpuContext {
         let c = Context::outside();
         c.arch.set(Some(arch));
-        CpuContext(c)
+        CpuContext(c, HeldSlot::default())
     }
 
     /// Whether the context, which is not running, could be put to sleep: nothing of it forbids that.
@@ -297,15 +317,20 @@ pub fn context_name() -> &'static str {
 type NotSend = PhantomData<*const ()>;
 
 macro_rules! count_guard {
-    ($(#[$m:meta])* $guard:ident, $(#[$f:meta])* $ctor:ident, $field:ident) => {
+    ($(#[$m:meta])* $guard:ident, $(#[$f:meta])* $ctor:ident, $field:ident, $may_enable:literal) => {
         $(#[$m])*
         #[must_use]
         pub struct $guard(NotSend);
 
         $(#[$f])*
+        #[cfg_attr(debug_assertions, track_caller)]
         #[inline]
         pub fn $ctor() -> $guard {
-            CTX.with(|c| c.$field.set(c.$field.get() + 1));
+            let at = Location::caller();
+            CTX.with(|c| {
+                c.note(at);
+                c.$field.set(c.$field.get() + 1)
+            });
             $guard(PhantomData)
         }
 
@@ -313,6 +338,9 @@ macro_rules! count_guard {
             #[inline]
             fn drop(&mut self) {
                 CTX.with(|c| c.$field.set(c.$field.get() - 1));
+                if held::ON && $may_enable {
+                    check_enabled();
+                }
                 checkpoint();
             }
         }
@@ -324,23 +352,31 @@ count_guard!(
     PreemptGuard,
     /// `preempt_disable`.
     preempt_disable,
-    preempt
+    preempt,
+    false
 );
 count_guard!(
     /// While it lives the simulator delivers no interrupt here.
     IrqGuard,
     /// `local_irq_save`; nests, and the drop restores.
     local_irq_save,
-    irq
+    irq,
+    true
 );
+
 /// While it lives the thread is in hard-interrupt context.
 #[must_use]
 pub struct HardirqGuard(NotSend);
 
 /// `irq_enter`, by the arch before it calls a device's top half. The drop is `irq_exit`: it runs the softirqs that the top
 /// half raised, unless what was interrupted has them disabled.
+#[cfg_attr(debug_assertions, track_caller)]
 pub fn irq_enter() -> HardirqGuard {
-    CTX.with(|c| c.hardirq.set(c.hardirq.get() + 1));
+    let at = Location::caller();
+    CTX.with(|c| {
+        c.note(at);
+        c.hardirq.set(c.hardirq.get() + 1)
+    });
     HardirqGuard(PhantomData)
 }
 
@@ -358,9 +394,14 @@ impl Drop for HardirqGuard {
 pub struct BhGuard(NotSend);
 
 /// `local_bh_disable`.
+#[cfg_attr(debug_assertions, track_caller)]
 #[inline]
 pub fn local_bh_disable() -> BhGuard {
-    CTX.with(|c| c.bh.set(c.bh.get() + 1));
+    let at = Location::caller();
+    CTX.with(|c| {
+        c.note(at);
+        c.bh.set(c.bh.get() + 1)
+    });
     BhGuard(PhantomData)
 }
 
@@ -384,7 +425,19 @@ impl Drop for BhGuard {
             run_pending();
             CTX.with(|c| c.bh.set(c.bh.get() - 1));
         }
+        if held::ON {
+            check_enabled();
+        }
         checkpoint();
+    }
+}
+
+/// A guard's end may have turned interrupts or bottom halves on: the lock validator looks at what is held.
+#[inline]
+fn check_enabled() {
+    let s = state();
+    if !s.irqs_off && !s.hardirq {
+        held::enabled(&s);
     }
 }
 
@@ -419,7 +472,32 @@ pub(crate) fn raise_if_inside(nr: u32) {
     }
 }
 
-/// Lets the closure run as if outside every lock count, for a thread that is about to sleep; debug builds check.
+/// The context, for the lock validator.
+pub(crate) fn state() -> State {
+    CTX.with(|c| State {
+        hardirq: c.hardirq.get() > 0,
+        softirq: c.serving.get(),
+        irqs_off: c.irq.get() > 0,
+        bh_off: c.bh.get() > 0,
+        preempt_off: c.preempt.get() > 0,
+        rcu: c.rcu.get() > 0,
+        since: c.since.get(),
+    })
+}
+
+/// The caller may sleep, now or in another run. Debug builds report it where sleeping is forbidden: in atomic context, and
+/// in an RCU read section.
+#[cfg_attr(debug_assertions, track_caller)]
+#[inline(always)]
+pub fn might_sleep() {
+    if cfg!(debug_assertions) && (in_atomic() || CTX.with(|c| c.rcu.get() > 0)) {
+        held::sleeping(Location::caller(), &state());
+    }
+}
+
+/// The old name of [`might_sleep`].
+#[cfg_attr(debug_assertions, track_caller)]
+#[inline(always)]
 pub(crate) fn assert_may_sleep() {
-    debug_assert!(!in_atomic(), "sleeping in atomic context");
+    might_sleep();
 }

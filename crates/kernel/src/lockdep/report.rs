@@ -1,0 +1,169 @@
+//! What the lock validator says, and to whom.
+//!
+//! Interface: [`Report`], [`Problem`]; [`set_policy`]; [`collect`] and [`Collector`] for tests; the checks call [`deliver`].
+//! Linux counterpart: the printing half of `kernel/locking/lockdep.c`, `debug_locks_off`.
+//! Locks and context: any; takes only the standard library's locks, for as long as a list is appended to.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, Location};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+/// What is wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// A context waits for a lock that it holds.
+    Recursion,
+    /// Two locks of one class are nested, in an order that nobody vouches for.
+    Nesting,
+    /// Locks are taken in orders that form a circle.
+    Inversion,
+    /// A class is taken by interrupts or softirqs, and elsewhere while these may come.
+    IrqUse,
+    /// The same, through a chain of locks.
+    IrqChain,
+    /// Sleeping where sleeping is forbidden.
+    Sleep,
+    /// A lock is let go that the context does not hold.
+    NotHeld,
+    /// A context ended with locks held.
+    ExitHolding,
+    /// Spinning for ever.
+    Lockup,
+    /// More locks held at once than can be right.
+    TooDeep,
+    /// The memory was never made a lock, or is none any more.
+    NotALock,
+}
+
+impl Problem {
+    /// Whether the caller cannot go on: it would wait for ever, or touch memory that is not a lock.
+    fn is_fatal(self) -> bool {
+        matches!(self, Problem::Recursion | Problem::Lockup | Problem::NotALock)
+    }
+}
+
+/// A complaint: what, where, and the text for a person.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub problem: Problem,
+    /// Where the lock was taken, or the call was made, that led to the report. `None` at the end of a context.
+    pub at: Option<&'static Location<'static>>,
+    /// Several lines: what is wrong, both places, the chain, the contexts, what to do.
+    pub text: String,
+}
+
+/// What is done with a report that no [`Collector`] takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// Panic with the text, so that a test fails.
+    Panic,
+    /// To standard error, and go on; each lock complains at most `babble` times.
+    Print,
+}
+
+static PRINT: AtomicBool = AtomicBool::new(false);
+/// Complaints that belong to no lock, and are still allowed to be printed.
+pub(super) static LOOSE_BABBLE: AtomicU8 = AtomicU8::new(100);
+/// Rounds of spinning after which a lock is called locked up: some ten seconds of them.
+static LOCKUP_SPINS: AtomicU32 = AtomicU32::new(1 << 24);
+
+/// The process's policy; at first [`Policy::Panic`].
+pub fn set_policy(p: Policy) {
+    PRINT.store(p == Policy::Print, Ordering::Relaxed);
+}
+
+/// Takes the reports of the threads that are [attached](Collector::attach) to it.
+#[derive(Clone, Default)]
+pub struct Collector(Arc<Collected>);
+
+#[derive(Default)]
+struct Collected {
+    reports: Mutex<Vec<Report>>,
+    /// 0: the process's figure.
+    lockup_spins: AtomicU32,
+}
+
+thread_local! {
+    static COLLECTOR: RefCell<Option<Collector>> = const { RefCell::new(None) };
+}
+
+impl Collector {
+    /// Has this thread's reports delivered here until the drop.
+    pub fn attach(&self) -> Attached {
+        Attached(COLLECTOR.with(|c| c.borrow_mut().replace(self.clone())))
+    }
+
+    /// Has attached threads call a lock locked up after `n` rounds.
+    pub fn set_lockup_spins(&self, n: u32) {
+        self.0.lockup_spins.store(n, Ordering::Relaxed);
+    }
+
+    /// What came so far.
+    pub fn take(&self) -> Vec<Report> {
+        std::mem::take(&mut *self.0.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn push(&self, r: Report) {
+        self.0.reports.lock().unwrap_or_else(PoisonError::into_inner).push(r);
+    }
+}
+
+/// While it lives the thread's reports go to a [`Collector`].
+#[must_use]
+pub struct Attached(Option<Collector>);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let before = self.0.take();
+        let _ = COLLECTOR.try_with(|c| *c.borrow_mut() = before);
+    }
+}
+
+/// What unwinds out of code that cannot go on, to the nearest [`collect`].
+struct Stop;
+
+/// Runs `f` and returns the reports of this thread meanwhile. Code that would hang is left at the report.
+pub fn collect(f: impl FnOnce()) -> Vec<Report> {
+    let c = Collector::default();
+    let attached = c.attach();
+    let end = panic::catch_unwind(AssertUnwindSafe(f));
+    drop(attached);
+    if let Err(why) = end
+        && !(&*why as &dyn Any).is::<Stop>()
+    {
+        panic::resume_unwind(why);
+    }
+    c.take()
+}
+
+/// Rounds after which this thread calls a lock locked up.
+pub(super) fn lockup_spins() -> u32 {
+    let own = COLLECTOR.try_with(|c| c.borrow().as_ref().map_or(0, |c| c.0.lockup_spins.load(Ordering::Relaxed)));
+    own.ok().filter(|n| *n != 0).unwrap_or_else(|| LOCKUP_SPINS.load(Ordering::Relaxed))
+}
+
+/// Hands a report on. `babble` is how many more the lock is allowed.
+pub(super) fn deliver(problem: Problem, at: Option<&'static Location<'static>>, text: String, babble: &AtomicU8) {
+    if let Some(c) = COLLECTOR.try_with(|c| c.borrow().clone()).ok().flatten() {
+        c.push(Report { problem, at, text });
+        if problem.is_fatal() && !thread::panicking() {
+            panic::resume_unwind(Box::new(Stop));
+        }
+        return;
+    }
+    let allowed = babble.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+    let panicking = thread::panicking();
+    // What is dropped on the way out of one failure says nothing about another.
+    if !(problem.is_fatal() || allowed && !panicking) {
+        return;
+    }
+    // A context's end is no place to panic from: that would end the process.
+    if PRINT.load(Ordering::Relaxed) || panicking || problem == Problem::ExitHolding {
+        eprintln!("{text}");
+    } else {
+        panic!("{text}");
+    }
+}
