@@ -8,7 +8,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 /// What is wrong.
@@ -65,12 +65,19 @@ pub enum Policy {
 }
 
 static PRINT: AtomicBool = AtomicBool::new(false);
+
+fn prints() -> bool {
+    static ASKED: OnceLock<bool> = OnceLock::new();
+    PRINT.load(Ordering::Relaxed)
+        || *ASKED.get_or_init(|| std::env::var_os("SOCKEYE_LOCKDEP").is_some_and(|v| v == "print"))
+}
+
 /// Complaints that belong to no lock, and are still allowed to be printed.
 pub(super) static LOOSE_BABBLE: AtomicU8 = AtomicU8::new(100);
 /// Rounds of spinning after which a lock is called locked up: some ten seconds of them.
 static LOCKUP_SPINS: AtomicU32 = AtomicU32::new(1 << 24);
 
-/// The process's policy; at first [`Policy::Panic`].
+/// The process's policy; at first [`Policy::Panic`], unless the environment says `SOCKEYE_LOCKDEP=print`.
 pub fn set_policy(p: Policy) {
     PRINT.store(p == Policy::Print, Ordering::Relaxed);
 }
@@ -161,7 +168,7 @@ pub(super) fn deliver(problem: Problem, at: Option<&'static Location<'static>>, 
         return;
     }
     // A context's end is no place to panic from: that would end the process.
-    if PRINT.load(Ordering::Relaxed) || panicking || problem == Problem::ExitHolding {
+    if prints() || panicking || problem == Problem::ExitHolding {
         eprintln!("{text}");
     } else {
         panic!("{text}");
