@@ -180,7 +180,7 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
 
     #[cold]
     fn grow(&self, from: usize) {
-        let _locks: Vec<_> = self.stripes.iter().map(|s| s.lock_bh()).collect();
+        let _locks: Vec<_> = self.stripes.iter().map(|s| s.lock_bh_ordered()).collect();
         let section = rcu_read_lock();
         let old = self.table(&section);
         if old.heads.len() != from {

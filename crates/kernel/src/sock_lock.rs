@@ -11,6 +11,9 @@ use crate::spinlock::{SpinGuard, SpinLock};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 
+/// `SINGLE_DEPTH_NESTING`: a lock under another of its class.
+const SINGLE_DEPTH_NESTING: u8 = 1;
+
 struct Slock<B> {
     owned: bool,
     backlog: B,
@@ -37,11 +40,13 @@ pub struct BhGuard<'a, T, B> {
 }
 
 impl<T, B: Default> SockLock<T, B> {
+    #[cfg_attr(debug_assertions, track_caller)]
     pub fn new(data: T) -> Self {
         SockLock { slock: SpinLock::new(Slock { owned: false, backlog: B::default() }), data: UnsafeCell::new(data) }
     }
 
     /// `lock_sock`: waits until no process owns the lock. Owners hold it for a bounded time, never across a sleep.
+    #[cfg_attr(debug_assertions, track_caller)]
     #[inline]
     pub fn lock_sock(&self) -> OwnerGuard<'_, T, B> {
         let mut spins = 0;
@@ -60,9 +65,17 @@ impl<T, B: Default> SockLock<T, B> {
     }
 
     /// `bh_lock_sock`. Bottom halves must be off.
+    #[cfg_attr(debug_assertions, track_caller)]
     #[inline]
     pub fn bh_lock_sock(&self) -> BhGuard<'_, T, B> {
         BhGuard { lock: self, slock: self.slock.lock() }
+    }
+
+    /// `bh_lock_sock_nested`: of a child that nobody else locks yet, while its parent's may be held.
+    #[cfg_attr(debug_assertions, track_caller)]
+    #[inline]
+    pub fn bh_lock_sock_nested(&self) -> BhGuard<'_, T, B> {
+        BhGuard { lock: self, slock: self.slock.lock_nested(SINGLE_DEPTH_NESTING) }
     }
 
     /// The data, when the borrow proves that nobody else can hold the lock.

@@ -120,6 +120,16 @@ impl<T: ?Sized> SpinLock<T> {
         SpinGuard { lock: self, _context: context }
     }
 
+    /// `spin_lock_bh` for one of many locks that lie in an array: they may be held together if they are taken in the order of
+    /// their addresses, which the validator checks.
+    #[track_caller]
+    #[inline]
+    pub fn lock_bh_ordered(&self) -> SpinGuard<'_, T, BhGuard> {
+        let context = cpu::local_bh_disable();
+        self.acquire(How::ORDERED);
+        SpinGuard { lock: self, _context: context }
+    }
+
     /// `spin_lock_irq`: for callers who know that interrupts are on; debug builds check that they do.
     #[track_caller]
     #[inline]

@@ -79,16 +79,31 @@ pub(super) struct HeldLock {
     pub how: How,
     pub at: At,
     level: u8,
+    /// Of those taken in the order of their addresses: the last one, and how many they are.
+    last: usize,
+    count: usize,
 }
 
 impl HeldLock {
     pub(super) fn new(lock: usize, class: Id, kind: Kind, how: How, at: At, state: &State) -> Self {
-        HeldLock { lock, class: class::nested(class, how.subclass), kind, how, at, level: state.level() }
+        let class = class::nested(class, how.subclass);
+        HeldLock { lock, class, kind, how, at, level: state.level(), last: lock, count: 1 }
     }
 
     /// A reader that does not wait for other readers.
     fn nests(&self) -> bool {
         self.how.read && self.kind == Kind::ReadWrite
+    }
+
+    /// Whether `new` is the next in an array of which this one and those after it are held.
+    fn goes_on_with(&self, new: &HeldLock) -> bool {
+        let same = (self.class, self.level) == (new.class, new.level) && self.class != 0;
+        same && self.how.ordered && new.how.ordered && self.last < new.lock
+    }
+
+    /// Whether it is, or contains, the lock at this address.
+    fn has(&self, lock: usize) -> bool {
+        self.lock == lock || (self.count > 1 && self.lock < lock && lock <= self.last)
     }
 
     fn end(&self) -> End {
@@ -237,7 +252,8 @@ fn check(h: &Held, new: &HeldLock, state: &State) -> Option<Complaint> {
         return Some((Problem::Recursion, text::recursion(&h.name, l, new, state)));
     }
     let same_class = |l: &&HeldLock| l.class == new.class && l.class != 0 && l.level == new.level && l.lock != new.lock;
-    if let Some(l) = h.locks.iter().find(|l| same_class(l) && !both_read(l)) {
+    let fine = |l: &&HeldLock| both_read(l) || l.goes_on_with(new);
+    if let Some(l) = h.locks.iter().find(|l| same_class(l) && !fine(l)) {
         return Some((Problem::Nesting, text::nesting(&h.name, l, new, state)));
     }
     let uses = |found| {
@@ -288,7 +304,10 @@ pub(super) fn acquired(new: HeldLock, state: &State, babble: &AtomicU8) {
             found = graph::mark(new.class, usage_bits(&new, state), why)
                 .map(|f| (Problem::IrqUse, text::irq(&h.name, &new, &f, state)));
         }
-        if h.locks.len() < MAX_DEPTH {
+        if let Some(l) = h.locks.iter_mut().find(|l| l.goes_on_with(&new)) {
+            l.last = new.lock;
+            l.count += 1;
+        } else if h.locks.len() < MAX_DEPTH {
             h.locks.push(new);
         } else {
             h.beyond += 1;
@@ -304,8 +323,11 @@ pub(super) fn acquired(new: HeldLock, state: &State, babble: &AtomicU8) {
 /// The lock is about to be let go. `describe` says which it is.
 pub(super) fn release(lock: usize, babble: &AtomicU8, describe: impl FnOnce() -> String) {
     let found = with(|h| {
-        if let Some(i) = h.locks.iter().rposition(|l| l.lock == lock) {
-            h.locks.remove(i);
+        if let Some(i) = h.locks.iter().rposition(|l| l.has(lock)) {
+            h.locks[i].count -= 1;
+            if h.locks[i].count == 0 {
+                h.locks.remove(i);
+            }
             None
         } else if h.beyond > 0 {
             h.beyond -= 1;

@@ -38,10 +38,13 @@ pub struct How {
     pub read: bool,
     /// Told apart from other locks of the class, as in `spin_lock_nested`.
     pub subclass: u8,
+    /// One of many of its class that are taken in the order of their addresses, as `spin_lock_nest_lock` has it.
+    pub ordered: bool,
 }
 
 impl How {
-    pub const LOCK: How = How { trylock: false, read: false, subclass: 0 };
-    pub const TRY: How = How { trylock: true, read: false, subclass: 0 };
-    pub const READ: How = How { trylock: false, read: true, subclass: 0 };
+    pub const LOCK: How = How { trylock: false, read: false, subclass: 0, ordered: false };
+    pub const TRY: How = How { trylock: true, read: false, subclass: 0, ordered: false };
+    pub const ORDERED: How = How { trylock: false, read: false, subclass: 0, ordered: true };
+    pub const READ: How = How { trylock: false, read: true, subclass: 0, ordered: false };
 }

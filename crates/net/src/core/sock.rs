@@ -238,7 +238,11 @@ impl Sock {
             lock: SockLock::new(None),
         });
         let state = (prot.init)(&sk)?;
-        *sk.lock.lock_sock() = Some(state);
+        let _bh = kernel::local_bh_disable();
+        // Nobody else knows it; the lock of the listener that it comes from may be held.
+        if let Some(d) = sk.lock.bh_lock_sock_nested().data() {
+            *d = Some(state);
+        }
         Ok(sk)
     }
 
@@ -319,6 +323,7 @@ impl Sock {
     }
 
     /// `lock_sock`. Process context; may sleep.
+    #[cfg_attr(debug_assertions, track_caller)]
     #[inline]
     pub fn lock_sock(&self) -> SockGuard<'_> {
         tp!(lock_sock, self);
@@ -326,9 +331,17 @@ impl Sock {
     }
 
     /// `bh_lock_sock`. Softirq context (bottom halves off).
+    #[cfg_attr(debug_assertions, track_caller)]
     #[inline]
     pub fn bh_lock_sock(&self) -> BhSockGuard<'_> {
         BhSockGuard(self.lock.bh_lock_sock())
+    }
+
+    /// `bh_lock_sock_nested`: for a child, while its listener's lock is held.
+    #[cfg_attr(debug_assertions, track_caller)]
+    #[inline]
+    pub fn bh_lock_sock_nested(&self) -> BhSockGuard<'_> {
+        BhSockGuard(self.lock.bh_lock_sock_nested())
     }
 
     // --- Callbacks into the waiting process ---

@@ -181,7 +181,7 @@ pub fn inet_csk_listen_stop(sk: &Arc<Sock>) {
 pub fn inet_child_forget(child: &Arc<Sock>) {
     let _bh = kernel::local_bh_disable();
     child.set_flag(SockFlags::DEAD, true);
-    let mut guard = child.bh_lock_sock();
+    let mut guard = child.bh_lock_sock_nested();
     if let Some(state) = guard.state() {
         let _ = (child.prot.disconnect)(child, state);
     }

@@ -277,7 +277,7 @@ pub fn tcp_v4_syn_recv_sock(
         return Err(NoChild::Overflow(skb));
     };
     let Some(th) = TcpHdr::read(skb.data()).copied() else { return Err(NoChild::Lost) };
-    let mut guard = child.bh_lock_sock();
+    let mut guard = child.bh_lock_sock_nested();
     let Some(state) = guard.state() else { return Err(NoChild::Lost) };
     let tp = tcp_sk(state);
     tcp_create_openreq_child(&child, tp, ltp, req, &skb, &th);
