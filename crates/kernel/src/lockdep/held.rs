@@ -103,7 +103,7 @@ impl HeldLock {
 
     /// Whether it is, or contains, the lock at this address.
     fn has(&self, lock: usize) -> bool {
-        self.lock == lock || (self.count > 1 && self.lock < lock && lock <= self.last)
+        (self.lock..=self.last).contains(&lock)
     }
 
     fn end(&self) -> End {

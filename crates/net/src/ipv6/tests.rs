@@ -341,7 +341,7 @@ fn errors_at(net: &Arc<Net>) -> Arc<SpinLock<Vec<(u8, u8, u32)>>> {
         let b = skb.data().get(40..48).unwrap_or_default();
         let icmp = Ipv6Hdr::read(skb.data()).is_some_and(|h| h.nexthdr == IPPROTO_ICMPV6);
         if icmp && let [kind @ ..128, code, _, _, p0, p1, p2, p3] = *b {
-            keep.lock().push((kind, code, u32::from_be_bytes([p0, p1, p2, p3])));
+            keep.lock_bh().push((kind, code, u32::from_be_bytes([p0, p1, p2, p3])));
         }
         Verdict::Accept(skb)
     };
@@ -356,15 +356,15 @@ fn answers_what_it_does_not_know() {
     let (dx, _) = lab.join(1, &x, &y);
     let errors = errors_at(&y);
     receive(&dx, 253, &[0; 8]);
-    assert_eq!(*errors.lock(), [(4, 1, 6)]);
+    assert_eq!(*errors.lock_bh(), [(4, 1, 6)]);
     // Routing type 0 with something left; then done, with an unknown header behind it.
     receive(&dx, NEXTHDR_ROUTING, &[253, 0, 0, 1, 0, 0, 0, 0]);
     receive(&dx, NEXTHDR_ROUTING, &[253, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
-    assert_eq!(errors.lock()[1..], [(4, 0, 42), (4, 1, 40)]);
+    assert_eq!(errors.lock_bh()[1..], [(4, 0, 42), (4, 1, 40)]);
     // An unknown destination option; hop-by-hop options that are not first.
     receive(&dx, 60, &[59, 0, 0x80, 0, 1, 2, 0, 0]);
     receive(&dx, 60, &[0, 0, 1, 4, 0, 0, 0, 0, 59, 0, 1, 4, 0, 0, 0, 0]);
-    assert_eq!(errors.lock()[3..], [(4, 2, 42), (4, 1, 40)]);
+    assert_eq!(errors.lock_bh()[3..], [(4, 2, 42), (4, 1, 40)]);
     assert_eq!(x.mib.get(Mib::Ip6InUnknownProtos), 3);
     assert_eq!(x.mib.get(Mib::Icmp6OutParmProblems), 5);
     // A flood of them is answered up to the limit only.
@@ -421,11 +421,11 @@ fn gives_up_on_fragments_in_time_and_says_so() {
     lab.m.advance(20_000);
     assert_eq!(x.mib.get(Mib::Ip6ReasmTimeout), 2);
     // Only for the one whose first fragment came.
-    assert_eq!(*errors.lock(), [(3, 1, 0)]);
+    assert_eq!(*errors.lock_bh(), [(3, 1, 0)]);
     // Bad lengths.
     receive(&dx, NEXTHDR_FRAGMENT, &fragment(0, true, 3, 7));
     receive(&dx, NEXTHDR_FRAGMENT, &fragment(65528, false, 3, 16));
-    assert_eq!(errors.lock()[1..], [(4, 0, 4), (4, 0, 42)]);
+    assert_eq!(errors.lock_bh()[1..], [(4, 0, 4), (4, 0, 42)]);
 }
 
 #[test]
@@ -645,14 +645,14 @@ fn hooks_see_packets_on_their_way_and_may_keep_them() {
     let to = kept.clone();
     let hook = move |_: &Arc<Net>, skb: Box<Skb>| {
         HOOKED.fetch_add(1, SeqCst);
-        *to.lock() = Some(skb);
+        *to.lock_bh() = Some(skb);
         Verdict::Stolen
     };
     y.nf.set(HookPoint::LocalIn, Some(Box::new(hook)));
     ping(&x, "fd00:1::2").expect("ping");
     assert_eq!((replies(&x), HOOKED.load(SeqCst)), (1, 1));
     y.nf.set(HookPoint::LocalIn, None);
-    let skb = kept.lock().take().expect("kept");
+    let skb = kept.lock_bh().take().expect("kept");
     {
         let _inside = y.kernel().enter();
         let _bh = kernel::local_bh_disable();
@@ -724,7 +724,7 @@ fn reports_at(net: &Arc<Net>) -> Arc<SpinLock<Vec<(u8, Ipv6Addr)>>> {
         let b: Vec<u8> = skb.chunks().flatten().copied().collect();
         if Ipv6Hdr::read(&b).is_some_and(|h| h.dst() == a("ff02::16") && h.hop_limit == 1) && b[48] == 143 {
             for r in b[56..].chunks_exact(20) {
-                keep.lock().push((r[0], Ipv6Addr::from(<[u8; 16]>::try_from(&r[4..20]).expect("16"))));
+                keep.lock_bh().push((r[0], Ipv6Addr::from(<[u8; 16]>::try_from(&r[4..20]).expect("16"))));
             }
         }
         Verdict::Accept(skb)
@@ -747,7 +747,7 @@ fn reports_the_groups_it_is_in() {
         assert_eq!(ipv6_dev_mc_inc(&dx, group), Ok(false));
     }
     lab.m.advance(5000);
-    assert_eq!(*reports.lock(), [(4, group), (4, group)]);
+    assert_eq!(*reports.lock_bh(), [(4, group), (4, group)]);
     // A router asks; nobody is told of all nodes.
     let router = Ipv6Addr::from_bits(a("fe80::").to_bits() | u64::from_be_bytes(eui64(dy.addr)) as u128);
     let mut icmp = vec![130, 0, 0, 0, 0x03, 0xe8, 0, 0];
@@ -758,11 +758,11 @@ fn reports_the_groups_it_is_in() {
     b.extend_from_slice(&router.octets());
     b.extend_from_slice(&a("ff02::1").octets());
     b.extend_from_slice(&icmp);
-    reports.lock().clear();
+    reports.lock_bh().clear();
     receive_bytes(&dx, &b);
-    assert_eq!(reports.lock().len(), 0);
+    assert_eq!(reports.lock_bh().len(), 0);
     lab.m.advance(2000);
-    let mut told = std::mem::take(&mut *reports.lock());
+    let mut told = std::mem::take(&mut *reports.lock_bh());
     told.sort();
     // Of its two addresses, and this one.
     assert_eq!(told.len(), 3, "{told:?}");
@@ -772,7 +772,7 @@ fn reports_the_groups_it_is_in() {
         assert_eq!(ipv6_dev_mc_dec(&dx, group), Ok(false));
         assert_eq!(ipv6_dev_mc_dec(&dx, group), Ok(true));
     }
-    assert_eq!(*reports.lock(), [(3, group)]);
+    assert_eq!(*reports.lock_bh(), [(3, group)]);
 }
 
 #[test]
