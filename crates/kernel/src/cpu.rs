@@ -11,7 +11,8 @@
 //! tracepoint is passed. With no simulator in the process a checkpoint is one load and a predictable branch.
 
 use crate::arch::Arch;
-use crate::lockdep::held::{self, HeldSlot, Since, State};
+use crate::lockdep::held::{self, HeldSlot, Since};
+use crate::lockdep::state::State;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use crate::{per_thread, sync};
 use std::cell::Cell;

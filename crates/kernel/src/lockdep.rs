@@ -11,6 +11,8 @@
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 mod class;
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
+mod entry;
+#[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 mod graph;
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 pub(crate) mod held;
@@ -24,6 +26,7 @@ mod lock;
 mod off;
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 mod report;
+pub(crate) mod state;
 #[cfg(all(debug_assertions, not(any(loom, shuttle))))]
 mod text;
 

@@ -5,10 +5,10 @@
 //! Linux counterpart: `task_struct::held_locks`, `__lock_acquire`, `lock_release`, `__might_resched`.
 //! Locks and context: any; thread-local. The list is made when a context takes its first lock, and not per lock.
 
-use super::class::{self, Id};
-use super::graph::{self, End, Link, Use, usage};
-use super::kind::{How, Kind};
+use super::entry::HeldLock;
+use super::graph::{self, Link, Use, usage};
 use super::report::{LOOSE_BABBLE, Problem, deliver};
+use super::state::State;
 use super::text;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,32 +23,6 @@ type At = &'static Location<'static>;
 pub(crate) const ON: bool = true;
 /// `MAX_LOCK_DEPTH`.
 const MAX_DEPTH: usize = 48;
-
-/// The context of a check, as the CPU knows it.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct State {
-    pub hardirq: bool,
-    /// A softirq handler runs.
-    pub softirq: bool,
-    pub irqs_off: bool,
-    pub bh_off: bool,
-    /// Preemption is off, also by a spinlock.
-    pub preempt_off: bool,
-    pub rcu: bool,
-    /// Where sleeping began to be forbidden.
-    pub since: Option<At>,
-}
-
-impl State {
-    /// Contexts that interrupt each other hold locks apart.
-    fn level(&self) -> u8 {
-        if self.hardirq { 2 } else { self.softirq as u8 }
-    }
-
-    pub(super) fn name(&self) -> &'static str {
-        ["process context", "softirq context", "hard-interrupt context"][self.level() as usize]
-    }
-}
 
 /// Where a state began.
 #[derive(Clone, Default)]
@@ -66,48 +40,6 @@ impl Since {
     }
     pub(crate) fn get(&self) -> Option<At> {
         self.0.get()
-    }
-}
-
-/// A lock that is wanted, or held.
-#[derive(Clone, Copy)]
-pub(super) struct HeldLock {
-    /// The address of the lock's debug fields.
-    pub lock: usize,
-    pub class: Id,
-    pub kind: Kind,
-    pub how: How,
-    pub at: At,
-    level: u8,
-    /// Of those taken in the order of their addresses: the last one, and how many they are.
-    last: usize,
-    count: usize,
-}
-
-impl HeldLock {
-    pub(super) fn new(lock: usize, class: Id, kind: Kind, how: How, at: At, state: &State) -> Self {
-        let class = class::nested(class, how.subclass);
-        HeldLock { lock, class, kind, how, at, level: state.level(), last: lock, count: 1 }
-    }
-
-    /// A reader that does not wait for other readers.
-    fn nests(&self) -> bool {
-        self.how.read && self.kind == Kind::ReadWrite
-    }
-
-    /// Whether `new` is the next in an array of which this one and those after it are held.
-    fn goes_on_with(&self, new: &HeldLock) -> bool {
-        let same = (self.class, self.level) == (new.class, new.level) && self.class != 0;
-        same && self.how.ordered && new.how.ordered && self.last < new.lock
-    }
-
-    /// Whether it is, or contains, the lock at this address.
-    fn has(&self, lock: usize) -> bool {
-        (self.lock..=self.last).contains(&lock)
-    }
-
-    fn end(&self) -> End {
-        End { class: self.class, shared: self.how.read, nests: self.nests(), at: self.at }
     }
 }
 

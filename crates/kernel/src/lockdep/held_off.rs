@@ -4,22 +4,11 @@
 //! Linux counterpart: `#ifndef CONFIG_LOCKDEP`.
 //! Locks and context: none.
 
+use super::state::State;
 use std::panic::Location;
 
 /// Whether there is a validator.
 pub(crate) const ON: bool = false;
-
-/// See `held.rs`.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct State {
-    pub hardirq: bool,
-    pub softirq: bool,
-    pub irqs_off: bool,
-    pub bh_off: bool,
-    pub preempt_off: bool,
-    pub rcu: bool,
-    pub since: Option<&'static Location<'static>>,
-}
 
 /// See `held.rs`.
 #[derive(Default)]
@@ -54,6 +43,5 @@ impl Since {
 pub(crate) fn enabled(_: &State) {}
 
 pub(crate) fn sleeping(at: &'static Location<'static>, s: &State) {
-    let _ = (s.hardirq, s.softirq, s.irqs_off, s.bh_off, s.preempt_off, s.rcu, s.since);
-    debug_assert!(false, "sleeping in atomic context at {at}");
+    debug_assert!(false, "sleeping in atomic context at {at}: {s:?}");
 }

@@ -5,9 +5,11 @@
 //! Locks and context: any.
 
 use super::class::{self, Id};
-use super::held::{self, HeldLock};
+use super::entry::HeldLock;
+use super::held;
 use super::kind::{How, Kind};
 use super::report::{self, Problem, deliver};
+use super::state::State;
 use super::text;
 use crate::cpu;
 use std::panic::Location;
@@ -98,7 +100,7 @@ impl LockDebug {
         deliver(Problem::Lockup, None, text, &self.babble);
     }
 
-    fn wanted(&self, how: How, at: At, s: &held::State) -> HeldLock {
+    fn wanted(&self, how: How, at: At, s: &State) -> HeldLock {
         HeldLock::new(self.address(), self.class(), self.kind, how, at, s)
     }
 

@@ -7,8 +7,9 @@
 //! Each report has the same parts: what is wrong; who; the places; why that is a deadlock; what to do.
 
 use super::class::{Id, full_name, name, place};
+use super::entry::HeldLock;
 use super::graph::{Finding, Link, Use};
-use super::held::{HeldLock, State};
+use super::state::State;
 use std::fmt::Write;
 use std::panic::Location;
 
