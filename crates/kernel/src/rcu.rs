@@ -339,9 +339,10 @@ impl Inner {
         true
     }
 
+    #[cfg_attr(debug_assertions, track_caller)]
     fn synchronize(&self) {
-        cpu::assert_may_sleep();
         debug_assert!(!rcu_read_lock_held(), "synchronize_rcu inside rcu_read_lock: it would wait for its own caller");
+        cpu::might_sleep();
         fence(Ordering::SeqCst);
         let goal = self.epoch.load(Ordering::SeqCst) + if planted(Plant::RcuOneEpoch) { 1 } else { 2 };
         let mut spins = 0;
@@ -511,6 +512,7 @@ pub fn process_callbacks() {
 }
 
 /// Waits for a grace period. Not in atomic context, and never inside a read section: that would be for ever.
+#[cfg_attr(debug_assertions, track_caller)]
 pub fn synchronize_rcu() {
     with_domain(|d| {
         d.synchronize();
