@@ -118,13 +118,15 @@ pub enum Enqueue {
 pub struct Rq<T> {
     queue: BinaryHeap<Queued<T>>,
     min_vruntime: u64,
+    /// At least that of any queued task.
+    max_vruntime: u64,
     seq: u64,
     need_resched: bool,
 }
 
 impl<T> Default for Rq<T> {
     fn default() -> Self {
-        Rq { queue: BinaryHeap::new(), min_vruntime: 0, seq: 0, need_resched: false }
+        Rq { queue: BinaryHeap::new(), min_vruntime: 0, max_vruntime: 0, seq: 0, need_resched: false }
     }
 }
 
@@ -164,6 +166,7 @@ impl<T> Rq<T> {
 
     fn push(&mut self, task: T, vruntime: u64) {
         self.seq += 1;
+        self.max_vruntime = if self.queue.is_empty() { vruntime } else { self.max_vruntime.max(vruntime) };
         self.queue.push(Queued { key: Reverse(Key { vruntime, seq: self.seq }), task });
     }
 
@@ -184,8 +187,8 @@ impl<T> Rq<T> {
     /// it behind everybody.
     pub fn put_prev(&mut self, task: T, se: &mut SchedEntity, now: u64, give_way: bool) {
         se.update(now);
-        if give_way && let Some(last) = self.queue.iter().map(|q| q.key.0.vruntime).max() {
-            se.vruntime = se.vruntime.max(last);
+        if give_way && !self.queue.is_empty() {
+            se.vruntime = se.vruntime.max(self.max_vruntime);
         }
         self.push(task, se.vruntime);
     }

@@ -41,14 +41,16 @@ impl Engine {
 
     /// Serves what has been raised, on top of the running context; interrupts are on.
     pub fn serve_irqs(&self, v: &Rc<Vcpu>) {
-        let kernel = self.machines.borrow()[v.machine as usize].kernel.clone();
-        let _inside = kernel.enter();
+        let m = self.machine(v.machine);
+        let _inside = m.kernel.enter();
         while v.has_irq() {
             let _hardirq = cpu::irq_enter();
-            let timers = v.timers.take();
-            for base in (0..64).filter(|b| timers >> b & 1 != 0) {
-                self.record((v.machine, v.cpu), What::Timer, base, 0);
-                kernel.run_timers(base as usize);
+            let mut timers = v.timers.take();
+            while timers != 0 {
+                let base = timers.trailing_zeros();
+                timers &= timers - 1;
+                self.record((v.machine, v.cpu), What::Timer, u64::from(base), 0);
+                m.kernel.run_timers(base as usize);
             }
             loop {
                 let Some(line) = v.irqs.borrow_mut().pop_front() else { break };
@@ -83,9 +85,10 @@ impl Engine {
         }
     }
 
-    /// Asks for the next checkpoint at which there is something to do in the running context, which is `v`'s.
-    pub fn rearm(&self, v: &Vcpu) {
-        if v.has_irq() {
+    /// Asks for the next checkpoint at which there is something to do: the very next one if an interrupt waits to be let in,
+    /// else where the next forced switch is.
+    pub fn rearm(&self, irq_waits: bool) {
+        if irq_waits {
             let mut on = self.checkpoints.borrow_mut();
             on.get_or_insert_with(CheckpointsOn::new);
             drop(on);
@@ -95,6 +98,7 @@ impl Engine {
             self.disarm();
             let _ = cpu::set_countdown(self.until_switch.get());
         } else if self.checkpoints.borrow().is_some() {
+            // Nobody wants them any more: they cost nothing again.
             self.checkpoints.take();
         }
     }
@@ -115,7 +119,7 @@ impl Engine {
         if forced {
             self.draw_next_switch();
         }
-        self.rearm(&v);
+        self.rearm(v.has_irq());
         if forced {
             self.forced_switch(c);
         }
@@ -140,7 +144,7 @@ impl Engine {
     pub fn let_in(&self, c: &Ctx, v: &Rc<Vcpu>) {
         if v.has_irq() && !cpu::irqs_disabled() {
             self.serve_irqs(v);
-            self.rearm(v);
+            self.rearm(v.has_irq());
         }
         if c.is_task() && v.rq.borrow().need_resched() && !cpu::in_atomic() {
             c.suspend(Why::Preempt);

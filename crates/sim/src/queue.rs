@@ -11,39 +11,56 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub time: u64,
-    seq: u64,
     pub what: u32,
     pub id: u32,
     pub arg: u64,
 }
 
-impl Entry {
-    fn key(&self) -> (u64, u64) {
-        (self.time, self.seq)
-    }
+/// What the heap moves about: 16 bytes. Above `SLOT_BITS` the number of the entry, which settles who of a time comes first;
+/// below, where the rest of it is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    time: u64,
+    seq_slot: u64,
 }
+
+const SLOT_BITS: u32 = 24;
+const ARITY: usize = 4;
 
 #[derive(Default)]
 pub(crate) struct EventQueue {
-    heap: Vec<Entry>,
+    heap: Vec<Key>,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
     seq: u64,
 }
-
-const ARITY: usize = 4;
 
 impl EventQueue {
     pub fn len(&self) -> usize {
         self.heap.len()
     }
 
+    /// Not more than 16 million at a time: a simulation that waits for more has gone wrong.
     pub fn push(&mut self, time: u64, what: u32, id: u32, arg: u64) {
+        let entry = Entry { time, what, id, arg };
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.entries[slot as usize] = entry;
+                slot
+            }
+            None => {
+                assert!(self.entries.len() < 1 << SLOT_BITS, "more than 16 million events wait");
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1
+            }
+        };
         self.seq += 1;
-        let new = Entry { time, seq: self.seq, what, id, arg };
+        let new = Key { time, seq_slot: self.seq << SLOT_BITS | u64::from(slot) };
         let mut at = self.heap.len();
         self.heap.push(new);
         while at > 0 {
             let parent = (at - 1) / ARITY;
-            if self.heap[parent].key() <= new.key() {
+            if self.heap[parent] <= new {
                 break;
             }
             self.heap[at] = self.heap[parent];
@@ -60,28 +77,33 @@ impl EventQueue {
 
     pub fn pop(&mut self) -> Option<Entry> {
         let last = self.heap.pop()?;
-        let Some(&first) = self.heap.first() else { return Some(last) };
+        let first = match self.heap.first() {
+            Some(&first) => {
+                self.sift_down(last);
+                first
+            }
+            None => last,
+        };
+        let slot = (first.seq_slot & ((1 << SLOT_BITS) - 1)) as u32;
+        self.free.push(slot);
+        Some(self.entries[slot as usize])
+    }
+
+    /// Puts `last` where it belongs, from the root down.
+    fn sift_down(&mut self, last: Key) {
+        let heap = &mut self.heap[..];
         let mut at = 0;
         loop {
             let child = at * ARITY + 1;
-            if child >= self.heap.len() {
+            let Some(children) = heap.get(child..(child + ARITY).min(heap.len()).max(child)) else { break };
+            let Some(least) = (0..children.len()).min_by_key(|&i| children[i]) else { break };
+            if last <= children[least] {
                 break;
             }
-            let end = (child + ARITY).min(self.heap.len());
-            let mut least = child;
-            for c in child + 1..end {
-                if self.heap[c].key() < self.heap[least].key() {
-                    least = c;
-                }
-            }
-            if last.key() <= self.heap[least].key() {
-                break;
-            }
-            self.heap[at] = self.heap[least];
-            at = least;
+            heap[at] = children[least];
+            at = child + least;
         }
-        self.heap[at] = last;
-        Some(first)
+        heap[at] = last;
     }
 }
 

@@ -73,21 +73,17 @@ impl Engine {
     }
 }
 
-/// The innermost functions of a backtrace that are neither the simulator's nor the language's.
+/// The innermost functions of a backtrace that are neither the engine's nor the language's.
 fn innermost(trace: &str) -> String {
-    const OURS: [&str; 7] = ["sockeye_sim::", "corosensei", "std::", "core::", "alloc::", "<alloc::", "<sockeye_sim"];
-    let mut out = String::new();
+    const ENGINE: [&str; 6] = ["context.rs", "vcpu.rs", "arch.rs", "irq.rs", "engine.rs", "report.rs"];
+    let engines = |at: &str| ENGINE.iter().any(|f| at.rsplit_once('/').is_some_and(|(_, file)| file.starts_with(f)));
     let mut lines = trace.lines().map(str::trim).peekable();
+    let mut out = String::new();
     let mut shown = 0;
     while let Some(l) = lines.next() {
         let Some((_, name)) = l.split_once(": ") else { continue };
         let at = lines.peek().and_then(|n| n.strip_prefix("at ")).unwrap_or("");
-        let tests = name.contains("::tests::");
-        if shown < 6
-            && (tests || !OURS.iter().any(|o| name.starts_with(o)))
-            && !at.is_empty()
-            && !at.starts_with("/rustc")
-        {
+        if shown < 6 && !at.is_empty() && !at.starts_with("/rustc") && !engines(at) {
             out += &format!("      {name}  {at}\n");
             shown += 1;
         }

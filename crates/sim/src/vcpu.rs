@@ -8,6 +8,7 @@ use crate::context::{Ctx, Resume, State, Why};
 use crate::engine::{Engine, ev};
 use crate::machine::Vcpu;
 use crate::trace::What;
+use kernel::cpu;
 use kernel::sched::Enqueue;
 use kernel::task::TASK_RUNNING;
 use std::rc::Rc;
@@ -28,8 +29,11 @@ impl Engine {
             v.busy_gen.set(v.busy_gen.get() + 1);
         }
         if self.running().is_some_and(|c| c.vcpu.get() == v.index) {
-            // It raised it itself.
-            return self.rearm(v);
+            // It raised it itself; a top half is followed by the next one anyway.
+            if !cpu::in_hardirq() {
+                self.rearm(true);
+            }
+            return;
         }
         self.kick(v);
     }
@@ -70,7 +74,8 @@ impl Engine {
 
     pub fn resume(&self, v: &Rc<Vcpu>, c: &Ctx, how: Resume) -> Option<Why> {
         let outer = self.running.replace(c);
-        self.rearm(v);
+        // With interrupts on it looks for them itself, as soon as it runs.
+        self.rearm(c.irqs_disabled() && v.has_irq());
         let r = c.resume(how);
         self.disarm();
         self.running.set(outer);
