@@ -38,7 +38,7 @@ fn record() -> Vec<Event> {
     let (na, nb, _) = network::join(&sim, "ab", (&a, card(1)), (&b, card(2)), wire);
     let (sa, sb) = (stack(&a, &na, "10.0.0.1/24"), stack(&b, &nb, "10.0.0.2/24"));
     let at = SockAddr::from(SocketAddr::from(([10, 0, 0, 2], 7)));
-    let listen_at = at.clone();
+    let listen_at = at;
     b.spawn("server", move || {
         let f = sb.files(8);
         let l = f.socket(AF_INET, SOCK_STREAM, 0).expect("socket");
