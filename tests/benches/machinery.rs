@@ -85,7 +85,7 @@ struct Bh(SpinLock<u64>);
 struct Irq(SpinLock<u64>);
 struct Std(std::sync::Mutex<u64>);
 struct ParkingLot(parking_lot::Mutex<u64>);
-struct OurMutex(Mutex<u64>, Arc<Kernel>);
+struct OurMutex(Mutex<u64>);
 
 lock!(Plain, l => *l.0.lock() += 1);
 lock!(Bh, l => *l.0.lock_bh() += 1);
@@ -146,7 +146,7 @@ fn locks(host: &Host) {
     let kernel = host.kernel();
     let (plain, bh, irq) = (Plain(SpinLock::new(0)), Bh(SpinLock::new(0)), Irq(SpinLock::new(0)));
     let (std, pl) = (Std(std::sync::Mutex::new(0)), ParkingLot(parking_lot::Mutex::new(0)));
-    let ours = OurMutex(Mutex::new(0), kernel.clone());
+    let ours = OurMutex(Mutex::new(0));
     let _inside = kernel.enter();
     let ns = "ns";
     table(
@@ -168,10 +168,7 @@ fn locks(host: &Host) {
                 unit,
                 vec![
                     ("SpinLock", Box::new(move || contended(&Plain(SpinLock::new(0)), n, Some(kernel))[at])),
-                    (
-                        "kernel::Mutex",
-                        Box::new(move || contended(&OurMutex(Mutex::new(0), kernel.clone()), n, Some(kernel))[at]),
-                    ),
+                    ("kernel::Mutex", Box::new(move || contended(&OurMutex(Mutex::new(0)), n, Some(kernel))[at])),
                     ("parking_lot", Box::new(move || contended(&ParkingLot(parking_lot::Mutex::new(0)), n, None)[at])),
                     ("std", Box::new(move || contended(&Std(std::sync::Mutex::new(0)), n, None)[at])),
                 ],
