@@ -6,6 +6,8 @@
 //!
 //! What a test needs and the machine lacks is named in the failure; nothing is skipped.
 
+pub mod simulate;
+
 use sha2::{Digest, Sha256};
 use sockeye::Stack;
 use std::io::{Read, Write};

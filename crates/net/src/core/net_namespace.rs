@@ -16,7 +16,7 @@ use kernel::{Kernel, PerCpu, Rcu, SpinLock};
 use siphasher::sip::SipHasher13;
 use std::any::Any;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, OnceLock, Weak};
 use uapi::socket::{NPROTO, SOCK_MAX};
 
@@ -136,6 +136,8 @@ pub struct Net {
     generic: [OnceLock<Box<dyn Any + Send + Sync>>; NR_GENERIC],
     cookie: AtomicU64,
     ident: AtomicU32,
+    /// Sockets that exist (`sockets: used` in `/proc/net/sockstat`), those nobody holds a descriptor of included.
+    pub(crate) sockets: AtomicUsize,
     rt_genid: AtomicU32,
     /// Keys of this namespace's hashes, drawn once.
     hash_key: [u64; 2],
@@ -157,6 +159,7 @@ impl Net {
             generic: Default::default(),
             cookie: AtomicU64::new(1),
             ident: AtomicU32::new(0),
+            sockets: AtomicUsize::new(0),
             rt_genid: AtomicU32::new(1),
             hash_key: key,
             me: me.clone(),
@@ -216,6 +219,11 @@ impl Net {
 
     pub fn next_cookie(&self) -> u64 {
         self.cookie.fetch_add(1, Relaxed)
+    }
+
+    /// Sockets that exist, also those that only wait for their last packets.
+    pub fn sockets_in_use(&self) -> usize {
+        self.sockets.load(Relaxed)
     }
 
     /// A counter for identifications of packets; hashed before anybody outside sees it.

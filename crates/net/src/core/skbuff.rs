@@ -147,9 +147,30 @@ pub struct Skb {
 /// Accounting overhead of one packet (`SKB_TRUESIZE(0)` in spirit): structure and bookkeeping.
 pub const SKB_OVERHEAD: u32 = 512;
 
+#[cfg(debug_assertions)]
+thread_local! {
+    static ALIVE: std::cell::Cell<isize> = const { std::cell::Cell::new(0) };
+}
+
+#[inline]
+fn count_alive(_by: isize) {
+    #[cfg(debug_assertions)]
+    let _ = ALIVE.try_with(|n| n.set(n.get() + _by));
+}
+
+/// Packets that this thread has made more than it has dropped, in debug builds: a simulation, which has its thread to itself,
+/// has none left at its end. Always 0 in release builds.
+pub fn skbs_alive() -> isize {
+    #[cfg(debug_assertions)]
+    return ALIVE.try_with(std::cell::Cell::get).unwrap_or(0);
+    #[cfg(not(debug_assertions))]
+    0
+}
+
 impl Skb {
     /// A packet with a linear buffer of at least `size` bytes, all of it tailroom (`alloc_skb`).
     pub fn alloc(size: usize) -> Box<Skb> {
+        count_alive(1);
         let head = PageMut::alloc(size);
         let truesize = SKB_OVERHEAD + head.len() as u32;
         Box::new(Skb {
@@ -648,6 +669,7 @@ impl Skb {
 
 impl Drop for Skb {
     fn drop(&mut self) {
+        count_alive(-1);
         self.orphan();
     }
 }

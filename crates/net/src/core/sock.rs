@@ -237,6 +237,7 @@ impl Sock {
             ext: OnceLock::new(),
             lock: SockLock::new(None),
         });
+        net.sockets.fetch_add(1, Relaxed);
         let state = (prot.init)(&sk)?;
         let _bh = kernel::local_bh_disable();
         // Nobody else knows it; the lock of the listener that it comes from may be held.
@@ -462,6 +463,12 @@ fn process_backlog(sk: &Sock, state: &mut dyn ProtoSock, b: Backlog) {
     if b.deferred != 0 {
         let _bh = kernel::local_bh_disable();
         (sk.prot.release_cb)(&me, state, b.deferred);
+    }
+}
+
+impl Drop for Sock {
+    fn drop(&mut self) {
+        self.net.sockets.fetch_sub(1, Relaxed);
     }
 }
 
