@@ -33,6 +33,7 @@ mod arch;
 pub mod cable;
 mod config;
 mod context;
+mod domain;
 mod engine;
 mod fault;
 mod future;
@@ -54,6 +55,7 @@ mod vcpu;
 
 pub use arch::SimArch;
 pub use config::SimConfig;
+pub use domain::rcu_pending;
 pub use fault::{CpuFault, FaultRates};
 pub use future::{Timer, block_on, timer};
 pub use rng::Rng;

@@ -6,6 +6,7 @@
 
 use crate::arch::{BOOT, BOOT_REAL, SimArch};
 use crate::config::SimConfig;
+use crate::domain::RcuDomain;
 use crate::engine::{Current, Engine, Stop, with_current, with_engine};
 use crate::future::block_on;
 use crate::machine::{Irq, MachineState};
@@ -20,12 +21,15 @@ use std::sync::Arc;
 /// A world of machines with a time of its own, run by one thread.
 pub struct Sim {
     pub(crate) engine: Rc<Engine>,
+    /// The last to go.
+    _rcu: RcuDomain,
 }
 
 impl Sim {
     /// Finds this thread's simulation from now on: [`now`] and its like are about it.
     pub fn new(config: SimConfig) -> Sim {
-        Sim { engine: Engine::new(config) }
+        let _rcu = RcuDomain::new();
+        Sim { engine: Engine::new(config), _rcu }
     }
 
     /// A simulation with this seed and everything else as usual.

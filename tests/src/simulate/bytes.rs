@@ -12,7 +12,10 @@ pub struct Bytes {
 
 impl Bytes {
     pub fn new(seed: u64, talk: u32, from_client: bool) -> Bytes {
-        Bytes { key: mix(seed ^ (u64::from(talk) << 1 | u64::from(from_client)).wrapping_mul(0x9e37_79b9_7f4a_7c15)), at: 0 }
+        Bytes {
+            key: mix(seed ^ (u64::from(talk) << 1 | u64::from(from_client)).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            at: 0,
+        }
     }
 
     /// How many have been sent or found right.

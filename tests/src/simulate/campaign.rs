@@ -5,7 +5,7 @@
 //! Locks and context: none.
 
 use crate::simulate::run::{Report, run};
-use crate::simulate::scenario::{Plan, Plant, Scenario, SEC};
+use crate::simulate::scenario::{Plan, Plant, SEC, Scenario};
 use crate::simulate::shrink::shrink;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

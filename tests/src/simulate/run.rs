@@ -58,15 +58,23 @@ pub fn run(s: &Scenario) -> Report {
     sim.run_tasks();
     let mut report = Report { over_at: sim.now(), talks: s.talks.len(), ..Report::default() };
     sim.run_for(AFTERMATH);
+    // What one frees may hold what another frees.
+    (0..4).for_each(|_| kernel::rcu::rcu_barrier());
 
-    let servers: BTreeMap<u32, End> =
-        servers.take().into_iter().filter_map(|(talk, end)| Some((talk?, end))).collect();
-    let clients: BTreeMap<u32, End> =
-        clients.take().into_iter().filter_map(|(talk, end)| Some((talk?, end))).collect();
+    let servers: BTreeMap<u32, End> = servers.take().into_iter().filter_map(|(talk, end)| Some((talk?, end))).collect();
+    let clients: BTreeMap<u32, End> = clients.take().into_iter().filter_map(|(talk, end)| Some((talk?, end))).collect();
     judge(s, &clients, &servers, &mut report);
     report.problems.extend(world.leftovers());
+    if sim::rcu_pending() > 0 {
+        report.problems.push(format!("{} RCU callbacks are left", sim::rcu_pending()));
+    }
     for (_, n) in world.nodes() {
-        report.packets += n.nics.iter().zip(&n.cables).map(|(_, c)| c.there.stats().delivered + c.back.stats().delivered).sum::<u64>();
+        report.packets += n
+            .nics
+            .iter()
+            .zip(&n.cables)
+            .map(|(_, c)| c.there.stats().delivered + c.back.stats().delivered)
+            .sum::<u64>();
         report.retransmitted += n.net().mib.get(Mib::TcpRetransSegs);
     }
     (report.trace_hash, report.steps) = (sim.trace_hash(), sim.steps());
@@ -140,9 +148,8 @@ fn plan_fault(sim: &Sim, s: &Scenario, world: &Rc<World>, f: &Fault) {
             let Some(node) = world.host(host) else { return };
             let rng = RefCell::new(Rng::stream(s.plan.seed, &format!("memory/{}", f.id)));
             let (from, to) = (f.from, f.to);
-            node.machine.set_should_fail(move |_| {
-                (from..to).contains(&sim::now()) && rng.borrow_mut().below(one_in) == 0
-            });
+            node.machine
+                .set_should_fail(move |_| (from..to).contains(&sim::now()) && rng.borrow_mut().below(one_in) == 0);
         }
         FaultKind::Stall { host } => {
             let Some(node) = world.host(host) else { return };

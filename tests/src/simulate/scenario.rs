@@ -51,7 +51,9 @@ impl fmt::Display for Plan {
     /// The arguments that repeat it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "--seed {} --hosts {} --time {}", self.seed, self.hosts, self.time)?;
-        let list = |l: &[u32]| if l.is_empty() { "none".to_owned() } else { l.iter().map(u32::to_string).collect::<Vec<_>>().join(",") };
+        let list = |l: &[u32]| {
+            if l.is_empty() { "none".to_owned() } else { l.iter().map(u32::to_string).collect::<Vec<_>>().join(",") }
+        };
         if let Some(t) = &self.talks {
             write!(f, " --talks {}", list(t))?;
         }
@@ -258,7 +260,15 @@ impl fmt::Display for Scenario {
         writeln!(f, "seed {}, {} s, {} hosts", self.plan.seed, self.plan.time, self.hosts.len())?;
         for t in &self.talks {
             let version = if t.v6 { 6 } else { 4 };
-            writeln!(f, "  talk {}: host {} to {} by IPv{version}, at {}, {:?}", t.id, t.client, t.server, Secs(t.start), t.kind)?;
+            writeln!(
+                f,
+                "  talk {}: host {} to {} by IPv{version}, at {}, {:?}",
+                t.id,
+                t.client,
+                t.server,
+                Secs(t.start),
+                t.kind
+            )?;
         }
         for x in &self.faults {
             writeln!(f, "  fault {}: {:?}, {} to {}", x.id, x.kind, Secs(x.from), Secs(x.to))?;

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::rc::Rc;
-use uapi::socket::{SHUT_WR, SO_KEEPALIVE, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, AF_INET6};
+use uapi::socket::{AF_INET6, SHUT_WR, SO_KEEPALIVE, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET};
 use uapi::tcp::{TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL};
 use uapi::{Errno, SockAddr};
 

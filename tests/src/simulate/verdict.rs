@@ -69,9 +69,9 @@ fn unexplained(s: &Scenario, t: &Talk, c: &End, server: Option<&End>) -> Option<
     let near = |f: &&Fault| f.from <= over_at && f.to >= t.start && (f.hits(t.client) || f.hits(t.server));
     let faults: Vec<&Fault> = s.faults.iter().filter(near).collect();
     let total: u64 = faults.iter().map(|f| f.to - f.from).sum();
-    let harsh = faults.iter().any(|f| {
-        matches!(f.kind, FaultKind::DeviceDown { .. } | FaultKind::NoMemory { .. } | FaultKind::Storm { .. })
-    });
+    let harsh = faults
+        .iter()
+        .any(|f| matches!(f.kind, FaultKind::DeviceDown { .. } | FaultKind::NoMemory { .. } | FaultKind::Storm { .. }));
     let allowed = if c.connected { STREAM } else { CONNECT };
     let enough = if c.connected { KEEPALIVE } else { NEIGHBOUR };
     if faults.is_empty() || (total < enough && !harsh) {

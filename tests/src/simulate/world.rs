@@ -116,7 +116,8 @@ impl World {
         let mut router = Node::new(sim, &format!("router{lan}"), 1);
         router.stack.set_sysctl("net.ipv4.ip_forward", 1).expect("a tunable");
         router.stack.set_sysctl("net.ipv6.conf.all.forwarding", 1).expect("a tunable");
-        let fast = LinkParams { bandwidth: 1_000_000_000, delay: MS / 100, limit_packets: 1000, ..LinkParams::default() };
+        let fast =
+            LinkParams { bandwidth: 1_000_000_000, delay: MS / 100, limit_packets: 1000, ..LinkParams::default() };
         let wide = LinkParams { bandwidth: 1_000_000_000, delay: 2 * MS, limit_packets: 1000, ..LinkParams::default() };
         let mac = |port| NicConfig::new([2, 0, 2, lan as u8, 0, port]);
         router.plug(sim, &format!("router/{lan}"), mac(0), &switch, fast, (v4(1, lan, ROUTER), 24, v6(lan, ROUTER)));
@@ -166,11 +167,8 @@ impl World {
 fn host(sim: &Sim, h: &HostSpec, switch: &Switch) -> Node {
     let (lan, n) = (h.id / LAN, h.id % LAN + 1);
     let mut node = Node::new(sim, &format!("host{}", h.id), h.cpus);
-    let config = NicConfig {
-        features: h.features,
-        rx_ring: h.rx_ring,
-        ..NicConfig::new([2, 0, 1, lan as u8, 0, n as u8])
-    };
+    let config =
+        NicConfig { features: h.features, rx_ring: h.rx_ring, ..NicConfig::new([2, 0, 1, lan as u8, 0, n as u8]) };
     node.plug(sim, &format!("host/{}", h.id), config, switch, h.cable, (v4(1, lan, n), 24, v6(lan, n)));
     node.add_default_routes(lan);
     node
