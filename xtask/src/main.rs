@@ -7,6 +7,7 @@
 mod bench;
 mod fuzz;
 mod packages;
+mod simulate;
 mod test;
 mod tidy;
 
@@ -20,6 +21,7 @@ usage: cargo xtask COMMAND
                      or those whose name contains FILTER
   tidy               who may name whom, no circle of imports, file headers, SAFETY comments
   bench [NAME [WORD...]]  measure sockeye against the kernel: net, programs
+  simulate [OPTION...]  hosts that talk while links fail, in simulated networks, seed after seed; `--help` lists the options
   fuzz [TARGET]      run a fuzz target for a minute (cargo-fuzz and a nightly compiler)
 ";
 
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(&root(), rest),
         Some("tidy") => tidy::run(&root()),
         Some("bench") => bench::run(&root(), rest),
+        Some("simulate") => simulate::run(&root(), rest),
         Some("fuzz") => fuzz::run(&root(), rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

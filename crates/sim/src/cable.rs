@@ -10,7 +10,7 @@
 
 use crate::link::{Fate, LinkParams, Wire, WireStats};
 use net::core::checksum::skb_checksum_help;
-use net::core::skbuff::Skb;
+use net::core::skbuff::{IpSummed, Skb};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -142,6 +142,7 @@ fn damaged(mut skb: Box<Skb>, bit: Option<usize>) -> Box<Skb> {
     let Some(bit) = bit else { return skb };
     // What was left to the receiver's card would be right again after the damage, or never looked at.
     let _ = skb_checksum_help(&mut skb);
+    skb.ip_summed = IpSummed::None;
     let len = skb.len();
     if skb.may_pull(len)
         && let Some(b) = skb.data_mut().get_mut(bit / 8)

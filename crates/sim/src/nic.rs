@@ -317,8 +317,8 @@ impl Nic {
             dev.stats.rx_dropped.fetch_add(1, Relaxed);
             return;
         }
-        // On the wire every sum is there; a card that looks at sums would have found it right.
-        if skb.ip_summed == IpSummed::Partial && !dev.features.contains(Features::RXCSUM) {
+        // On the wire every sum is there, and those that are known to be right are those that a card finds right.
+        if !dev.features.contains(Features::RXCSUM) {
             let _ = skb_checksum_help(&mut skb);
             skb.ip_summed = IpSummed::None;
         }

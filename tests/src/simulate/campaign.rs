@@ -1,6 +1,6 @@
 //! Many seeds, until one fails.
 //!
-//! Interface: [`main`], for the program `simulate`; [`check`].
+//! Interface: [`main`], for the program `simulate`; [`check`], [`shrunk`].
 //! Linux counterpart: none.
 //! Locks and context: none.
 
@@ -48,7 +48,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
             Ok(r) => show(&plan, &r, start.elapsed().as_secs_f64()),
             Err(why) => {
                 println!("seed {seed} fails:\n{why}\n\nshrinking ...");
-                tell(&plan, o.tries);
+                println!("{}", shrunk(&plan, o.tries));
                 return ExitCode::FAILURE;
             }
         }
@@ -78,17 +78,18 @@ fn panic_text(p: Box<dyn std::any::Any + Send>) -> String {
     s.or_else(|| p.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "a panic".to_owned())
 }
 
-fn tell(plan: &Plan, tries: usize) {
+/// The smallest scenario that still fails, why, and the command that repeats it.
+pub fn shrunk(plan: &Plan, tries: usize) -> String {
     // Each try would tell of its panic.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
     let small = shrink(plan, tries, |p| check(p, false).is_err());
     std::panic::set_hook(hook);
-    println!("the smallest that fails:\n{}", Scenario::new(&small));
-    if let Err(why) = check(&small, false) {
-        println!("{why}\n");
-    }
-    println!("repeat with:\n  cargo xtask simulate {small}");
+    let why = check(&small, false).err().unwrap_or_default();
+    format!(
+        "the smallest that fails:\n{}\n{why}\n\nrepeat with:\n  cargo xtask simulate {small}",
+        Scenario::new(&small)
+    )
 }
 
 fn show(plan: &Plan, r: &Report, took: f64) {
