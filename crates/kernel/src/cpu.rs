@@ -39,6 +39,9 @@ pub struct CpuSlot {
 pub(crate) trait Owner {
     /// Runs this CPU's pending softirqs; bottom halves are off.
     fn do_softirq(&self);
+    /// The thread is going to sleep: its CPU is for others until [`schedule_in`](Self::schedule_in), which finds it one.
+    fn schedule_out(&self);
+    fn schedule_in(&self);
 }
 
 /// What a thread, or a simulated context, carries as a CPU. `slot` is null outside every kernel.
@@ -238,6 +241,24 @@ fn count_checkpoint() {
         // Nobody to ask here: the next one is as good.
         set_countdown(1);
     }
+}
+
+/// Calls `sleep`, which gives up the CPU, from inside a kernel or from outside of all.
+pub(crate) fn while_asleep(sleep: impl FnOnce()) {
+    let Some(kernel) = CTX.with(|c| c.kernel.get()) else { return sleep() };
+    // SAFETY: set by `install`, whose caller holds the kernel borrowed until `restore`.
+    unsafe { (*kernel).schedule_out() };
+    sleep();
+    // SAFETY: as above.
+    unsafe { (*kernel).schedule_in() };
+}
+
+/// The calling thread, which is inside a kernel, is that kernel's CPU `id` from now on; null: none.
+pub(crate) fn migrate(slot: *const CpuSlot, id: usize) {
+    CTX.with(|c| {
+        c.slot.set(slot);
+        c.id.set(id);
+    })
 }
 
 /// The address of the kernel the thread is inside, or null.

@@ -65,7 +65,6 @@ pub struct Inside<'k> {
 
 /// A CPU that this thread became.
 struct Claim {
-    id: usize,
     /// The slot was taken for the thread; otherwise the arch says that it is the thread's anyway.
     exclusive: bool,
     saved: Option<Saved>,
@@ -152,7 +151,7 @@ impl Kernel {
 
     fn enter_as(&self, id: usize, exclusive: bool) -> Inside<'_> {
         let saved = Some(cpu::install(&self.cpus[id], id, self, &*self.arch));
-        Inside { kernel: self, claimed: Some(Claim { id, exclusive, saved }) }
+        Inside { kernel: self, claimed: Some(Claim { exclusive, saved }) }
     }
 
     fn try_claim(&self, id: usize) -> bool {
@@ -177,6 +176,19 @@ impl Kernel {
         }
         LAST.with(|l| l.set(at));
         at
+    }
+
+    /// The CPU is free again.
+    fn release(&self, id: usize) {
+        self.cpus[id].busy.store(false, Ordering::SeqCst);
+        self.leave_pending(id);
+    }
+
+    /// What the CPU still has to do when nobody is there is for `ksoftirqd`.
+    fn leave_pending(&self, id: usize) {
+        if self.cpus[id].pending.load(Ordering::SeqCst) != 0 {
+            self.arch.wakeup_softirqd(id);
+        }
     }
 
     /// Sets the handler of a softirq, once.
@@ -277,23 +289,37 @@ impl cpu::Owner for Kernel {
         slot.deferred.store(true, Ordering::SeqCst);
         self.arch.wakeup_softirqd(id);
     }
+
+    /// Or sixty-four sleepers would shut everybody else out, also those for whom they wait.
+    fn schedule_out(&self) {
+        drop(cpu::local_bh_disable());
+        if self.arch.smp_processor_id().is_none() {
+            let id = cpu::smp_processor_id();
+            cpu::migrate(std::ptr::null(), id);
+            self.release(id);
+        }
+    }
+
+    fn schedule_in(&self) {
+        let id = self.arch.smp_processor_id().map_or_else(|| self.claim(), |id| id % NR_CPUS);
+        cpu::migrate(&self.cpus[id], id);
+    }
 }
 
 impl Drop for Inside<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Some(Claim { id, exclusive, saved }) = self.claimed.take() {
+        if let Some(Claim { exclusive, saved }) = self.claimed.take() {
             // Runs what was raised outside any bottom-half section.
             drop(cpu::local_bh_disable());
+            // It may have slept, and be another one since.
+            let id = cpu::smp_processor_id();
             if let Some(s) = saved {
                 cpu::restore(s);
             }
-            let slot = &self.kernel.cpus[id];
-            if exclusive {
-                slot.busy.store(false, Ordering::SeqCst);
-            }
-            if slot.pending.load(Ordering::SeqCst) != 0 {
-                self.kernel.arch.wakeup_softirqd(id);
+            match exclusive {
+                true => self.kernel.release(id),
+                false => self.kernel.leave_pending(id),
             }
         }
     }

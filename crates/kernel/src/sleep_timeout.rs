@@ -7,6 +7,7 @@
 
 use crate::TICK_NSEC;
 use crate::arch::Arch;
+use crate::cpu;
 use crate::lockdep;
 use crate::task::{TASK_INTERRUPTIBLE, TASK_KILLABLE, TASK_UNINTERRUPTIBLE};
 use crate::wait::{Wait, WaitQueueHead, block_on};
@@ -34,7 +35,7 @@ fn remaining(arch: &dyn Arch, deadline: Option<u64>) -> u64 {
 pub fn schedule_timeout(arch: &dyn Arch, timeout: u64) -> u64 {
     lockdep::might_sleep();
     let end = deadline(arch, timeout);
-    arch.schedule(&arch.current(), end);
+    cpu::while_asleep(|| arch.schedule(&arch.current(), end));
     remaining(arch, end)
 }
 

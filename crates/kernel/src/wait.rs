@@ -622,7 +622,7 @@ pub fn block_on<T>(arch: &dyn Arch, mut op: impl FnMut(&mut Wait) -> Poll<T>) ->
             Poll::Ready(v) => return v,
             Poll::Pending => {
                 lockdep::might_sleep();
-                arch.schedule(&wait.task, wait.deadline);
+                cpu::while_asleep(|| arch.schedule(&wait.task, wait.deadline));
             }
         }
     }
@@ -639,7 +639,7 @@ pub fn block_on_in<T>(kernel: &Kernel, mut op: impl FnMut(&mut Wait) -> Poll<T>)
             Poll::Pending => {
                 lockdep::might_sleep();
                 let _span = TaskSpan::enter(kernel, "schedule_timeout");
-                arch.schedule(&wait.task, wait.deadline);
+                cpu::while_asleep(|| arch.schedule(&wait.task, wait.deadline));
             }
         }
     }

@@ -213,6 +213,26 @@ fn up_from_where_interrupts_are_off() {
     t.join().unwrap();
 }
 
+/// A sleeper gives its CPU up, as everywhere: otherwise nobody could come in to wake these.
+#[test]
+fn more_tasks_sleep_in_a_kernel_than_it_has_cpus() {
+    let m = Machine::new();
+    let s = Arc::new(Semaphore::new(0));
+    const SLEEPERS: usize = 80;
+    let threads: Vec<_> = (0..SLEEPERS)
+        .map(|i| {
+            let sem = s.clone();
+            let t = m.spawn(move || sem.down()).0;
+            until(|| s.sleepers() == i + 1);
+            t
+        })
+        .collect();
+    let sem = s.clone();
+    m.spawn(move || (0..SLEEPERS).for_each(|_| sem.up())).0.join().unwrap();
+    threads.into_iter().for_each(|t| t.join().unwrap());
+    assert_eq!((s.count(), s.sleepers()), (0, 0));
+}
+
 #[test]
 fn no_more_are_inside_than_there_are_places() {
     let m = Machine::new();
