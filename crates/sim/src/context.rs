@@ -82,7 +82,7 @@ pub(crate) struct Ctx {
     pub timer_at: Cell<u64>,
     /// Tasks that wait for its end.
     pub joiners: RefCell<Vec<Arc<Task>>>,
-    /// Since when it has been waiting for a lock in a loop.
+    /// Since when it has been waiting for something in a loop; `u64::MAX`: it has not since it slept.
     pub spin_since: Cell<u64>,
     /// Its deadline is one of its machine's clock.
     pub by_clock: Cell<bool>,
@@ -119,7 +119,7 @@ impl Ctx {
             deadline: Cell::new(u64::MAX),
             timer_at: Cell::new(u64::MAX),
             joiners: RefCell::default(),
-            spin_since: Cell::new(0),
+            spin_since: Cell::new(u64::MAX),
             killed: Cell::new(false),
             by_clock: Cell::new(false),
             dying: Cell::new(false),

@@ -11,6 +11,7 @@ use crate::config::SimConfig;
 use crate::context::Ctx;
 use crate::machine::{Irq, MachineState, Vcpu};
 use crate::queue::{Entry, EventQueue};
+use crate::reclaim::Reclaim;
 use crate::rng::Rng;
 use crate::stack::Stacks;
 use crate::trace::{Record, Trace, What};
@@ -80,6 +81,8 @@ pub(crate) struct Engine {
     pub choice: RefCell<Rng>,
     /// Resumptions in a row that came to nothing but spinning.
     pub spins: Cell<usize>,
+    /// Nothing has happened since RCU's callbacks were last run for want of anything else.
+    pub quiet: Cell<bool>,
     pub steps: Cell<u64>,
     /// What a task panicked with.
     pub panic: RefCell<Option<Box<dyn Any + Send>>>,
@@ -89,6 +92,7 @@ pub(crate) struct Engine {
     /// Checkpoints until the next forced switch.
     pub until_switch: Cell<u32>,
     pub told: Cell<bool>,
+    pub reclaim: Rc<Reclaim>,
 }
 
 thread_local! {
@@ -157,12 +161,14 @@ impl Engine {
             trace: RefCell::new(Trace::new(config.seed, config.log)),
             choice: RefCell::new(Rng::stream(config.seed, "schedule")),
             spins: Cell::new(0),
+            quiet: Cell::new(false),
             steps: Cell::new(0),
             panic: RefCell::default(),
             ending: Cell::new(false),
             checkpoints: RefCell::new(config.preempt_every.map(|_| CheckpointsOn::new())),
             until_switch: Cell::new(0),
             told: Cell::new(false),
+            reclaim: Reclaim::get(),
             config,
         });
         ALIVE.with_borrow_mut(|a| a.push(&*e));
@@ -392,12 +398,19 @@ impl Engine {
                 }
             }
             let Some(e) = self.next_event(limit) else {
+                if !spinning && self.reclaim.pending() && !self.quiet.replace(true) {
+                    // Every reader is done. What the callbacks do may set something going again.
+                    self.reclaim.process();
+                    continue;
+                }
+                self.quiet.set(false);
                 if spinning && self.queue.borrow().len() == 0 && !self.ending.get() {
                     self.lockup();
                 }
                 return Stop::Quiet;
             };
             self.spins.set(0);
+            self.quiet.set(false);
             self.fire(e);
             self.count_step();
         }

@@ -12,7 +12,9 @@ use crate::engine::{Engine, Stop, with_engine};
 use crate::machine::Vcpu;
 use crate::trace::What;
 use kernel::cpu::{self, CheckpointsOn};
+use kernel::kernel::{Softirq, raise_softirq};
 use kernel::sched::{CpuMask, SchedEntity};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 impl Engine {
@@ -27,13 +29,14 @@ impl Engine {
         let stack = self.stacks.borrow_mut().get().expect("a stack for interrupts");
         let (id, me) = (self.id, Rc::downgrade(&w));
         w.start(stack, move || {
-            loop {
-                let Some(w) = me.upgrade() else { return };
-                with_engine(id, |e| {
-                    let v = e.vcpu(w.vcpu.get());
-                    e.serve_irqs(&v);
-                });
-                w.suspend(Why::IrqDone);
+            let serve = || {
+                while let Some(w) = me.upgrade() {
+                    with_engine(id, |e| e.serve_irqs(&e.vcpu(w.vcpu.get())));
+                    w.suspend(Why::IrqDone);
+                }
+            };
+            if let Err(p) = catch_unwind(AssertUnwindSafe(serve)) {
+                with_engine(id, |e| e.task_panicked(p));
             }
         });
         w
@@ -46,6 +49,9 @@ impl Engine {
         while v.has_irq() {
             let _hardirq = cpu::irq_enter();
             let mut timers = v.timers.take();
+            if timers != 0 && self.reclaim.pending() {
+                raise_softirq(Softirq::Rcu);
+            }
             while timers != 0 {
                 let base = timers.trailing_zeros();
                 timers &= timers - 1;
@@ -161,7 +167,7 @@ impl Engine {
             panic!("lockup: the code outside of the simulation waits for a lock that nobody will let go");
         };
         let v = self.vcpu(c.vcpu.get());
-        if spins == 0 {
+        if spins == 0 || c.spin_since.get() == u64::MAX {
             c.spin_since.set(self.now());
         }
         if self.now().saturating_sub(c.spin_since.get()) > self.config.lockup_after && !self.ending.get() {

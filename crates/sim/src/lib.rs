@@ -43,6 +43,7 @@ mod machine;
 pub mod network;
 pub mod nic;
 mod queue;
+mod reclaim;
 mod report;
 mod rng;
 #[allow(clippy::module_inception)]
@@ -60,8 +61,8 @@ pub use fault::{CpuFault, FaultRates};
 pub use future::{Timer, block_on, timer};
 pub use rng::Rng;
 pub use sim::{
-    Handler, Here, IrqLine, Machine, Sim, at, charge, current, note, now, park, seed_from_env, sleep, sleep_until,
-    with_sim, yield_now,
+    Handler, Here, IrqLine, Machine, Sim, at, charge, current, note, now, park, relax, seed_from_env, sleep,
+    sleep_until, with_sim, yield_now,
 };
 pub use task::{TaskHandle, TaskOptions};
 pub use trace::{Record, What};

@@ -63,6 +63,7 @@ impl Engine {
         }
         left().iter().for_each(|c| c.forget());
         self.panic.take();
+        self.reclaim.process();
     }
 
     /// Keeps what a task panicked with; a killed one just ends.

@@ -369,6 +369,11 @@ pub fn yield_now() {
     with_current(|e| e.running().is_some().then(|| e.suspend(crate::context::Why::Yield)));
 }
 
+/// One round of waiting without sleeping (`cpu_relax`): others go first.
+pub fn relax() {
+    with_current(|e| e.relax(1));
+}
+
 /// The calling CPU is busy for `ns` of virtual time: others go on, and interrupts come in if they are on.
 pub fn charge(ns: u64) {
     with_current(|e| e.charge(ns));

@@ -12,9 +12,10 @@ use kernel::cpu::CpuContext;
 use kernel::sched::{CpuMask, SchedEntity};
 use kernel::task::{TASK_UNINTERRUPTIBLE, Task};
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// How a task is made.
 #[derive(Clone, Copy, Debug)]
@@ -121,7 +122,7 @@ impl Engine {
         // SAFETY: the machine, which lives as long as the engine, holds the arch; contexts end with the engine.
         let cpu = unsafe { CpuContext::on(Arc::as_ptr(&m.arch)) };
         let ctx = Rc::new(Ctx::new(serial, slot, name, (machine, m.first_vcpu), options.daemon, se, cpu));
-        let task = Task::new(Box::new(Wake { sim: self.id, slot, serial }));
+        let task = Task::named(intern(name), serial as u32, Box::new(Wake { sim: self.id, slot, serial }));
         let _ = ctx.task.set(task);
         let stack = self.stacks.borrow_mut().get().expect("address space and mappings for one more stack");
         let sim = self.id;
@@ -174,4 +175,20 @@ impl Engine {
             }
         }
     }
+}
+
+/// A name that stays: reports may outlive the task. Names are few; there is an end to them all the same.
+fn intern(name: &str) -> &'static str {
+    const MAX: usize = 4096;
+    static NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(n) = names.get(name) {
+        return n;
+    }
+    if names.len() >= MAX {
+        return "task";
+    }
+    let n: &'static str = Box::leak(name.into());
+    names.insert(n);
+    n
 }

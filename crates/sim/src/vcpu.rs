@@ -149,7 +149,9 @@ impl Engine {
         if let Some(c) = v.current.take() {
             v.rq.borrow_mut().stop(&mut c.se.borrow_mut(), self.now());
             self.record((v.machine, v.cpu), What::Exit, c.serial, 0);
-            self.bury(&c);
+            if c.is_task() {
+                self.bury(&c);
+            }
         }
         if v.has_irq() || !v.rq.borrow().is_empty() {
             self.kick(v);
@@ -246,6 +248,7 @@ impl Engine {
             self.arm_deadline(c, deadline);
         }
         c.state.set(State::Asleep);
+        c.spin_since.set(u64::MAX);
         c.suspend(Why::Sleep);
         c.die_if_asked();
     }

@@ -607,3 +607,69 @@ fn an_endless_flood_of_softirqs_leaves_tasks_their_share() {
     let end = task.result().unwrap();
     assert!(end < 60 * MS, "the flood lasts 100 ms, the task's 10 ms of work were done at {end}");
 }
+
+#[test]
+fn a_read_section_that_is_switched_out_holds_up_reclaim() {
+    for seed in 0..10 {
+        let sim = jumpy(seed, 2);
+        let m = sim.machine("m", 2);
+        let freed = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let p = Arc::new(kernel::Rcu::new(Some(Arc::new(0u64))));
+        let (k, p2) = (m.kernel().clone(), p.clone());
+        m.spawn("reader", move || {
+            let _inside = k.enter();
+            for _ in 0..200 {
+                let section = kernel::rcu_read_lock();
+                let v = *p2.dereference(&section).unwrap();
+                (0..5).for_each(|_| cpu::checkpoint());
+                assert!(*p2.dereference(&section).unwrap() >= v);
+            }
+        });
+        let (k, f) = (m.kernel().clone(), freed.clone());
+        m.spawn("writer", move || {
+            for i in 1..100 {
+                let _inside = k.enter();
+                p.assign(Some(Arc::new(i)));
+                let f = f.clone();
+                kernel::call_rcu(move || {
+                    f.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                });
+                if i % 10 == 0 {
+                    kernel::synchronize_rcu();
+                }
+            }
+        });
+        sim.run();
+        assert_eq!(freed.load(std::sync::atomic::Ordering::SeqCst), 99, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_panic_in_a_top_half_comes_out_of_the_run() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    m.request_irq(0, || panic!("in the top half")).raise();
+    assert_eq!(panic_of(|| sim.run()), "in the top half");
+}
+
+#[test]
+fn a_lock_that_a_top_half_finds_held_below_it_is_a_lockup() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let lock = Arc::new(SpinLock::new(()));
+    let l = lock.clone();
+    let irq = m.request_irq(0, move || {
+        while l.is_locked() {
+            sim::relax();
+        }
+    });
+    let k = m.kernel().clone();
+    m.spawn("holder", move || {
+        let _inside = k.enter();
+        let _g = lock.lock();
+        sim::charge(100);
+    });
+    sim.at(50, move || irq.raise());
+    let p = panic_of(|| sim.run());
+    assert!(p.contains("lockup") && p.contains("holder"), "{p}");
+}
