@@ -71,7 +71,7 @@ impl NicConfig {
                 | Features::GRO,
             rx_ring: 256,
             tx_ring: 256,
-            rx_delay: 10_000,
+            rx_delay: 50_000,
             tx_delay: 50_000,
             rx_cost: 0,
         }

@@ -4,7 +4,8 @@
 //! Linux counterpart: none.
 //! Locks and context: none.
 
-use crate::simulate::run::{Report, run};
+use crate::simulate::report::Report;
+use crate::simulate::run::run;
 use crate::simulate::scenario::{Plan, Plant, SEC, Scenario};
 use crate::simulate::shrink::shrink;
 use std::panic::{AssertUnwindSafe, catch_unwind};

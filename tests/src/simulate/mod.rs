@@ -7,6 +7,7 @@
 
 mod bytes;
 pub mod campaign;
+mod report;
 mod run;
 mod scenario;
 mod shrink;
@@ -14,6 +15,7 @@ mod talk;
 mod verdict;
 mod world;
 
-pub use run::{Report, run};
+pub use report::Report;
+pub use run::run;
 pub use scenario::{Fault, FaultKind, Plan, Plant, Scenario, Talk, TalkKind};
 pub use shrink::shrink;

@@ -1,9 +1,10 @@
 //! A scenario happens.
 //!
-//! Interface: [`run`], [`Report`].
+//! Interface: [`run`].
 //! Linux counterpart: none.
 //! Locks and context: the calling thread runs the simulation.
 
+use crate::simulate::report::Report;
 use crate::simulate::scenario::{Fault, FaultKind, LAN, Plant, SEC, Scenario, storm};
 use crate::simulate::talk::{End, Server, client, serve};
 use crate::simulate::verdict::judge;
@@ -20,26 +21,6 @@ use std::rc::Rc;
 
 /// After the last conversation: every TIME_WAIT, every orphan, every timer of ours has had its time.
 const AFTERMATH: u64 = 1200 * SEC;
-
-/// What a run was like.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Stands for everything that happened.
-    pub trace_hash: u64,
-    pub steps: u64,
-    /// Virtual nanoseconds until the last conversation was over.
-    pub over_at: u64,
-    pub talks: usize,
-    /// Conversations that were completed, and those that a fault ended.
-    pub completed: usize,
-    pub broken: usize,
-    /// Bytes received, packets that wires carried, segments sent again.
-    pub bytes: u64,
-    pub packets: u64,
-    pub retransmitted: u64,
-    /// What was wrong. Nothing, where all is well.
-    pub problems: Vec<String>,
-}
 
 type Ends = Rc<RefCell<Vec<(Option<u32>, End)>>>;
 
@@ -91,7 +72,7 @@ pub fn run(s: &Scenario) -> Report {
 fn start(sim: &Sim, s: &Scenario, world: &Rc<World>) -> (Ends, Ends) {
     let (clients, servers) = (Ends::default(), Ends::default());
     let talks = Rc::new(s.talks.clone());
-    for (_, host) in &world.hosts {
+    for host in world.hosts.values() {
         let server = Rc::new(Server {
             machine: host.machine.clone(),
             files: Rc::new(FdTable::new(host.net(), 4096)),

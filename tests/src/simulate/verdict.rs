@@ -7,7 +7,7 @@
 //! A conversation that no fault came near is complete. One that broke has a fault that explains it, ended with an errno that
 //! Linux gives there, and what was received is the beginning of what was sent.
 
-use crate::simulate::run::Report;
+use crate::simulate::report::Report;
 use crate::simulate::scenario::{Fault, FaultKind, SEC, Scenario, Secs, Talk, TalkKind};
 use crate::simulate::talk::End;
 use std::collections::BTreeMap;
