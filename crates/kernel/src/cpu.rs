@@ -13,7 +13,7 @@
 use crate::arch::Arch;
 use crate::lockdep::held::{self, HeldSlot, Since};
 use crate::lockdep::state::State;
-use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::{per_thread, sync};
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -33,6 +33,10 @@ pub struct CpuSlot {
     pub(crate) pending: AtomicU32,
     /// What is pending has been left to `ksoftirqd`, which has not come yet.
     pub(crate) deferred: AtomicBool,
+    /// When the interrupt that is served began, and how long interrupts have taken since when, nanoseconds.
+    pub(crate) irq_start: AtomicU64,
+    pub(crate) irq_spent: AtomicU64,
+    pub(crate) irq_since: AtomicU64,
 }
 
 /// A kernel, as far as its CPUs need to know it.
@@ -42,6 +46,10 @@ pub(crate) trait Owner {
     /// The thread is going to sleep: its CPU is for others until [`schedule_in`](Self::schedule_in), which finds it one.
     fn schedule_out(&self);
     fn schedule_in(&self);
+    /// An interrupt begins that interrupted no other.
+    fn irq_enter(&self);
+    /// It has ended. Runs the softirqs, or leaves them to `ksoftirqd`, if they `may` run.
+    fn irq_exit(&self, may: bool);
 }
 
 /// What a thread, or a simulated context, carries as a CPU. `slot` is null outside every kernel.
@@ -395,19 +403,31 @@ pub struct HardirqGuard(NotSend);
 #[cfg_attr(debug_assertions, track_caller)]
 pub fn irq_enter() -> HardirqGuard {
     let at = Location::caller();
-    CTX.with(|c| {
+    let first = CTX.with(|c| {
         c.note(at);
-        c.hardirq.set(c.hardirq.get() + 1)
+        c.hardirq.replace(c.hardirq.get() + 1) == 0
     });
+    if first {
+        with_owner(|k| k.irq_enter());
+    }
     HardirqGuard(PhantomData)
 }
 
 impl Drop for HardirqGuard {
     fn drop(&mut self) {
         CTX.with(|c| c.hardirq.set(c.hardirq.get() - 1));
-        if CTX.with(|c| c.irq.get() == 0 && c.hardirq.get() == 0) {
-            drop(local_bh_disable());
+        let (last, may) = CTX.with(|c| (c.hardirq.get() == 0, c.irq.get() == 0 && c.bh.get() == 0));
+        if last {
+            with_owner(|k| k.irq_exit(may));
         }
+    }
+}
+
+/// Calls `f` with the kernel that the thread is inside, if any.
+fn with_owner(f: impl FnOnce(&dyn Owner)) {
+    if let Some(kernel) = CTX.with(|c| c.kernel.get()) {
+        // SAFETY: set by `install`, whose caller holds the kernel borrowed until `restore`.
+        f(unsafe { &*kernel });
     }
 }
 
@@ -466,10 +486,7 @@ fn check_enabled() {
 #[cold]
 fn run_pending() {
     CTX.with(|c| c.serving.set(true));
-    if let Some(kernel) = CTX.with(|c| c.kernel.get()) {
-        // SAFETY: set by `install`, whose caller holds the kernel borrowed until `restore`.
-        unsafe { (*kernel).do_softirq() };
-    }
+    with_owner(|k| k.do_softirq());
     CTX.with(|c| c.serving.set(false));
 }
 

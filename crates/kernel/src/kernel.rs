@@ -33,6 +33,9 @@ const NR_SOFTIRQS: usize = 6;
 const MAX_SOFTIRQ_RESTART: u32 = 10;
 /// `MAX_SOFTIRQ_TIME`: nanoseconds before the rest is left to `ksoftirqd`.
 const MAX_SOFTIRQ_TIME: u64 = 2_000_000;
+/// Of so many nanoseconds, interrupts and the softirqs after them may take so many; then softirqs wait for `ksoftirqd`.
+const IRQ_WINDOW: u64 = 4_000_000;
+const MAX_IRQ_TIME: u64 = 2_000_000;
 
 type Action = Box<dyn Fn() + Send + Sync>;
 
@@ -237,6 +240,12 @@ impl Kernel {
         rcu::process_callbacks();
     }
 
+    /// What is pending on this CPU is `ksoftirqd`'s.
+    fn defer_softirqs(&self, id: usize) {
+        self.cpus[id].deferred.store(true, Ordering::SeqCst);
+        self.arch.wakeup_softirqd(id);
+    }
+
     /// Calls the handlers of these softirqs.
     fn handle_softirqs(&self, mut pending: u32) {
         const TIMER: u32 = Softirq::Timer as u32;
@@ -286,8 +295,34 @@ impl cpu::Owner for Kernel {
                 break;
             }
         }
-        slot.deferred.store(true, Ordering::SeqCst);
-        self.arch.wakeup_softirqd(id);
+        self.defer_softirqs(id);
+    }
+
+    fn irq_enter(&self) {
+        let (slot, now) = (&self.cpus[cpu::smp_processor_id()], self.ktime_get());
+        slot.irq_start.store(now, Ordering::Relaxed);
+        if now - slot.irq_since.load(Ordering::Relaxed).min(now) >= IRQ_WINDOW {
+            slot.irq_since.store(now, Ordering::Relaxed);
+            slot.irq_spent.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Where a packet's interrupt comes as soon as the one before it has been dealt with, softirqs never reach their limit and
+    /// yet leave nothing of the CPU: so what they take in all is limited as well. This Linux does not have.
+    fn irq_exit(&self, may: bool) {
+        let id = cpu::smp_processor_id();
+        let slot = &self.cpus[id];
+        let start = slot.irq_start.load(Ordering::Relaxed);
+        let spent = slot.irq_spent.load(Ordering::Relaxed);
+        let total = || spent + self.ktime_get().saturating_sub(start);
+        if may && slot.pending.load(Ordering::Relaxed) != 0 {
+            if total() >= MAX_IRQ_TIME {
+                self.defer_softirqs(id);
+            } else {
+                drop(cpu::local_bh_disable());
+            }
+        }
+        slot.irq_spent.store(total(), Ordering::Relaxed);
     }
 
     /// Or sixty-four sleepers would shut everybody else out, also those for whom they wait.

@@ -525,3 +525,34 @@ fn a_top_halfs_softirq_runs_when_the_interrupt_ends_unless_what_it_interrupted_f
     }
     assert_eq!(*seen.lock().unwrap(), [START + 10]);
 }
+
+#[test]
+fn interrupts_take_half_of_the_cpu_at_most() {
+    let m = Machine::new(1);
+    let rounds = Arc::new(AtomicUsize::new(0));
+    let (r, clock) = (rounds.clone(), m.clock.clone());
+    m.kernel.open_softirq(Softirq::NetRx, move || {
+        clock.now.fetch_add(100_000, SeqCst);
+        r.fetch_add(1, SeqCst);
+    });
+    let _inside = m.kernel.enter();
+    let cpu = kernel::cpu::smp_processor_id();
+    let interrupt = || {
+        let _irq = kernel::cpu::irq_enter();
+        m.clock.now.fetch_add(100_000, SeqCst);
+        raise_softirq(Softirq::NetRx);
+    };
+    (0..40).for_each(|_| interrupt());
+    // Ten of them have taken two milliseconds; what the others raise waits for ksoftirqd.
+    assert_eq!((rounds.load(SeqCst), m.clock.woken.swap(0, SeqCst)), (10, 1 << cpu));
+    m.kernel.run_ksoftirqd(cpu);
+    drop(local_bh_disable());
+    assert_eq!(rounds.load(SeqCst), 11);
+    // With some time between them they are all followed by their softirqs.
+    m.clock.now.fetch_add(4_000_000, SeqCst);
+    for _ in 0..40 {
+        m.clock.now.fetch_add(300_000, SeqCst);
+        interrupt();
+    }
+    assert_eq!((rounds.load(SeqCst), m.clock.woken.load(SeqCst)), (51, 0));
+}
