@@ -85,17 +85,18 @@ impl<T, B: Default> SockLock<T, B> {
 }
 
 impl<T, B: Default> OwnerGuard<'_, T, B> {
-    /// Takes the backlog if `pending` says there is one; the lock stays owned either way.
-    pub fn take_backlog(&mut self, pending: impl FnOnce(&B) -> bool) -> Option<B> {
-        let mut s = self.0.slock.lock_bh();
-        pending(&s.backlog).then(|| std::mem::take(&mut s.backlog))
+    /// What `take` takes out of the backlog; the lock stays owned either way.
+    pub fn take_backlog(&mut self, take: impl FnOnce(&mut B) -> Option<B>) -> Option<B> {
+        take(&mut self.0.slock.lock_bh().backlog)
     }
 
-    /// `release_sock`, one round: lets go if the backlog is not `pending`, else stays the owner and hands the backlog out.
-    pub fn try_release(self, pending: impl FnOnce(&B) -> bool) -> Result<(), (Self, B)> {
+    /// `release_sock`, one round: lets go if there is nothing to `take` out of the backlog, else stays the owner and hands
+    /// that out.
+    pub fn try_release(self, take: impl FnOnce(&mut B) -> Option<B>) -> Result<(), (Self, B)> {
         let mut s = self.0.slock.lock_bh();
-        if pending(&s.backlog) && !planted(Plant::BacklogForgotten) {
-            let b = std::mem::take(&mut s.backlog);
+        if !planted(Plant::BacklogForgotten)
+            && let Some(b) = take(&mut s.backlog)
+        {
             drop(s);
             return Err((self, b));
         }

@@ -168,8 +168,13 @@ fn world(old: bool) -> World {
     let wire = Cable::new(&sim, "flood", LinkParams::default());
     let mac = |n| NicConfig { rx_cost: RX_COST, ..NicConfig::new([2, 0, 0, 0, 0, n]) };
     let flooded = flooded(&sim, &server, &s, &wire, old);
-    let (ns, nc, _cable) =
-        join(&sim, "quiet", (&server, mac(2)), (&client, mac(3)), LinkParams { delay: 20_000, ..LinkParams::default() });
+    let (ns, nc, _cable) = join(
+        &sim,
+        "quiet",
+        (&server, mac(2)),
+        (&client, mac(3)),
+        LinkParams { delay: 20_000, ..LinkParams::default() },
+    );
     for (m, st, nic, address) in [(&server, &s, &ns, "10.1.0.1/24"), (&client, &c, &nc, "10.1.0.2/24")] {
         let _cpu = m.kernel().enter();
         let dev = nic.register(st.net()).expect("registered");
@@ -355,7 +360,12 @@ fn a_flood_is_no_livelock() {
     assert!(flood.per_packet < 0.02, "a flood interrupts hardly ever");
     assert!(last.per_packet > 0.9, "and when it is over the interrupts are back");
     let idle = &napi[0];
-    assert!(flood.trips * 20 > idle.trips && flood.trips > 100, "others are still served: {} of {}", flood.trips, idle.trips);
+    assert!(
+        flood.trips * 20 > idle.trips && flood.trips > 100,
+        "others are still served: {} of {}",
+        flood.trips,
+        idle.trips
+    );
     assert!(flood.program > 5.0 && flood.read > 10_000, "so are programs: {} %, {} read", flood.program, flood.read);
     assert!(last.trips * 10 > idle.trips * 8, "afterwards all is as before");
     // The card without NAPI shows what would have been.

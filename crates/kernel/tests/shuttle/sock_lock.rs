@@ -47,7 +47,7 @@ fn softirq(sk: &Sock, from: u32) {
 fn process(sk: &Sock) {
     let mut owner = sk.lock_sock();
     owner.receive(0);
-    while let Err((guard, backlog)) = owner.try_release(|b| !b.is_empty()) {
+    while let Err((guard, backlog)) = owner.try_release(|b| (!b.is_empty()).then(|| std::mem::take(b))) {
         owner = guard;
         backlog.into_iter().for_each(|p| owner.receive(p));
     }

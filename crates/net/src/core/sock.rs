@@ -83,15 +83,31 @@ pub trait ProtoSock: Any + Send {
 #[derive(Default)]
 pub struct Backlog {
     pub list: VecDeque<Box<Skb>>,
-    /// Truesize of what is in it.
+    /// Truesize of what is in it, and of what its owner is working off.
     pub len: usize,
     /// Timers that fired meanwhile (`sk_tsq_flags`): bits of the protocol's choosing, handed to `release_cb`.
     pub deferred: u32,
 }
 
 impl Backlog {
-    fn pending(&self) -> bool {
-        !self.list.is_empty() || self.deferred != 0
+    /// What is to be worked off, if anything. Its bytes go on counting until nothing is left: an owner is not kept for ever by
+    /// somebody who sends faster than he can work (`__release_sock`).
+    fn take(&mut self) -> Option<Backlog> {
+        if self.list.is_empty() && self.deferred == 0 {
+            self.len = 0;
+            return None;
+        }
+        Some(Backlog { list: std::mem::take(&mut self.list), len: 0, deferred: std::mem::take(&mut self.deferred) })
+    }
+
+    /// Gives the packet back when there are more than `limit` bytes.
+    fn add(&mut self, skb: Box<Skb>, limit: usize) -> std::result::Result<(), Box<Skb>> {
+        if self.len > limit {
+            return Err(skb);
+        }
+        self.len += skb.truesize as usize;
+        self.list.push_back(skb);
+        Ok(())
     }
 }
 
@@ -446,7 +462,7 @@ impl SockGuard<'_> {
     /// Works off what has come since the lock was taken, keeping it (`sk_flush_backlog`).
     pub fn flush_backlog(&mut self) {
         let sk = self.sk;
-        while let Some(b) = self.guard.as_mut().and_then(|g| g.take_backlog(Backlog::pending)) {
+        while let Some(b) = self.guard.as_mut().and_then(|g| g.take_backlog(Backlog::take)) {
             process_backlog(sk, &mut **self, b);
         }
     }
@@ -477,7 +493,7 @@ impl Drop for SockGuard<'_> {
     fn drop(&mut self) {
         tp!(release_sock, self.sk);
         while let Some(g) = self.guard.take() {
-            let Err((g, b)) = g.try_release(Backlog::pending) else { return };
+            let Err((g, b)) = g.try_release(Backlog::take) else { return };
             self.guard = Some(g);
             process_backlog(self.sk, &mut **self, b);
         }
@@ -496,13 +512,7 @@ impl BhSockGuard<'_> {
 
     /// `sk_add_backlog`: leaves a packet for the owner; gives it back when the backlog is over `limit` bytes.
     pub fn add_backlog(&mut self, skb: Box<Skb>, limit: usize) -> std::result::Result<(), Box<Skb>> {
-        let b = self.0.backlog();
-        if b.len > limit {
-            return Err(skb);
-        }
-        b.len += skb.truesize as usize;
-        b.list.push_back(skb);
-        Ok(())
+        self.0.backlog().add(skb, limit)
     }
 
     /// Leaves a bit for the owner's `release_cb`.
@@ -515,5 +525,31 @@ impl Traceable for Sock {
     fn describe(&self, s: &mut Subject) {
         s.sk = self.cookie;
         s.marked |= self.traced.load(Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_not_kept_by_who_sends_faster_than_he_works() {
+        let skb = || Skb::from_bytes(0, &[0; 1000]);
+        let limit = 10 * skb().truesize as usize;
+        let mut b = Backlog::default();
+        let mut rounds = 0;
+        let mut worked = 0;
+        while b.add(skb(), limit).is_ok() {}
+        while let Some(some) = b.take() {
+            worked += some.list.len();
+            rounds += 1;
+            assert!(rounds < 100, "the owner is kept");
+            // As many again come while each is worked off.
+            for _ in 0..2 * some.list.len() {
+                let _ = b.add(skb(), limit);
+            }
+        }
+        assert_eq!((rounds, worked), (1, 11));
+        assert!(b.add(skb(), limit).is_ok(), "the next owner finds room");
     }
 }
