@@ -21,6 +21,9 @@ pub mod rcu;
 pub mod rcu_hash;
 #[cfg(test)]
 mod rcu_tests;
+pub mod rculist;
+#[cfg(test)]
+mod rculist_tests;
 pub mod rwlock;
 pub mod rwsem;
 pub mod sched;

@@ -321,16 +321,17 @@ impl Inner {
     /// Runs a batch of what is ready; `false` if nothing is.
     fn run_batch(&self, epoch: u64) -> bool {
         let epochs = if planted(Plant::RcuOneEpoch) { 1 } else { 2 };
-        let ready: Vec<_> = {
+        let ready = {
             let mut q = lock(&self.retired);
             let n = q.list.iter().take(BATCH).take_while(|(e, _)| e + epochs <= epoch).count();
             q.list.drain(..n).collect()
         };
-        if ready.is_empty() {
+        let mut batch = Batch { domain: self, ready };
+        if batch.ready.is_empty() {
             return false;
         }
         let _bh = cpu::local_bh_disable();
-        for (_, f) in ready {
+        while let Some((_, f)) = batch.ready.pop_front() {
             let _count = OnDrop(|| {
                 self.done.fetch_add(1, Ordering::Release);
             });
@@ -381,6 +382,22 @@ impl Drop for Inner {
         let read = self.counts.iter().any(|c| c.load(Ordering::Acquire) != 0);
         for (_, f) in left {
             if read { std::mem::forget(f) } else { f() }
+        }
+    }
+}
+
+/// Callbacks that are being run. If one panics, those behind it go back.
+struct Batch<'d> {
+    domain: &'d Inner,
+    ready: VecDeque<(u64, Callback)>,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if !self.ready.is_empty() {
+            let mut q = lock(&self.domain.retired);
+            self.ready.append(&mut q.list);
+            std::mem::swap(&mut self.ready, &mut q.list);
         }
     }
 }

@@ -1,55 +1,77 @@
 //! A hash table read under RCU: the connection table and its like.
 //!
-//! Interface: [`RcuHashTable`]: `lookup`, `insert`, `insert_unless`, `remove`, `replace`, `for_each`. It grows with its content.
+//! Interface: [`RcuHashTable`]: `lookup`, `insert`, `insert_unless`, `remove`, `replace`, `for_each`. It grows and shrinks with
+//! its content.
 //! Linux counterpart: `include/linux/rculist_nulls.h`, `lib/rhashtable.c`.
-//! Locks and context: lookups take no lock. Writers take the lock of a stripe of buckets (`lock_bh`); growing takes all.
+//! Locks and context: lookups take no lock. Writers take the lock of a stripe of buckets (`lock_bh`), one at a time.
 //!
-//! The table stores the hash that its user computed, and compares by the user's closure. A lookup that runs beside a growth
-//! sees the old or the new table, each complete.
+//! The table stores the hash that its user computed, and compares by the user's closure. A lookup that runs beside a change
+//! of size sees the old or the new table, each complete: stripe by stripe the new one is filled, and from then on the stripe's
+//! writers change both, until the new one is published and the old one is out of their sight.
 
-use crate::rcu::{RcuReadGuard, call_rcu, rcu_read_lock};
+use crate::rcu::{
+    RcuReadGuard, kfree_rcu, rcu_assign_pointer, rcu_dereference, rcu_dereference_protected, rcu_read_lock,
+};
+use crate::rculist::{HlistHead, Unlinked};
 use crate::spinlock::SpinLock;
+use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::ptr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
-const STRIPES: usize = 64;
+/// Locks a table has; the lowest bits of the hash choose among them. Also the fewest buckets.
+const STRIPES: usize = if cfg!(loom) { 2 } else { 64 };
+const MAX_BUCKETS: usize = 1 << 24;
+/// A table shrinks when this many buckets share an entry.
+const SPARSE: usize = 8;
 
-struct Node<T> {
+struct Entry<T> {
     hash: u32,
     value: Arc<T>,
-    next: AtomicPtr<Node<T>>,
 }
 
-struct Buckets<T> {
-    heads: Box<[AtomicPtr<Node<T>>]>,
+struct Buckets<T: Send + Sync + 'static> {
+    heads: Box<[HlistHead<Entry<T>>]>,
 }
 
-impl<T> Buckets<T> {
-    fn new(n: usize) -> Self {
-        Buckets { heads: (0..n).map(|_| AtomicPtr::new(ptr::null_mut())).collect() }
+impl<T: Send + Sync + 'static> Buckets<T> {
+    fn new(n: usize) -> *mut Self {
+        Box::into_raw(Box::new(Buckets { heads: (0..n).map(|_| HlistHead::new()).collect() }))
     }
 
-    fn head(&self, hash: u32) -> &AtomicPtr<Node<T>> {
+    fn head(&self, hash: u32) -> &HlistHead<Entry<T>> {
         &self.heads[hash as usize & (self.heads.len() - 1)]
     }
 }
 
+/// The table that is being filled, while this stripe's writers have to change it too. Or null.
+struct Next<T: Send + Sync + 'static>(*mut Buckets<T>);
+// SAFETY: it points to a table of shared values, which lives until every stripe has forgotten it or published it.
+unsafe impl<T: Send + Sync + 'static> Send for Next<T> {}
+
 /// Shared values found by a 32-bit hash and a closure.
 pub struct RcuHashTable<T: Send + Sync + 'static> {
     buckets: AtomicPtr<Buckets<T>>,
-    stripes: Box<[SpinLock<()>]>,
+    stripes: Box<[SpinLock<Next<T>>]>,
     len: AtomicUsize,
+    /// How many buckets there are.
+    size: AtomicUsize,
+    /// Somebody changes that.
+    resizing: AtomicBool,
+    /// The size it began with; it never has fewer buckets.
+    least: usize,
 }
 
 impl<T: Send + Sync + 'static> RcuHashTable<T> {
     /// A table that starts with `buckets` of them, rounded up to a power of two (at least one a stripe).
     pub fn new(buckets: usize) -> Self {
-        let b = Box::new(Buckets::new(buckets.max(STRIPES).next_power_of_two()));
+        let least = buckets.clamp(STRIPES, MAX_BUCKETS).next_power_of_two();
         RcuHashTable {
-            buckets: AtomicPtr::new(Box::into_raw(b)),
-            stripes: (0..STRIPES).map(|_| SpinLock::new(())).collect(),
+            buckets: AtomicPtr::new(Buckets::new(least)),
+            stripes: (0..STRIPES).map(|_| SpinLock::new(Next(ptr::null_mut()))).collect(),
             len: AtomicUsize::new(0),
+            size: AtomicUsize::new(least),
+            resizing: AtomicBool::new(false),
+            least,
         }
     }
 
@@ -61,13 +83,19 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
         self.len() == 0
     }
 
-    fn stripe(&self, hash: u32) -> &SpinLock<()> {
+    /// How many buckets it has now.
+    pub fn buckets(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn stripe(&self, hash: u32) -> &SpinLock<Next<T>> {
         &self.stripes[hash as usize & (STRIPES - 1)]
     }
 
+    #[inline]
     fn table<'g>(&self, _section: &'g RcuReadGuard) -> &'g Buckets<T> {
         // SAFETY: never null; a replaced table is freed a grace period later, and we are in a read section.
-        unsafe { &*self.buckets.load(Ordering::Acquire) }
+        unsafe { &*rcu_dereference(&self.buckets) }
     }
 
     /// The first value of this hash that matches.
@@ -77,170 +105,166 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
         self.find(&section, hash, |v| matches(v)).cloned()
     }
 
+    #[inline]
     fn find<'g>(&self, s: &'g RcuReadGuard, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<&'g Arc<T>> {
-        let mut p = self.table(s).head(hash).load(Ordering::Acquire);
-        // SAFETY: nodes reached in a read section are freed a grace period after they were unlinked.
-        while let Some(n) = unsafe { p.as_ref() } {
-            if n.hash == hash && matches(&n.value) {
-                return Some(&n.value);
-            }
-            p = n.next.load(Ordering::Acquire);
-        }
-        None
+        let mut chain = self.table(s).head(hash).for_each_entry_rcu(s);
+        chain.find(|e| e.hash == hash && matches(&e.value)).map(|e| &e.value)
     }
 
     /// Adds a value in front of its bucket.
     pub fn insert(&self, hash: u32, value: Arc<T>) {
         {
-            let _l = self.stripe(hash).lock_bh();
-            self.link(hash, value);
+            let next = self.stripe(hash).lock_bh();
+            self.link(&next, hash, value);
         }
-        self.grow_if_full();
+        self.fit();
     }
 
     /// Adds a value unless one that `conflicts` is there, which is then given back.
     pub fn insert_unless(&self, hash: u32, value: Arc<T>, conflicts: impl FnMut(&T) -> bool) -> Result<(), Arc<T>> {
         {
-            let _l = self.stripe(hash).lock_bh();
+            let next = self.stripe(hash).lock_bh();
             let section = rcu_read_lock();
             if let Some(v) = self.find(&section, hash, conflicts) {
                 return Err(v.clone());
             }
-            self.link(hash, value);
+            self.link(&next, hash, value);
         }
-        self.grow_if_full();
+        self.fit();
         Ok(())
-    }
-
-    fn link(&self, hash: u32, value: Arc<T>) {
-        let section = rcu_read_lock();
-        let head = self.table(&section).head(hash);
-        let node = Box::new(Node { hash, value, next: AtomicPtr::new(head.load(Ordering::Relaxed)) });
-        head.store(Box::into_raw(node), Ordering::Release);
-        self.len.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes the value out; `false` if it was not in.
     pub fn remove(&self, hash: u32, value: &Arc<T>) -> bool {
-        let _l = self.stripe(hash).lock_bh();
-        self.unlink(hash, value)
+        let dead = {
+            let next = self.stripe(hash).lock_bh();
+            self.unlink(&next, hash, value)
+        };
+        let found = dead[1].is_some();
+        drop(dead);
+        self.fit();
+        found
     }
 
     /// Puts `new` where `old` was, in one step under the bucket's lock; `false` (and nothing done) if `old` is not in.
     pub fn replace(&self, hash: u32, old: &Arc<T>, new: Arc<T>) -> bool {
-        let _l = self.stripe(hash).lock_bh();
-        let section = rcu_read_lock();
-        if self.find(&section, hash, |v| ptr::eq(v, &**old)).is_none() {
-            return false;
-        }
-        // The new one is in front before the old one goes: no lookup finds neither.
-        self.link(hash, new);
-        self.unlink(hash, old)
-    }
-
-    fn unlink(&self, hash: u32, value: &Arc<T>) -> bool {
-        let section = rcu_read_lock();
-        let mut link = self.table(&section).head(hash);
-        loop {
-            let p = link.load(Ordering::Relaxed);
-            // SAFETY: the stripe's lock is held, so nodes of this bucket are not unlinked by others.
-            let Some(n) = (unsafe { p.as_ref() }) else { return false };
-            if Arc::ptr_eq(&n.value, value) {
-                link.store(n.next.load(Ordering::Relaxed), Ordering::Release);
-                self.len.fetch_sub(1, Ordering::Relaxed);
-                free_later(p);
-                return true;
+        let dead = {
+            let next = self.stripe(hash).lock_bh();
+            let section = rcu_read_lock();
+            if self.find(&section, hash, |v| ptr::eq(v, &**old)).is_none() {
+                return false;
             }
-            link = &n.next;
-        }
+            // The new one is in front before the old one goes: no lookup finds neither.
+            self.link(&next, hash, new);
+            self.unlink(&next, hash, old)
+        };
+        dead[1].is_some()
     }
 
     /// Visits every value; `false` from the closure ends it.
     pub fn for_each(&self, mut f: impl FnMut(&Arc<T>) -> bool) {
         let section = rcu_read_lock();
-        for head in &self.table(&section).heads {
-            let mut p = head.load(Ordering::Acquire);
-            // SAFETY: as in `find`.
-            while let Some(n) = unsafe { p.as_ref() } {
-                if !f(&n.value) {
-                    return;
-                }
-                p = n.next.load(Ordering::Acquire);
-            }
-        }
+        let mut all = self.table(&section).heads.iter().flat_map(|h| h.for_each_entry_rcu(&section));
+        while let Some(e) = all.next()
+            && f(&e.value)
+        {}
     }
 
-    fn grow_if_full(&self) {
-        let section = rcu_read_lock();
-        let buckets = self.table(&section).heads.len();
-        if self.len() > buckets && buckets < 1 << 24 {
-            self.grow(buckets);
+    // --- under a stripe's lock, whose content is `next` ---
+
+    /// The tables that a writer of this stripe has to change, in this order: the one that readers have goes last. If it is
+    /// replaced in between, nothing that was seen to come or go comes or goes a second time.
+    fn written(&self, next: &Next<T>) -> [Option<&Buckets<T>>; 2] {
+        let now = rcu_dereference_protected(&self.buckets);
+        let other = if next.0 == now { ptr::null_mut() } else { next.0 };
+        // SAFETY: a table is freed after whoever replaced it has had the lock of every stripe, and we hold one since before
+        // we saw it.
+        unsafe { [other.as_ref(), now.as_ref()] }
+    }
+
+    fn link(&self, next: &Next<T>, hash: u32, value: Arc<T>) {
+        for table in self.written(next).into_iter().flatten() {
+            // SAFETY: the stripe's lock is held.
+            unsafe { table.head(hash).hlist_add_head_rcu(Entry { hash, value: value.clone() }) };
+        }
+        self.len.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What it returns is to be dropped when the lock is free.
+    fn unlink(&self, next: &Next<T>, hash: u32, value: &Arc<T>) -> [Option<Unlinked<Entry<T>>>; 2] {
+        let dead = self.written(next).map(|table| {
+            // SAFETY: the stripe's lock is held.
+            unsafe { table?.head(hash).hlist_del_rcu(|e| Arc::ptr_eq(&e.value, value)) }
+        });
+        if dead[1].is_some() {
+            self.len.fetch_sub(1, Ordering::Relaxed);
+        }
+        dead
+    }
+
+    // --- the size ---
+
+    /// Changes the size if there are more entries than buckets, or far fewer.
+    #[inline]
+    fn fit(&self) {
+        let (len, buckets) = (self.len(), self.buckets());
+        if len > buckets && buckets < MAX_BUCKETS {
+            self.resize(buckets, buckets * 2);
+        } else if buckets > self.least && len < buckets / SPARSE {
+            self.resize(buckets, buckets / 2);
         }
     }
 
     #[cold]
-    fn grow(&self, from: usize) {
-        let _locks: Vec<_> = self.stripes.iter().map(|s| s.lock_bh_ordered()).collect();
-        let section = rcu_read_lock();
-        let old = self.table(&section);
-        if old.heads.len() != from {
+    fn resize(&self, from: usize, to: usize) {
+        if self.resizing.swap(true, Ordering::Acquire) {
             return;
         }
-        let new = Buckets::new(from * 2);
-        for head in &old.heads {
-            let mut p = head.load(Ordering::Relaxed);
-            // SAFETY: all stripes are locked: nothing is unlinked while we walk.
-            while let Some(n) = unsafe { p.as_ref() } {
-                let to = new.head(n.hash);
-                let next = AtomicPtr::new(to.load(Ordering::Relaxed));
-                let copy = Box::new(Node { hash: n.hash, value: n.value.clone(), next });
-                to.store(Box::into_raw(copy), Ordering::Relaxed);
-                p = n.next.load(Ordering::Relaxed);
+        // Only who resizes replaces the table.
+        let old = rcu_dereference_protected(&self.buckets);
+        // SAFETY: and so nobody frees it.
+        if unsafe { &*old }.heads.len() == from {
+            let new = Buckets::new(to);
+            // SAFETY: as above; `new` is ours.
+            let (o, n) = unsafe { (&*old, &*new) };
+            (0..STRIPES).for_each(|s| self.copy_stripe(s, o, n, new));
+            rcu_assign_pointer(&self.buckets, new);
+            self.size.store(to, Ordering::Relaxed);
+            self.stripes.iter().for_each(|s| s.lock_bh().0 = ptr::null_mut());
+            // Whoever locks a stripe from now on knows the new table only.
+            kfree_rcu(Dead(old));
+        }
+        self.resizing.store(false, Ordering::Release);
+    }
+
+    /// Copies the buckets of a stripe, in order; then its writers know the new table too.
+    fn copy_stripe(&self, stripe: usize, old: &Buckets<T>, new: &Buckets<T>, next: *mut Buckets<T>) {
+        let mut lock = self.stripes[stripe].lock_bh();
+        let section = rcu_read_lock();
+        for head in old.heads.iter().skip(stripe).step_by(STRIPES) {
+            for e in head.for_each_entry_rcu(&section) {
+                // SAFETY: the new bucket is of the same stripe, whose lock is held.
+                unsafe { new.head(e.hash).hlist_add_tail_rcu(Entry { hash: e.hash, value: e.value.clone() }) };
             }
         }
-        let old = self.buckets.swap(Box::into_raw(Box::new(new)), Ordering::AcqRel);
-        let old = Raw(old);
-        call_rcu(move || old.free_table());
+        lock.0 = next;
     }
-}
-
-/// A retired node or table on its way through a grace period.
-struct Raw<P>(*mut P);
-// SAFETY: nobody else reaches what it points to, and its content is `Send` (bounds of the table).
-unsafe impl<P> Send for Raw<P> {}
-
-impl<T> Raw<Node<T>> {
-    fn free(self) {
-        // SAFETY: made by `Box::into_raw`, unlinked, and a grace period has passed.
-        drop(unsafe { Box::from_raw(self.0) });
-    }
-}
-
-impl<T> Raw<Buckets<T>> {
-    fn free_table(self) {
-        // SAFETY: made by `Box::into_raw`, unpublished, and a grace period has passed.
-        let table = unsafe { Box::from_raw(self.0) };
-        for head in &table.heads {
-            let mut p = head.load(Ordering::Relaxed);
-            while !p.is_null() {
-                let next = {
-                    // SAFETY: this table owned its nodes.
-                    let n = unsafe { Box::from_raw(p) };
-                    n.next.load(Ordering::Relaxed)
-                };
-                p = next;
-            }
-        }
-    }
-}
-
-fn free_later<T: Send + Sync + 'static>(p: *mut Node<T>) {
-    let p = Raw(p);
-    call_rcu(move || p.free());
 }
 
 impl<T: Send + Sync + 'static> Drop for RcuHashTable<T> {
     fn drop(&mut self) {
-        Raw(*self.buckets.get_mut()).free_table();
+        drop(Dead(rcu_dereference_protected(&self.buckets)));
+    }
+}
+
+/// A table on its way through a grace period.
+struct Dead<T: Send + Sync + 'static>(*mut Buckets<T>);
+// SAFETY: nobody else reaches what it points to, and its content is shared values.
+unsafe impl<T: Send + Sync + 'static> Send for Dead<T> {}
+
+impl<T: Send + Sync + 'static> Drop for Dead<T> {
+    fn drop(&mut self) {
+        // SAFETY: made by `Box::into_raw`, unpublished, and out of the reach of readers and writers.
+        drop(unsafe { Box::from_raw(self.0) });
     }
 }

@@ -262,11 +262,13 @@ fn a_panicking_callback_leaves_the_rest_in_order() {
     let _d = installed(&d);
     let (ran, callback) = counter();
     call_rcu(|| panic!("on purpose"));
+    call_rcu(callback());
     let caught = std::panic::catch_unwind(rcu_barrier);
     assert!(caught.is_err());
+    assert_eq!((ran.load(SeqCst), d.pending()), (0, 1));
     call_rcu(callback());
     rcu_barrier();
-    assert_eq!(ran.load(SeqCst), 1);
+    assert_eq!(ran.load(SeqCst), 2);
 }
 
 #[test]
