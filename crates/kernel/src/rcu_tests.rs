@@ -7,6 +7,7 @@
 use crate::cpu::{CpuContext, local_bh_disable, preempt_disable};
 use crate::rcu::*;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
@@ -41,25 +42,28 @@ fn counter() -> (Arc<AtomicUsize>, impl Fn() -> Box<dyn FnOnce() + Send>) {
 fn a_section_in_another_thread_holds_callbacks_back() {
     let d = Domain::new();
     let (ran, callback) = counter();
-    let (enter, leave) = (Barrier::new(2), Barrier::new(2));
+    let (enter, (leave, left)) = (Barrier::new(2), channel());
     thread::scope(|s| {
-        s.spawn(|| {
-            let _d = installed(&d);
+        let (d, enter) = (&d, &enter);
+        // Goes with a failing test, and lets the reader go.
+        let leave: Sender<()> = leave;
+        s.spawn(move || {
+            let _d = installed(d);
             let outer = rcu_read_lock();
             let inner = rcu_read_lock();
             enter.wait();
             drop(inner);
-            leave.wait();
+            let _ = left.recv();
             drop(outer);
         });
-        let _d = installed(&d);
+        let _d = installed(d);
         enter.wait();
         call_rcu(callback());
         for _ in 0..10 {
             process_callbacks();
         }
         assert_eq!((ran.load(SeqCst), d.pending()), (0, 1));
-        leave.wait();
+        drop(leave);
         rcu_barrier();
         assert_eq!((ran.load(SeqCst), d.pending()), (1, 0));
     });
@@ -69,16 +73,18 @@ fn a_section_in_another_thread_holds_callbacks_back() {
 fn domains_do_not_wait_for_one_another() {
     let (a, b) = (Domain::new(), Domain::new());
     let (ran, callback) = counter();
-    let (enter, leave) = (Barrier::new(2), Barrier::new(2));
+    let (enter, (leave, left)) = (Barrier::new(2), channel());
     thread::scope(|s| {
-        s.spawn(|| {
-            let _d = installed(&a);
+        let (a, enter) = (&a, &enter);
+        let leave: Sender<()> = leave;
+        s.spawn(move || {
+            let _d = installed(a);
             let _section = rcu_read_lock();
             enter.wait();
-            leave.wait();
+            let _ = left.recv();
         });
         enter.wait();
-        let outer = installed(&a);
+        let outer = installed(a);
         {
             let _d = installed(&b);
             call_rcu(callback());
@@ -91,7 +97,7 @@ fn domains_do_not_wait_for_one_another() {
         process_callbacks();
         process_callbacks();
         assert_eq!((ran.load(SeqCst), a.pending(), b.pending()), (1, 1, 0));
-        leave.wait();
+        drop(leave);
         rcu_barrier();
         drop(outer);
         assert_eq!(ran.load(SeqCst), 2);

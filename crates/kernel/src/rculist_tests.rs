@@ -4,10 +4,15 @@
 //! Linux counterpart: `lib/test_rhashtable.c`.
 //! Locks and context: threads.
 
+use crate::arch::Arch;
+use crate::cpu::{CheckpointsOn, set_countdown};
+use crate::kernel::Kernel;
 use crate::rcu::{Domain, Installed, rcu_barrier, rcu_read_lock};
 use crate::rcu_hash::RcuHashTable;
 use crate::rculist::HlistHead;
 use crate::spinlock::SpinLock;
+use crate::task::Task;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -165,11 +170,11 @@ fn a_table_does_what_a_map_does() {
     let least = t.buckets();
     let mut map: HashMap<usize, Arc<Canary>> = HashMap::new();
     let mut x = 1u64;
-    let (mut most, keys) = (0, if cfg!(miri) { 200 } else { 2_000 });
-    for i in 0..rounds(100_000) {
+    let (mut most, keys, total) = if cfg!(miri) { (0, 200, 800) } else { (0, 2_000, 100_000) };
+    for i in 0..total {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         // It fills, and it empties again.
-        let (key, fill) = ((x >> 33) as usize % keys, i < rounds(100_000) / 2);
+        let (key, fill) = ((x >> 33) as usize % keys, i < total / 2);
         let new = Arc::new(Canary::new(key, &live));
         match (map.get(&key).cloned(), fill || x >> 62 == 0) {
             (None, true) if x & 1 << 40 == 0 => {
@@ -254,4 +259,99 @@ fn a_table_is_complete_while_its_size_changes() {
     drop(t);
     d.barrier();
     assert_eq!(live.load(Relaxed), 0);
+}
+
+thread_local! {
+    static INTERRUPT: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
+}
+
+/// An arch that lets a test have its way at a checkpoint.
+struct Interrupted;
+
+impl Arch for Interrupted {
+    fn ktime_get(&self) -> u64 {
+        0
+    }
+    fn ktime_get_real(&self) -> u64 {
+        0
+    }
+    fn get_random_bytes(&self, buf: &mut [u8]) {
+        buf.fill(1);
+    }
+    fn cpu_relax(&self, _spins: u32) {
+        std::thread::yield_now();
+    }
+    fn current(&self) -> Arc<Task> {
+        unreachable!("nobody sleeps")
+    }
+    fn schedule(&self, _task: &Task, _deadline: Option<u64>) {}
+    fn checkpoint(&self) {
+        if let Some(f) = INTERRUPT.with(|i| i.borrow_mut().take()) {
+            f();
+        }
+    }
+    fn wakeup_softirqd(&self, _cpu: usize) {}
+    fn program_timer(&self, _base: usize, _expires: u64) {}
+}
+
+/// Another context comes in at each point at which a change of size can be interrupted, and changes the table itself.
+#[test]
+fn a_change_of_size_can_be_interrupted_anywhere() {
+    let kernel = Kernel::new(Arc::new(Interrupted), 1);
+    let _inside = kernel.enter();
+    let _on = CheckpointsOn::new();
+    let step = if cfg!(miri) { 13 } else { 1 };
+    for grow in [true, false] {
+        let came = (1..).step_by(step).take_while(|&n| interrupted_at(n, grow)).count();
+        // Each stripe's lock is taken twice, and its guard alone has several.
+        assert!(came * step > 2 * 64, "{came} places");
+    }
+}
+
+/// `false` if there are not so many checkpoints.
+fn interrupted_at(n: u32, grow: bool) -> bool {
+    let d = Domain::new_sim();
+    let _d = installed(&d);
+    let live = Arc::new(AtomicUsize::new(0));
+    let new = |k| Arc::new(Canary::new(k, &live));
+    let t = Arc::new(RcuHashTable::new(64));
+    let all: Vec<_> = (0..65).map(new).collect();
+    let put = |c: &Arc<Canary>| t.insert(hash(c.key), c.clone());
+    let take = |c: &Arc<Canary>| assert!(t.remove(hash(c.key), c));
+    // One more makes it grow; if it has grown, and fewer than an eighth are left, it shrinks.
+    let few = if grow { 64 } else { 16 };
+    all[..few].iter().for_each(put);
+    if !grow {
+        all[few..].iter().for_each(put);
+        all[few..].iter().for_each(take);
+    }
+    let (inner, goes, comes) = (t.clone(), all[1].clone(), new(100));
+    INTERRUPT.set(Some(Box::new(move || {
+        assert!(inner.remove(hash(1), &goes));
+        inner.insert(hash(100), comes);
+        assert!(get(&inner, 1).is_none() && get(&inner, 100).is_some() && get(&inner, 2).is_some());
+    })));
+    set_countdown(n);
+    if grow {
+        put(&all[64])
+    } else {
+        take(&all[15])
+    }
+    set_countdown(0);
+    let came = INTERRUPT.take().is_none();
+    assert_eq!(t.buckets(), if grow { 128 } else { 64 }, "at checkpoint {n}");
+    let there = |k| get(&t, k).is_some();
+    assert_eq!((there(1), there(100)), (!came, came), "at checkpoint {n}");
+    let kept = if grow { 65 } else { 15 };
+    assert!((0..kept).filter(|&k| k != 1).all(there) && (kept..65).all(|k| !there(k)), "at checkpoint {n}");
+    let mut seen = 0;
+    t.for_each(|_| {
+        seen += 1;
+        true
+    });
+    assert_eq!((seen, t.len()), (kept, kept), "at checkpoint {n}");
+    drop((t, all));
+    rcu_barrier();
+    assert_eq!(live.load(Relaxed), 0);
+    came
 }
