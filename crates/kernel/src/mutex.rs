@@ -103,9 +103,9 @@ impl<T: ?Sized> Mutex<T> {
     /// turns.
     #[track_caller]
     pub fn poll_lock(&self, wait: &mut Wait, state: u32) -> Poll<Result<MutexGuard<'_, T>>> {
+        // Who polls does not wait: it can be part of no circle.
         let at = Location::caller();
-        self.debug.acquire(How::LOCK, at);
-        self.poll_take(wait, state).map_ok(|()| self.taken(How::LOCK, at))
+        self.poll_take(wait, state).map_ok(|()| self.taken(How::TRY, at))
     }
 
     /// `mutex_trylock`.

@@ -123,17 +123,16 @@ impl<T: ?Sized> RwSemaphore<T> {
     /// `down_read` in a sleep of `state`, as a poll: `EINTR` if a signal ends it.
     #[track_caller]
     pub fn poll_down_read(&self, wait: &mut Wait, state: u32) -> Poll<Result<ReadGuard<'_, T>>> {
+        // Who polls does not wait: it can be part of no circle.
         let at = Location::caller();
-        self.debug.acquire(How::READ, at);
-        self.poll_take(wait, state, How::READ).map_ok(|()| self.have_read(How::READ, at))
+        self.poll_take(wait, state, How::READ).map_ok(|()| self.have_read(TRY_READ, at))
     }
 
     /// `down_write` in a sleep of `state`, as a poll: `EINTR` if a signal ends it.
     #[track_caller]
     pub fn poll_down_write(&self, wait: &mut Wait, state: u32) -> Poll<Result<WriteGuard<'_, T>>> {
         let at = Location::caller();
-        self.debug.acquire(How::LOCK, at);
-        self.poll_take(wait, state, How::LOCK).map_ok(|()| self.have_write(How::LOCK, at))
+        self.poll_take(wait, state, How::LOCK).map_ok(|()| self.have_write(How::TRY, at))
     }
 
     /// The data, when the borrow proves that nobody else can hold the lock.

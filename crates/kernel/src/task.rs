@@ -114,6 +114,11 @@ impl Task {
     /// before it is seen by the task, or the task is seen asleep. `flags`: 0 or [`WF_SYNC`].
     pub fn try_to_wake_up(&self, mask: u32, flags: u32) -> bool {
         fence(Ordering::SeqCst);
+        self.wake_sleeper(mask, flags)
+    }
+
+    /// The same without the barrier, for a caller who has had one between its stores and this.
+    pub(crate) fn wake_sleeper(&self, mask: u32, flags: u32) -> bool {
         let mut state = self.state.load(Ordering::Acquire);
         loop {
             if state & mask == 0 {

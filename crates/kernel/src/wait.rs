@@ -33,7 +33,7 @@ use uapi::{Errno, Result};
 /// Entries that a wake-up looks at before it lets go of the lock for a moment (`WAITQUEUE_WALK_BREAK_CNT`).
 const WALK_BREAK_CNT: u32 = 64;
 /// Entries that it takes off before it does.
-const TAKEN_MAX: usize = 16;
+const TAKEN_MAX: usize = 8;
 
 /// `WQ_FLAG_EXCLUSIVE`: woken one at a time, in the order in which they came.
 const EXCLUSIVE: u32 = 1;
@@ -110,16 +110,21 @@ impl WaitQueueEntry {
         self.flags.load(Ordering::Acquire) & flag != 0
     }
 
+    /// The lock is held: flags change under no other circumstances.
+    fn mark_woken(&self) {
+        self.flags.store(self.flags.load(Ordering::Relaxed) | WOKEN, Ordering::Release);
+    }
+
     /// `autoremove_wake_function`, or `default_wake_function`: the caller takes the former's entry off the queue.
     fn wake_function(&self, task: &Task, w: &WakeUp) -> bool {
         if self.has(STAYS) {
             tp!(default_wake_function);
             tp!(try_to_wake_up);
-            return task.try_to_wake_up(w.mode, w.flags);
+            return task.wake_sleeper(w.mode, w.flags);
         }
         tp!(autoremove_wake_function);
         tp!(try_to_wake_up);
-        task.try_to_wake_up(w.mode, w.flags)
+        task.wake_sleeper(w.mode, w.flags)
     }
 
     /// Wakes it if the event is one of its own. Whether it was woken, and whether it leaves the queue.
@@ -135,7 +140,7 @@ impl WaitQueueEntry {
         };
         if woken {
             self.woken_by.store(w.key, Ordering::Relaxed);
-            self.flags.fetch_or(WOKEN, Ordering::Release);
+            self.mark_woken();
         }
         (woken, !self.has(STAYS) && (woken || planted(Plant::WaitStateLate)))
     }
@@ -192,10 +197,11 @@ impl Inner {
     fn add(&self, e: &Arc<WaitQueueEntry>, flags: u32, sleeper: Option<(&Task, u32)>) -> bool {
         let late = planted(Plant::WaitStateLate);
         let mut lists = self.lists.lock_irqsave();
-        let moved = if e.flags.swap(flags, Ordering::Release) & EXCLUSIVE != flags & EXCLUSIVE {
-            self.unlink(&mut lists, e)
-        } else {
-            None
+        let was = e.flags.load(Ordering::Relaxed);
+        e.flags.store(flags, Ordering::Release);
+        let moved = match (was ^ flags) & EXCLUSIVE != 0 && e.is_queued() {
+            true => self.unlink(&mut lists, e),
+            false => None,
         };
         if let Some((task, state)) = sleeper
             && !late
@@ -317,8 +323,8 @@ impl Inner {
             && let WakeFunc::Task(task) = &e.func
         {
             // Even if it runs already: it may be about to leave.
-            e.flags.fetch_or(WOKEN, Ordering::Release);
-            task.try_to_wake_up(TASK_NORMAL, 0);
+            e.mark_woken();
+            task.wake_sleeper(TASK_NORMAL, 0);
         }
     }
 }
@@ -450,16 +456,17 @@ impl WaitQueueHead {
 /// What a blocking operation carries from poll to poll: the caller's wait-queue entry, deadline and task.
 pub struct Wait {
     task: Arc<Task>,
-    entry: Arc<WaitQueueEntry>,
+    /// Made when it first has to wait: most operations need not.
+    entry: Option<Arc<WaitQueueEntry>>,
     on: Option<Arc<Inner>>,
+    key: u32,
     deadline: Option<u64>,
     timeout_set: bool,
 }
 
 impl Wait {
     pub fn new(task: Arc<Task>) -> Self {
-        let entry = WaitQueueEntry::for_task(task.clone());
-        Wait { task, entry, on: None, deadline: None, timeout_set: false }
+        Wait { task, entry: None, on: None, key: 0, deadline: None, timeout_set: false }
     }
 
     /// Makes it ready for another operation of the same task; one that has not ended is given up.
@@ -475,7 +482,7 @@ impl Wait {
 
     /// Only events of this poll mask are to wake it, until the wait is over; 0: all.
     pub fn set_key(&mut self, key: u32) {
-        self.entry.key.store(key, Ordering::Relaxed);
+        self.key = key;
     }
 
     /// Puts the caller on the queue and marks it asleep. Check the condition again after this and before `Pending`.
@@ -507,8 +514,8 @@ impl Wait {
     /// queue, `ERESTARTSYS`. Check the condition after this in both cases: the signal may have come after the event.
     pub fn prepare_to_wait_event(&mut self, q: &WaitQueueHead, state: u32, exclusive: bool) -> Result<()> {
         if self.task.signal_pending_state(state) {
-            if let Some(i) = &self.on {
-                i.remove(&self.entry);
+            if let (Some(i), Some(e)) = (&self.on, &self.entry) {
+                i.remove(e);
             }
             self.task.set_state(TASK_RUNNING);
             return Err(Errno::ERESTARTSYS);
@@ -532,34 +539,34 @@ impl Wait {
     fn prepare(&mut self, q: &WaitQueueHead, state: u32, flags: u32) -> bool {
         tp!(prepare_to_wait);
         if !self.is_on(q) {
-            let key = self.entry.key.load(Ordering::Relaxed);
+            let key = self.key;
             self.abort_exclusive_wait();
-            self.set_key(key);
-            self.on = Some(q.inner().clone());
+            self.key = key;
         }
-        let Some(i) = &self.on else { return false };
-        i.add(&self.entry, flags, Some((&self.task, state)))
+        let e = self.entry.get_or_insert_with(|| WaitQueueEntry::for_task(self.task.clone()));
+        e.key.store(self.key, Ordering::Relaxed);
+        let i = self.on.get_or_insert_with(|| q.inner().clone());
+        i.add(e, flags, Some((&self.task, state)))
     }
 
     /// The wait is over and the caller has what it waited for: takes it off the queue and marks it running. Harmless when it
     /// is on none.
     pub fn finish_wait(&mut self) {
-        if let Some(i) = self.on.take() {
+        if let (Some(i), Some(e)) = (self.on.take(), &self.entry) {
             tp!(finish_wait);
-            i.remove(&self.entry);
+            i.remove(e);
             self.task.set_state(TASK_RUNNING);
-            self.set_key(0);
+            self.key = 0;
         }
     }
 
     /// The wait is over, but not because of a wake-up. As [`finish_wait`](Self::finish_wait), and an exclusive wake-up that it
     /// has had since it last prepared to wait goes to the next.
     pub fn abort_exclusive_wait(&mut self) {
-        let Some(i) = self.on.take() else { return };
-        i.remove(&self.entry);
+        let (Some(i), Some(e)) = (self.on.take(), &self.entry) else { return };
+        i.remove(e);
         self.task.set_state(TASK_RUNNING);
-        self.set_key(0);
-        let e = &self.entry;
+        self.key = 0;
         if !e.has(EXCLUSIVE) {
             return;
         }

@@ -496,7 +496,7 @@ fn a_waiting_writer_keeps_new_readers_out_but_no_interrupt() {
     let l = Arc::new(RwLock::new(0));
     let reader = l.read();
     let lock = l.clone();
-    let (writer, _) = m.spawn(move || *lock.write() += 1);
+    let (writer, _) = m.spawn(move || *lock.write_irqsave() += 1);
     until(|| l.try_read().is_none());
     let lock = l.clone();
     let (late, _) = m.spawn(move || *lock.read());
