@@ -160,6 +160,11 @@ impl CpuContext {
         c.preempt.get() > 0 || c.bh.get() > 0 || c.irq.get() > 0 || c.hardirq.get() > 0
     }
 
+    /// Whether the context, which is not running, is inside a kernel, as one of its CPUs.
+    pub fn has_cpu(&self) -> bool {
+        !self.0.slot.get().is_null()
+    }
+
     /// Whether the context, which is not running, has interrupts off.
     pub fn irqs_disabled(&self) -> bool {
         self.0.irq.get() > 0 || self.0.hardirq.get() > 0

@@ -328,9 +328,9 @@ impl cpu::Owner for Kernel {
     /// Or sixty-four sleepers would shut everybody else out, also those for whom they wait.
     fn schedule_out(&self) {
         drop(cpu::local_bh_disable());
+        let id = cpu::smp_processor_id();
+        cpu::migrate(std::ptr::null(), id);
         if self.arch.smp_processor_id().is_none() {
-            let id = cpu::smp_processor_id();
-            cpu::migrate(std::ptr::null(), id);
             self.release(id);
         }
     }

@@ -201,6 +201,11 @@ impl Ctx {
         self.cpu.irqs_disabled()
     }
 
+    /// Whether it is inside a kernel, as the CPU that it runs on.
+    pub fn has_cpu(&self) -> bool {
+        self.cpu.has_cpu()
+    }
+
     /// The stack of an ended context.
     pub fn take_stack(&self) -> Option<DefaultStack> {
         // SAFETY: one thread; it does not run.

@@ -9,9 +9,9 @@
 
 use crate::config::SimConfig;
 use crate::context::Ctx;
+use crate::domain::rcu_pending;
 use crate::machine::{Irq, MachineState, Vcpu};
 use crate::queue::{Entry, EventQueue};
-use crate::reclaim::Reclaim;
 use crate::rng::Rng;
 use crate::stack::Stacks;
 use crate::trace::{Record, Trace, What};
@@ -92,7 +92,6 @@ pub(crate) struct Engine {
     /// Checkpoints until the next forced switch.
     pub until_switch: Cell<u32>,
     pub told: Cell<bool>,
-    pub reclaim: Rc<Reclaim>,
 }
 
 thread_local! {
@@ -168,7 +167,6 @@ impl Engine {
             checkpoints: RefCell::new(config.preempt_every.map(|_| CheckpointsOn::new())),
             until_switch: Cell::new(0),
             told: Cell::new(false),
-            reclaim: Reclaim::get(),
             config,
         });
         ALIVE.with_borrow_mut(|a| a.push(&*e));
@@ -398,9 +396,9 @@ impl Engine {
                 }
             }
             let Some(e) = self.next_event(limit) else {
-                if !spinning && self.reclaim.pending() && !self.quiet.replace(true) {
+                if !spinning && rcu_pending() > 0 && !self.quiet.replace(true) {
                     // Every reader is done. What the callbacks do may set something going again.
-                    self.reclaim.process();
+                    kernel::rcu::process_callbacks();
                     continue;
                 }
                 self.quiet.set(false);

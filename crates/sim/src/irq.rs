@@ -8,6 +8,7 @@
 //! the top halves then run on top of it, on its own stack, as on a machine.
 
 use crate::context::{Ctx, Why};
+use crate::domain::rcu_pending;
 use crate::engine::{Engine, Stop, with_engine};
 use crate::machine::Vcpu;
 use crate::trace::What;
@@ -49,7 +50,7 @@ impl Engine {
         while v.has_irq() {
             let _hardirq = cpu::irq_enter();
             let mut timers = v.timers.take();
-            if timers != 0 && self.reclaim.pending() {
+            if timers != 0 && rcu_pending() > 0 {
                 raise_softirq(Softirq::Rcu);
             }
             while timers != 0 {

@@ -43,7 +43,6 @@ mod machine;
 pub mod network;
 pub mod nic;
 mod queue;
-mod reclaim;
 mod report;
 mod rng;
 #[allow(clippy::module_inception)]

@@ -63,7 +63,7 @@ impl Engine {
         }
         left().iter().for_each(|c| c.forget());
         self.panic.take();
-        self.reclaim.process();
+        kernel::rcu::process_callbacks();
     }
 
     /// Keeps what a task panicked with; a killed one just ends.

@@ -223,8 +223,9 @@ impl Engine {
         let m = &self.machines.borrow()[c.machine as usize];
         let vcpus = self.vcpus.borrow();
         let first = m.first_vcpu as usize;
-        if m.nr_cpus == 1 {
-            return vcpus[first].clone();
+        // Inside a kernel it is that CPU, unless it gave it up to sleep.
+        if m.nr_cpus == 1 || c.has_cpu() {
+            return vcpus[c.vcpu.get() as usize].clone();
         }
         let here = self.running().filter(|r| r.machine == c.machine).map(|r| r.vcpu.get() as usize - first);
         let allowed = c.se.borrow().cpus_allowed;

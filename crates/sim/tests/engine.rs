@@ -673,3 +673,24 @@ fn a_lock_that_a_top_half_finds_held_below_it_is_a_lockup() {
     let p = panic_of(|| sim.run());
     assert!(p.contains("lockup") && p.contains("holder"), "{p}");
 }
+
+#[test]
+fn who_sleeps_inside_a_kernel_comes_back_as_the_cpu_that_it_says_it_is() {
+    for seed in 0..10 {
+        let sim = jumpy(seed, 3);
+        let m = sim.machine("m", 4);
+        for i in 0..8 {
+            let k = m.kernel().clone();
+            m.spawn("t", move || {
+                let _inside = k.enter();
+                for n in 0..20 {
+                    sim::sleep(100 * i + n);
+                    assert_eq!(cpu::smp_processor_id(), sim::current().unwrap().cpu);
+                    kernel::sleep_timeout::msleep(k.arch(), 1);
+                    assert_eq!(cpu::smp_processor_id(), sim::current().unwrap().cpu);
+                }
+            });
+        }
+        sim.run();
+    }
+}
