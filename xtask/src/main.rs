@@ -10,6 +10,7 @@ mod packages;
 mod simulate;
 mod test;
 mod tidy;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ usage: cargo xtask COMMAND
   tidy               who may name whom, no circle of imports, file headers, SAFETY comments
   bench [NAME [WORD...]]  measure sockeye against the kernel: net, programs
   simulate [OPTION...]  hosts that talk while links fail, in simulated networks, seed after seed; `--help` lists the options
+  verify [--short] [NAME...]  loom, shuttle, Miri, ThreadSanitizer, and the bugs planted for them; docs/verification.md
   fuzz [TARGET]      run a fuzz target for a minute (cargo-fuzz and a nightly compiler)
 ";
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&root(), rest),
         Some("simulate") => simulate::run(&root(), rest),
         Some("fuzz") => fuzz::run(&root(), rest),
+        Some("verify") => verify::run(&root(), rest),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");
             Ok(())
