@@ -299,7 +299,7 @@ impl Check {
             // Isolation would keep the tests from the environment, where planted bugs are named.
             Tool::Miri => Some(("MIRIFLAGS", "-Zmiri-disable-isolation")),
             Tool::Tsan => Some(("TSAN_OPTIONS", "halt_on_error=1")),
-            Tool::Shuttle if !short && std::env::var_os("SOCKEYE_RUNS").is_none() => Some(("SOCKEYE_RUNS", "40")),
+            Tool::Shuttle if !short && std::env::var_os("SOCKEYE_RUNS").is_none() => Some(("SOCKEYE_RUNS", "10")),
             _ => None,
         };
         cmd.envs(var);

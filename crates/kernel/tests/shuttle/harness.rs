@@ -12,6 +12,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread::{self, Thread};
 use shuttle::{Config, Runner};
+use sockeye_kernel::rcu::rcu_barrier;
 use sockeye_kernel::task::{Runnable, TASK_RUNNING, Task};
 use sockeye_kernel::{Arch, Kernel};
 use std::collections::VecDeque;
@@ -21,7 +22,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Runs `f` under `runs` random schedules, and as many of few, well-placed switches (PCT).
 pub fn explore(runs: usize, f: impl Fn() + Send + Sync + 'static) {
-    let f = Arc::new(f);
+    let f = Arc::new(move || {
+        f();
+        drain();
+    });
     if let Ok(schedule) = env::var("SOCKEYE_SCHEDULE") {
         return shuttle::replay(move || f(), &schedule);
     }
@@ -31,6 +35,11 @@ pub fn explore(runs: usize, f: impl Fn() + Send + Sync + 'static) {
     println!("seed {seed} (SOCKEYE_SEED), {runs} schedules of each kind (SOCKEYE_RUNS multiplies them)");
     run(RandomScheduler::new_from_seed(seed, runs), f.clone());
     run(PctScheduler::new_from_seed(seed, 3, runs), f);
+}
+
+/// What waits for a grace period is freed, also what that frees: the execution's statics go after it, and RCU is one of them.
+fn drain() {
+    (0..8).for_each(|_| rcu_barrier());
 }
 
 fn run(scheduler: impl Scheduler + 'static, f: Arc<impl Fn() + Send + Sync + 'static>) {
