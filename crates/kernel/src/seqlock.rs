@@ -207,6 +207,13 @@ impl<T: SeqData> SeqLock<T> {
         self.change(f);
     }
 
+    /// `write_seqlock`: replaces the data.
+    #[track_caller]
+    pub fn set(&self, v: T) {
+        let _writer = self.writers.lock();
+        self.publish(v);
+    }
+
     /// `write_seqlock_bh`.
     #[track_caller]
     pub fn write_bh(&self, f: impl FnOnce(&mut T)) {
@@ -225,6 +232,10 @@ impl<T: SeqData> SeqLock<T> {
     fn change(&self, f: impl FnOnce(&mut T)) {
         let mut v = T::load(&self.data);
         f(&mut v);
+        self.publish(v);
+    }
+
+    fn publish(&self, v: T) {
         self.count.write_seqbegin();
         v.store(&self.data);
         self.count.write_seqend();

@@ -9,6 +9,8 @@
 
 #[path = "loom/harness.rs"]
 mod harness;
+#[path = "loom/sleeping.rs"]
+mod sleeping;
 #[path = "loom/spinlock.rs"]
 mod spinlock;
 #[path = "loom/wait.rs"]
