@@ -9,6 +9,7 @@ use crate::worker::{IrqHandle, Ready, Work, Worker, lock};
 use kernel::cpu::irq_enter;
 use kernel::{Arch, Kernel, rcu};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -98,6 +99,8 @@ impl Drop for Host {
 
 /// A worker's life: sleep, interrupts, softirqs left over by others, timers.
 fn ksoftirqd(kernel: &Kernel, worker: &Worker, cpu: usize) {
+    // The 50 microseconds that a thread's sleeps may by default be longer are too many for high-resolution timers.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     let arch = kernel.arch();
     let mut work = Work::default();
     let mut rcu_tick = 0;
@@ -169,6 +172,32 @@ mod tests {
         let (at, softirq) = rx.recv_timeout(PATIENCE).unwrap();
         assert!(at.unwrap() >= due);
         assert!(softirq);
+    }
+
+    #[test]
+    fn a_high_resolution_timer_is_never_early_and_restarts() {
+        let host = Host::start(1).unwrap();
+        let (tx, rx) = channel();
+        let k = Arc::downgrade(host.kernel());
+        let t = host.kernel().hrtimer(move |t| {
+            let now = k.upgrade().map(|k| k.ktime_get());
+            tx.send((t.expires(), now, kernel::cpu::in_serving_softirq())).unwrap();
+            t.forward(300_000);
+            kernel::HrtimerRestart::Restart
+        });
+        let first = host.kernel().ktime_get() + 200_000;
+        t.start(first);
+        for i in 0..10 {
+            let (expires, now, softirq) = rx.recv_timeout(PATIENCE).unwrap();
+            assert!(
+                softirq
+                    && now.unwrap() >= expires
+                    && (expires - first) % 300_000 == 0
+                    && expires >= first + i * 300_000
+            );
+        }
+        t.cancel();
+        assert!(!t.active());
     }
 
     #[test]

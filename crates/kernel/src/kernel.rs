@@ -169,8 +169,8 @@ impl Kernel {
             at = self.next_cpu.fetch_add(1, Ordering::Relaxed) % NR_CPUS;
         }
         let mut tries = 0;
-        // A CPU that waits for `ksoftirqd` is left to it, while there are others.
-        while (tries < NR_CPUS as u32 && self.cpus[at].deferred.load(Ordering::Relaxed)) || !self.try_claim(at) {
+        // Also if it waits for `ksoftirqd`: what this thread sends stays in line behind what it has sent.
+        while !self.try_claim(at) {
             at = (at + 1) % NR_CPUS;
             tries += 1;
             if tries >= NR_CPUS as u32 {

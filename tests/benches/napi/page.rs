@@ -65,6 +65,27 @@ impl Row {
     }
 }
 
+/// The medians of row `i` of several series.
+pub fn median(series: &[Vec<Row>], i: usize) -> Row {
+    let of = |f: fn(&Row) -> f64| {
+        let mut all: Vec<f64> = series.iter().map(|rows| f(&rows[i])).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    Row {
+        name: series[0][i].name.clone(),
+        offered: of(|r| r.offered),
+        received: of(|r| r.received),
+        read: of(|r| r.read),
+        interrupts: of(|r| r.interrupts),
+        polls: of(|r| r.polls),
+        per_packet: of(|r| r.per_packet),
+        packets_per_poll: of(|r| r.packets_per_poll),
+        trips: of(|r| r.trips),
+        answered: of(|r| r.answered).min(100.0),
+    }
+}
+
 /// With commas between thousands.
 fn count(n: f64) -> String {
     let digits = format!("{n:.0}");
