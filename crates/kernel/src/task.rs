@@ -114,27 +114,33 @@ impl Task {
     /// before it is seen by the task, or the task is seen asleep. `flags`: 0 or [`WF_SYNC`].
     pub fn try_to_wake_up(&self, mask: u32, flags: u32) -> bool {
         fence(Ordering::SeqCst);
-        self.wake_sleeper(mask, flags)
+        let woken = self.ttwu_state_match(mask);
+        if woken {
+            self.ttwu_queue(flags);
+        }
+        woken
     }
 
-    /// The same without the barrier, for a caller who has had one between its stores and this.
-    pub(crate) fn wake_sleeper(&self, mask: u32, flags: u32) -> bool {
+    /// The first half of it, without the barrier: whoever gets `true` owes the task the [second](Self::ttwu_queue).
+    pub(crate) fn ttwu_state_match(&self, mask: u32) -> bool {
         let mut state = self.state.load(Ordering::Acquire);
         loop {
             if state & mask == 0 {
                 return false;
             }
             match self.state.compare_exchange(state, TASK_RUNNING, Ordering::SeqCst, Ordering::Acquire) {
-                Ok(_) => break,
+                Ok(_) => return true,
                 Err(now) => state = now,
             }
         }
-        if flags & WF_SYNC != 0 {
-            self.how.wake_sync();
-        } else {
-            self.how.wake();
+    }
+
+    /// The second half: lets the task run.
+    pub(crate) fn ttwu_queue(&self, flags: u32) {
+        match flags & WF_SYNC {
+            0 => self.how.wake(),
+            _ => self.how.wake_sync(),
         }
-        true
     }
 
     /// Wakes the task whatever it sleeps for.

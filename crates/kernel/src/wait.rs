@@ -116,19 +116,17 @@ impl WaitQueueEntry {
     }
 
     /// `autoremove_wake_function`, or `default_wake_function`: the caller takes the former's entry off the queue.
-    fn wake_function(&self, task: &Task, w: &WakeUp) -> bool {
+    fn wake_function(&self, task: &Arc<Task>, w: &mut WakeUp) -> bool {
         if self.has(STAYS) {
             tp!(default_wake_function);
-            tp!(try_to_wake_up);
-            return task.wake_sleeper(w.mode, w.flags);
+            return w.try_to_wake_up(task);
         }
         tp!(autoremove_wake_function);
-        tp!(try_to_wake_up);
-        task.wake_sleeper(w.mode, w.flags)
+        w.try_to_wake_up(task)
     }
 
     /// Wakes it if the event is one of its own. Whether it was woken, and whether it leaves the queue.
-    fn wake(&self, w: &WakeUp) -> (bool, bool) {
+    fn wake(&self, w: &mut WakeUp) -> (bool, bool) {
         let woken = match &self.func {
             WakeFunc::Bookmark => return (false, false),
             WakeFunc::Callback(f) => return (f(w.key), false),
@@ -157,6 +155,50 @@ struct WakeUp {
     exclusive: usize,
     /// How many waiters it may yet look at: those there when it began. Who comes meanwhile needs no waking.
     waiters: Option<u32>,
+    wake_q: WakeQ,
+}
+
+impl WakeUp {
+    fn new(mode: u32, flags: u32, key: u32, exclusive: usize) -> WakeUp {
+        WakeUp { mode, flags, key, exclusive, waiters: None, wake_q: WakeQ::default() }
+    }
+
+    fn try_to_wake_up(&mut self, task: &Arc<Task>) -> bool {
+        tp!(try_to_wake_up);
+        let woken = task.ttwu_state_match(self.mode);
+        if woken {
+            self.wake_q.add(task.clone());
+        }
+        woken
+    }
+}
+
+/// Tasks that are runnable already and are let run when the queue's lock is free (`wake_q_head`): on a machine that
+/// switches to the woken thread at once, it would else run into the lock of its waker.
+#[derive(Default)]
+struct WakeQ {
+    tasks: [Option<Arc<Task>>; TAKEN_MAX],
+    nr: usize,
+}
+
+impl WakeQ {
+    /// There is room: who adds looks whether it [is full](Self::is_full) after each.
+    fn add(&mut self, task: Arc<Task>) {
+        self.tasks[self.nr] = Some(task);
+        self.nr += 1;
+    }
+
+    fn is_full(&self) -> bool {
+        self.nr == self.tasks.len()
+    }
+
+    /// `wake_up_q`.
+    fn wake_up(&mut self, flags: u32) {
+        for task in self.tasks[..self.nr].iter_mut().filter_map(Option::take) {
+            task.ttwu_queue(flags);
+        }
+        self.nr = 0;
+    }
 }
 
 struct Lists {
@@ -256,6 +298,7 @@ impl Inner {
             at = self.wake_some(&mut lists, &mut w, at, &mut mark, &mut taken);
             drop(lists);
             drop(taken);
+            w.wake_q.wake_up(w.flags);
         }
     }
 
@@ -287,7 +330,7 @@ impl Inner {
                 w.exclusive -= (exclusive && woken) as usize;
                 found += leaves as usize;
                 let step = if leaves { Step::Remove } else { Step::Keep };
-                let full = seen >= WALK_BREAK_CNT || nr + found >= room;
+                let full = seen >= WALK_BREAK_CNT || nr + found >= room || w.wake_q.is_full();
                 let then = match () {
                     () if w.exclusive == 0 => Then::Stop,
                     // Whoever comes while a long wake-up goes on comes too late for it.
@@ -308,7 +351,7 @@ impl Inner {
                 break at;
             }
             at = next;
-            if seen >= WALK_BREAK_CNT || nr >= taken.len() {
+            if seen >= WALK_BREAK_CNT || nr >= taken.len() || w.wake_q.is_full() {
                 break at;
             }
         };
@@ -318,14 +361,17 @@ impl Inner {
 
     /// Tells the first exclusive waiter that it is its turn, and leaves it in its place.
     fn wake_up_first(&self) {
+        let mut w = WakeUp::new(TASK_NORMAL, 0, 0, 1);
         let lists = self.lists.lock_irqsave();
         if let Some(e) = lists.exclusive.first()
             && let WakeFunc::Task(task) = &e.func
         {
             // Even if it runs already: it may be about to leave.
             e.mark_woken();
-            task.wake_sleeper(TASK_NORMAL, 0);
+            w.try_to_wake_up(task);
         }
+        drop(lists);
+        w.wake_q.wake_up(w.flags);
     }
 }
 
@@ -417,7 +463,7 @@ impl WaitQueueHead {
             && let Some(i) = self.inner.get()
         {
             let exclusive = if nr == 0 { usize::MAX } else { nr };
-            i.wake_up_common(WakeUp { mode, flags, key, exclusive, waiters: None }, from);
+            i.wake_up_common(WakeUp::new(mode, flags, key, exclusive), from);
         }
     }
 
@@ -578,7 +624,7 @@ impl Wait {
             return;
         }
         let key = e.woken_by.load(Ordering::Relaxed);
-        let w = WakeUp { mode: TASK_NORMAL, flags: 0, key, exclusive: 1, waiters: None };
+        let w = WakeUp::new(TASK_NORMAL, 0, key, 1);
         i.wake_up_common(w, Walk::Exclusive);
     }
 
