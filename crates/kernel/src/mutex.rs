@@ -105,7 +105,7 @@ impl<T: ?Sized> Mutex<T> {
     pub fn poll_lock(&self, wait: &mut Wait, state: u32) -> Poll<Result<MutexGuard<'_, T>>> {
         // Who polls does not wait: it can be part of no circle.
         let at = Location::caller();
-        self.poll_take(wait, state).map_ok(|()| self.taken(How::TRY, at))
+        self.poll_take(wait, state).map_ok(|()| self.taken(How::POLL, at))
     }
 
     /// `mutex_trylock`.

@@ -125,14 +125,14 @@ impl<T: ?Sized> RwSemaphore<T> {
     pub fn poll_down_read(&self, wait: &mut Wait, state: u32) -> Poll<Result<ReadGuard<'_, T>>> {
         // Who polls does not wait: it can be part of no circle.
         let at = Location::caller();
-        self.poll_take(wait, state, How::READ).map_ok(|()| self.have_read(TRY_READ, at))
+        self.poll_take(wait, state, How::READ).map_ok(|()| self.have_read(How::POLL_READ, at))
     }
 
     /// `down_write` in a sleep of `state`, as a poll: `EINTR` if a signal ends it.
     #[track_caller]
     pub fn poll_down_write(&self, wait: &mut Wait, state: u32) -> Poll<Result<WriteGuard<'_, T>>> {
         let at = Location::caller();
-        self.poll_take(wait, state, How::LOCK).map_ok(|()| self.have_write(How::TRY, at))
+        self.poll_take(wait, state, How::LOCK).map_ok(|()| self.have_write(How::POLL, at))
     }
 
     /// The data, when the borrow proves that nobody else can hold the lock.

@@ -7,7 +7,7 @@
 
 use super::entry::HeldLock;
 use super::graph::{self, Link, Use, usage};
-use super::report::{LOOSE_BABBLE, Problem, deliver};
+use super::report::{LOOSE_BABBLE, Problem, deliver, deliver_stuck};
 use super::state::State;
 use super::text;
 use std::cell::{Cell, RefCell};
@@ -273,6 +273,11 @@ pub(super) fn release(lock: usize, babble: &AtomicU8, describe: impl FnOnce() ->
     }
 }
 
+/// Whether the running context holds the lock.
+pub(super) fn holds(lock: usize) -> bool {
+    with(|h| h.locks.iter().any(|l| l.has(lock)))
+}
+
 /// Interrupts or bottom halves have just been turned on: that matters to the locks held.
 pub(crate) fn enabled(state: &State) {
     if !holds_any() {
@@ -295,7 +300,8 @@ pub(crate) fn enabled(state: &State) {
 #[cold]
 pub(crate) fn sleeping(at: At, state: &State) {
     let text = with(|h| text::sleeping(&h.name, &h.locks, at, state));
-    deliver(Problem::Sleep, Some(at), text, &LOOSE_BABBLE);
+    // An interruption has no task that could sleep and go on later.
+    deliver_stuck(Problem::Sleep, Some(at), text, &LOOSE_BABBLE, state.hardirq || state.softirq);
 }
 
 /// The locks that the running context holds, a line each.

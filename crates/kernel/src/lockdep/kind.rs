@@ -40,11 +40,15 @@ pub struct How {
     pub subclass: u8,
     /// One of many of its class that are taken in the order of their addresses, as `spin_lock_nest_lock` has it.
     pub ordered: bool,
+    /// By a poll: it belongs to a task, which may go on in another thread and let it go there.
+    pub by_poll: bool,
 }
 
 impl How {
-    pub const LOCK: How = How { trylock: false, read: false, subclass: 0, ordered: false };
-    pub const TRY: How = How { trylock: true, read: false, subclass: 0, ordered: false };
-    pub const ORDERED: How = How { trylock: false, read: false, subclass: 0, ordered: true };
-    pub const READ: How = How { trylock: false, read: true, subclass: 0, ordered: false };
+    pub const LOCK: How = How { trylock: false, read: false, subclass: 0, ordered: false, by_poll: false };
+    pub const TRY: How = How { trylock: true, read: false, subclass: 0, ordered: false, by_poll: false };
+    pub const POLL: How = How { trylock: true, read: false, subclass: 0, ordered: false, by_poll: true };
+    pub const POLL_READ: How = How { trylock: true, read: true, subclass: 0, ordered: false, by_poll: true };
+    pub const ORDERED: How = How { trylock: false, read: false, subclass: 0, ordered: true, by_poll: false };
+    pub const READ: How = How { trylock: false, read: true, subclass: 0, ordered: false, by_poll: false };
 }

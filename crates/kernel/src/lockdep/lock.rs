@@ -38,6 +38,8 @@ pub struct LockDebug {
     owner: AtomicU32,
     /// Where that took it.
     owner_at: AtomicPtr<Location<'static>>,
+    /// How many hold it [by a poll](How::by_poll).
+    polled: AtomicU32,
     made: Option<At>,
     type_name: Option<fn() -> &'static str>,
 }
@@ -53,6 +55,7 @@ impl LockDebug {
             class: AtomicU16::new(0),
             owner: AtomicU32::new(0),
             owner_at: AtomicPtr::new(ptr::null_mut()),
+            polled: AtomicU32::new(0),
             made: Some(Location::caller()),
             type_name: Some(type_name),
         }
@@ -74,7 +77,9 @@ impl LockDebug {
         }
         self.owner.store(held::my_id(), Ordering::Relaxed);
         self.owner_at.store(ptr::from_ref(at).cast_mut(), Ordering::Relaxed);
-        if self.kind != Kind::Semaphore {
+        if how.by_poll {
+            self.polled.fetch_add(1, Ordering::Relaxed);
+        } else if self.kind != Kind::Semaphore {
             let s = cpu::state();
             held::acquired(self.wanted(how, at, &s), &s, &self.babble);
         }
@@ -82,7 +87,10 @@ impl LockDebug {
 
     /// About to let it go.
     pub fn release(&self) {
-        if self.kind != Kind::Semaphore {
+        let polled = self.polled.load(Ordering::Relaxed) != 0 && !held::holds(self.address());
+        if polled {
+            self.polled.fetch_sub(1, Ordering::Relaxed);
+        } else if self.kind != Kind::Semaphore {
             held::release(self.address(), &self.babble, || self.describe());
         }
     }

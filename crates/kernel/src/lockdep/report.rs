@@ -5,8 +5,9 @@
 //! Locks and context: any; takes only the standard library's locks, for as long as a list is appended to.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, Location};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -75,7 +76,7 @@ fn prints() -> bool {
 /// Complaints that belong to no lock, and are still allowed to be printed.
 pub(super) static LOOSE_BABBLE: AtomicU8 = AtomicU8::new(100);
 /// Rounds of spinning after which a lock is called locked up: some ten seconds of them.
-static LOCKUP_SPINS: AtomicU32 = AtomicU32::new(1 << 24);
+const LOCKUP_SPINS: u32 = 1 << 24;
 
 /// The process's policy; at first [`Policy::Panic`], unless the environment says `SOCKEYE_LOCKDEP=print`.
 pub fn set_policy(p: Policy) {
@@ -94,13 +95,26 @@ struct Collected {
 }
 
 thread_local! {
-    static COLLECTOR: RefCell<Option<Collector>> = const { RefCell::new(None) };
+    /// From `Arc::into_raw`, or null. A plain pointer: it must be there when a thread's other locals are dropped.
+    static COLLECTOR: Cell<*const Collected> = const { Cell::new(ptr::null()) };
+}
+
+fn collector() -> Option<Collector> {
+    let p = COLLECTOR.with(Cell::get);
+    if p.is_null() {
+        return None;
+    }
+    // SAFETY: from `Arc::into_raw`; `Attached` takes it away before it gives the reference back.
+    unsafe {
+        Arc::increment_strong_count(p);
+        Some(Collector(Arc::from_raw(p)))
+    }
 }
 
 impl Collector {
     /// Has this thread's reports delivered here until the drop.
     pub fn attach(&self) -> Attached {
-        Attached(COLLECTOR.with(|c| c.borrow_mut().replace(self.clone())))
+        Attached(COLLECTOR.with(|c| c.replace(Arc::into_raw(self.0.clone()))))
     }
 
     /// Has attached threads call a lock locked up after `n` rounds.
@@ -120,12 +134,13 @@ impl Collector {
 
 /// While it lives the thread's reports go to a [`Collector`].
 #[must_use]
-pub struct Attached(Option<Collector>);
+pub struct Attached(*const Collected);
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let before = self.0.take();
-        let _ = COLLECTOR.try_with(|c| *c.borrow_mut() = before);
+        let own = COLLECTOR.with(|c| c.replace(self.0));
+        // SAFETY: `attach` made it with `Arc::into_raw`, and nobody reaches it any more.
+        drop(unsafe { Arc::from_raw(own) });
     }
 }
 
@@ -148,15 +163,27 @@ pub fn collect(f: impl FnOnce()) -> Vec<Report> {
 
 /// Rounds after which this thread calls a lock locked up.
 pub(super) fn lockup_spins() -> u32 {
-    let own = COLLECTOR.try_with(|c| c.borrow().as_ref().map_or(0, |c| c.0.lockup_spins.load(Ordering::Relaxed)));
-    own.ok().filter(|n| *n != 0).unwrap_or_else(|| LOCKUP_SPINS.load(Ordering::Relaxed))
+    let own = collector().map_or(0, |c| c.0.lockup_spins.load(Ordering::Relaxed));
+    if own != 0 { own } else { LOCKUP_SPINS }
 }
 
 /// Hands a report on. `babble` is how many more the lock is allowed.
 pub(super) fn deliver(problem: Problem, at: Option<&'static Location<'static>>, text: String, babble: &AtomicU8) {
-    if let Some(c) = COLLECTOR.try_with(|c| c.borrow().clone()).ok().flatten() {
+    deliver_stuck(problem, at, text, babble, problem.is_fatal())
+}
+
+/// The same; `stuck` says whether the caller cannot go on.
+pub(super) fn deliver_stuck(
+    problem: Problem,
+    at: Option<&'static Location<'static>>,
+    text: String,
+    babble: &AtomicU8,
+    stuck: bool,
+) {
+    if let Some(c) = collector() {
         c.push(Report { problem, at, text });
-        if problem.is_fatal() && !thread::panicking() {
+        if stuck && !thread::panicking() {
+            drop(c);
             panic::resume_unwind(Box::new(Stop));
         }
         return;
@@ -164,7 +191,7 @@ pub(super) fn deliver(problem: Problem, at: Option<&'static Location<'static>>, 
     let allowed = babble.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
     let panicking = thread::panicking();
     // What is dropped on the way out of one failure says nothing about another.
-    if !(problem.is_fatal() || allowed && !panicking) {
+    if !(stuck || allowed && !panicking) {
         return;
     }
     // A context's end is no place to panic from: that would end the process.

@@ -205,7 +205,8 @@ pub(super) fn sleeping(context: &str, locks: &[HeldLock], at: &Location<'_>, s: 
         (s.rcu, "an RCU read section is open"),
     ];
     why.extend(reasons.iter().filter(|r| r.0).map(|r| r.1));
-    let since = s.since.map(|l| format!("  atomic since {}\n", place(l))).unwrap_or_default();
+    let atomic = s.hardirq || s.softirq || s.bh_off || s.irqs_off || s.preempt_off;
+    let since = s.since.filter(|_| atomic).map(|l| format!("  atomic since {}\n", place(l))).unwrap_or_default();
     format!(
         "lockdep: sleeping where sleeping is forbidden: {}\n\
          \x20 {}\n\
