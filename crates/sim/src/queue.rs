@@ -16,13 +16,9 @@ pub(crate) struct Entry {
     pub arg: u64,
 }
 
-/// What the heap moves about: 16 bytes. Above `SLOT_BITS` the number of the entry, which settles who of a time comes first;
-/// below, where the rest of it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
-    time: u64,
-    seq_slot: u64,
-}
+/// What the heap moves about: the time, the number of the entry, which settles who of a time comes first, and in the lowest
+/// `SLOT_BITS` where the rest of it is. One number, so that comparing two takes no branch.
+type Key = u128;
 
 const SLOT_BITS: u32 = 24;
 const ARITY: usize = 4;
@@ -55,7 +51,7 @@ impl EventQueue {
             }
         };
         self.seq += 1;
-        let new = Key { time, seq_slot: self.seq << SLOT_BITS | u64::from(slot) };
+        let new = Key::from(time) << 64 | Key::from(self.seq << SLOT_BITS | u64::from(slot));
         let mut at = self.heap.len();
         self.heap.push(new);
         while at > 0 {
@@ -72,7 +68,7 @@ impl EventQueue {
     /// When the next entry is due; the end of time if there is none.
     #[inline]
     pub fn peek_time(&self) -> u64 {
-        self.heap.first().map_or(u64::MAX, |e| e.time)
+        self.heap.first().map_or(u64::MAX, |k| (k >> 64) as u64)
     }
 
     pub fn pop(&mut self) -> Option<Entry> {
@@ -84,7 +80,7 @@ impl EventQueue {
             }
             None => last,
         };
-        let slot = (first.seq_slot & ((1 << SLOT_BITS) - 1)) as u32;
+        let slot = first as u32 & ((1 << SLOT_BITS) - 1);
         self.free.push(slot);
         Some(self.entries[slot as usize])
     }
@@ -95,13 +91,20 @@ impl EventQueue {
         let mut at = 0;
         loop {
             let child = at * ARITY + 1;
-            let Some(children) = heap.get(child..(child + ARITY).min(heap.len()).max(child)) else { break };
-            let Some(least) = (0..children.len()).min_by_key(|&i| children[i]) else { break };
-            if last <= children[least] {
+            let least = match heap.get(child..) {
+                Some(&[a, b, c, d, ..]) => {
+                    let left = usize::from(b < a);
+                    let right = 2 + usize::from(d < c);
+                    if c.min(d) < a.min(b) { child + right } else { child + left }
+                }
+                Some([_, ..]) => (child..heap.len()).fold(child, |l, i| if heap[i] < heap[l] { i } else { l }),
+                _ => break,
+            };
+            if last <= heap[least] {
                 break;
             }
-            heap[at] = children[least];
-            at = child + least;
+            heap[at] = heap[least];
+            at = least;
         }
         heap[at] = last;
     }
