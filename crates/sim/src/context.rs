@@ -7,7 +7,7 @@
 //! Switching saves the callee-saved registers and the stack pointer and loads the other's (corosensei does it), and exchanges
 //! the thread's [`CpuContext`]: what the context has disabled, the kernel it is in.
 
-use corosensei::stack::DefaultStack;
+use crate::stack::TaskStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 use kernel::cpu::CpuContext;
 use kernel::sched::SchedEntity;
@@ -49,7 +49,7 @@ pub(crate) enum Resume {
 /// What a killed task unwinds with.
 pub(crate) struct Killed;
 
-type Coro = Coroutine<Resume, Why, (), DefaultStack>;
+type Coro = Coroutine<Resume, Why, (), TaskStack>;
 
 /// Where a task is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,7 +135,7 @@ impl Ctx {
     }
 
     /// Gives it a stack and what to do. It first runs at the first `resume`.
-    pub fn start(self: &Rc<Self>, stack: DefaultStack, body: impl FnOnce() + 'static) {
+    pub fn start(self: &Rc<Self>, stack: TaskStack, body: impl FnOnce() + 'static) {
         let me: *const Ctx = &**self;
         let coro = Coro::with_stack(stack, move |yielder, how| {
             // SAFETY: whoever resumes holds the `Rc`.
@@ -207,7 +207,7 @@ impl Ctx {
     }
 
     /// The stack of an ended context.
-    pub fn take_stack(&self) -> Option<DefaultStack> {
+    pub fn take_stack(&self) -> Option<TaskStack> {
         // SAFETY: one thread; it does not run.
         let coro = unsafe { (*self.coro.get()).take() }?;
         if !coro.done() {

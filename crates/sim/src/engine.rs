@@ -91,6 +91,8 @@ pub(crate) struct Engine {
     pub checkpoints: RefCell<Option<CheckpointsOn>>,
     /// Checkpoints until the next forced switch.
     pub until_switch: Cell<u32>,
+    /// The next checkpoint has been asked for because of an interrupt.
+    pub irq_armed: Cell<bool>,
     pub told: Cell<bool>,
 }
 
@@ -166,6 +168,7 @@ impl Engine {
             ending: Cell::new(false),
             checkpoints: RefCell::new(config.preempt_every.map(|_| CheckpointsOn::new())),
             until_switch: Cell::new(0),
+            irq_armed: Cell::new(false),
             told: Cell::new(false),
             config,
         });

@@ -32,8 +32,14 @@ impl Engine {
         w.start(stack, move || {
             let serve = || {
                 while let Some(w) = me.upgrade() {
-                    with_engine(id, |e| e.serve_irqs(&e.vcpu(w.vcpu.get())));
-                    w.suspend(Why::IrqDone);
+                    let ending = with_engine(id, |e| {
+                        e.serve_irqs(&e.vcpu(w.vcpu.get()));
+                        w.suspend(Why::IrqDone);
+                        e.ending.get()
+                    });
+                    if ending != Some(false) {
+                        return;
+                    }
                 }
             };
             if let Err(p) = catch_unwind(AssertUnwindSafe(serve)) {
@@ -100,6 +106,7 @@ impl Engine {
             on.get_or_insert_with(CheckpointsOn::new);
             drop(on);
             self.disarm();
+            self.irq_armed.set(true);
             cpu::set_countdown(1);
         } else if self.config.preempt_every.is_some() {
             self.disarm();
@@ -113,7 +120,7 @@ impl Engine {
     /// Asks for none, and remembers how far the next forced switch still is.
     pub fn disarm(&self) {
         let left = cpu::set_countdown(0);
-        if left > 1 {
+        if !self.irq_armed.replace(false) && left > 0 {
             self.until_switch.set(left);
         }
     }
@@ -122,7 +129,7 @@ impl Engine {
     pub fn checkpoint(&self) {
         let Some(c) = self.running() else { return };
         let v = self.vcpu(c.vcpu.get());
-        let forced = self.config.preempt_every.is_some() && !v.has_irq();
+        let forced = !self.irq_armed.replace(false) && self.config.preempt_every.is_some();
         if forced {
             self.draw_next_switch();
         }

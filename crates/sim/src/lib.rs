@@ -22,7 +22,7 @@
 //!         });
 //!     }
 //!     sim.run();
-//!     assert_eq!((*lock.lock(), sim.now()), (200, 100_000_000));
+//!     assert_eq!((*lock.lock(), sim.now() / 1_000_000), (200, 100));
 //!     sim.trace_hash()
 //! };
 //! assert_eq!(run(1), run(1));

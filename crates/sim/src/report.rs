@@ -4,7 +4,7 @@
 //! Linux counterpart: `kernel/hung_task.c`, `kernel/watchdog.c`, `show_state`; `kernel/exit.c`.
 //! Locks and context: the simulation's thread, outside of every context; `lockup` in the one that spins.
 
-use crate::context::Killed;
+use crate::context::{Killed, Resume};
 use crate::engine::{Current, Engine};
 use std::any::Any;
 use std::ptr;
@@ -55,6 +55,11 @@ impl Engine {
         let left = || -> Vec<_> { self.tasks.borrow().iter().flatten().cloned().collect() };
         if !std::thread::panicking() {
             left().iter().for_each(|c| self.kill(c));
+            let vcpus = self.vcpus.borrow().clone();
+            let ksoftirqds = vcpus.iter().filter_map(|v| v.ksoftirqd.get()?.task.get());
+            ksoftirqds.for_each(|t| {
+                t.wake_up_process();
+            });
             let mut steps = 0;
             self.run_loop(self.now(), &mut || {
                 steps += 1;
@@ -62,6 +67,10 @@ impl Engine {
             });
         }
         left().iter().for_each(|c| c.forget());
+        // Those who wait for interrupts hold nothing, and see that they are to go.
+        for w in self.irq_workers.take() {
+            w.resume(Resume::Go);
+        }
         self.panic.take();
         kernel::rcu::process_callbacks();
     }

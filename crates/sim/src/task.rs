@@ -163,7 +163,7 @@ impl Engine {
     fn ksoftirqd(&self, v: &Rc<Vcpu>) {
         let kernel = self.machine(v.machine).kernel.clone();
         let Some((c, task)) = v.ksoftirqd.get().and_then(|c| Some((c, c.task.get()?))) else { return };
-        while !c.killed.get() {
+        while !c.killed.get() && !self.ending.get() {
             task.set_state(TASK_UNINTERRUPTIBLE);
             if v.ksoftirqd_wanted.take() {
                 task.set_state(kernel::task::TASK_RUNNING);

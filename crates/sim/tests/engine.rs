@@ -694,3 +694,21 @@ fn who_sleeps_inside_a_kernel_comes_back_as_the_cpu_that_it_says_it_is() {
         sim.run();
     }
 }
+
+/// Prints a history's hash, for the test below, in a process of its own.
+#[test]
+#[ignore = "part of another test"]
+fn print_a_hash() {
+    println!("hash {:?}", busy_world(11));
+}
+
+#[test]
+fn another_process_has_the_same_history() {
+    let exe = std::env::current_exe().unwrap();
+    let out = std::process::Command::new(exe)
+        .args(["--exact", "print_a_hash", "--ignored", "--nocapture", "--test-threads=1"])
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(out.contains(&format!("hash {:?}", busy_world(11))), "{out}");
+}
