@@ -14,6 +14,7 @@ pub mod hrtimer;
 #[allow(clippy::module_inception)]
 pub mod kernel;
 pub mod lockdep;
+pub mod module;
 pub mod mutex;
 pub mod percpu;
 pub mod plant;

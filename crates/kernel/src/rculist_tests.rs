@@ -170,7 +170,7 @@ fn a_table_does_what_a_map_does() {
     let least = t.buckets();
     let mut map: HashMap<usize, Arc<Canary>> = HashMap::new();
     let mut x = 1u64;
-    let (mut most, keys, total) = if cfg!(miri) { (0, 200, 800) } else { (0, 2_000, 100_000) };
+    let (mut most, keys, total) = if cfg!(miri) { (0, 120, 400) } else { (0, 2_000, 100_000) };
     for i in 0..total {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         // It fills, and it empties again.
@@ -219,7 +219,7 @@ fn a_table_does_what_a_map_does() {
 #[test]
 fn a_table_is_complete_while_its_size_changes() {
     const STAY: usize = 40;
-    let many = if cfg!(miri) { 150 } else { 3_000 };
+    let many = if cfg!(miri) { 50 } else { 3_000 };
     let d = Domain::new();
     let (live, stop) = (Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
     let t = RcuHashTable::new(1);
@@ -300,7 +300,7 @@ fn a_change_of_size_can_be_interrupted_anywhere() {
     let kernel = Kernel::new(Arc::new(Interrupted), 1);
     let _inside = kernel.enter();
     let _on = CheckpointsOn::new();
-    let step = if cfg!(miri) { 13 } else { 1 };
+    let step = if cfg!(miri) { 61 } else { 1 };
     for grow in [true, false] {
         let came = (1..).step_by(step).take_while(|&n| interrupted_at(n, grow)).count();
         // Each stripe's lock is taken twice, and its guard alone has several.

@@ -10,7 +10,8 @@ use crate::core::net_namespace::dyn_family::Slot;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::Sock;
 use crate::security::*;
-use kernel::{Wait, rcu_read_lock, tp, wait};
+use kernel::module::Registered;
+use kernel::{Wait, tp, wait};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::*};
 use std::task::Poll;
@@ -69,21 +70,16 @@ pub struct NetProtoFamily {
 /// `sock_register`: `ENOBUFS` for a number the registry has no place for, `EEXIST` for a family in use.
 pub fn sock_register(reg: &Registries, f: NetProtoFamily) -> Result<()> {
     let slot = reg.net_families.get(f.family as usize).ok_or(Errno::ENOBUFS)?;
-    slot.assign_if_none(Arc::new(Slot(Box::new(f)))).map_err(|_| Errno::EEXIST)
+    slot.assign_if_none(Registered::new(Slot(Box::new(f)))).map_err(|_| Errno::EEXIST)
 }
 
-/// `sock_unregister`. Sockets of the family that exist go on.
+/// `sock_unregister`. When it returns, nobody is in the family's `create` any more: it sleeps until then. Sockets of the family
+/// that exist go on.
 pub fn sock_unregister(reg: &Registries, family: u16) {
-    if let Some(slot) = reg.net_families.get(family as usize) {
-        slot.assign(None);
+    let _cpu = reg.kernel.enter();
+    if let Some(f) = reg.net_families.get(family as usize).and_then(|slot| slot.replace(None)) {
+        f.wait_until_unused();
     }
-}
-
-/// The family's entry, copied out of the read section.
-fn net_family(reg: &Registries, family: i32) -> Option<NetProtoFamily> {
-    let section = rcu_read_lock();
-    let slot = reg.net_families.get(usize::try_from(family).ok()?)?;
-    slot.dereference(&section)?.0.downcast_ref::<NetProtoFamily>().copied()
 }
 
 /// `sock_create`: `EAFNOSUPPORT`, `EINVAL`, `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`, or what security says.
@@ -103,7 +99,10 @@ fn __sock_create(net: &Arc<Net>, family: i32, kind: i32, protocol: i32) -> Resul
         return Err(Errno::EINVAL);
     }
     security_socket_create(net, family, kind, protocol)?;
-    let pf = net_family(&net.reg, family).ok_or(Errno::EAFNOSUPPORT)?;
+    // Being inside keeps the family whole until `create` is done; a family that is going is one that is not there.
+    let pf =
+        net.reg.net_families[family as usize].get().and_then(Registered::try_module_get).ok_or(Errno::EAFNOSUPPORT)?;
+    let pf: &NetProtoFamily = pf.0.downcast_ref().ok_or(Errno::EAFNOSUPPORT)?;
     let sock = (pf.create)(net, kind, protocol)?;
     security_socket_post_create(&sock.sk)?;
     Ok(sock)

@@ -12,6 +12,7 @@ use crate::core::netfilter::NfHooks;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::MibTable;
 use crate::core::sysctl::NetSysctl;
+use kernel::module::Registered;
 use kernel::{Kernel, PerCpu, Rcu, SpinLock};
 use siphasher::sip::SipHasher13;
 use std::any::Any;
@@ -32,8 +33,8 @@ pub struct NetProtocol {
 pub struct Registries {
     pub kernel: Arc<Kernel>,
     /// `net_families`, by address family. Type-erased here: `socket` lays `NetProtoFamily` over it.
-    pub net_families: [Rcu<dyn_family::Slot>; NPROTO],
-    /// `inetsw` and `inetsw6`, by socket type. Likewise.
+    pub net_families: [Rcu<Registered<dyn_family::Slot>>; NPROTO],
+    /// `inetsw` and `inetsw6`, by socket type. Likewise: each holds a `Registered<InetProtosw>`.
     pub inetsw: [SpinLock<Vec<Arc<dyn Any + Send + Sync>>>; SOCK_MAX],
     pub inetsw6: [SpinLock<Vec<Arc<dyn Any + Send + Sync>>>; SOCK_MAX],
     /// `ptype_base`, `ptype_all`.

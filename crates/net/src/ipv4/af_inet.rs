@@ -14,6 +14,7 @@ use crate::core::sock::{Proto, ProtoSock, RCV_SHUTDOWN, SHUTDOWN_MASK, Sock, Soc
 use crate::ipv4::inet_sock::{InetSock, inet_autobind, inet_sk, this_host_v4, unspecified_like};
 use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt, ip_mc_drop_socket};
 use crate::socket::{NetProtoFamily, ProtoOps, Socket, SocketState, sock_no_accept, sock_no_listen, sock_register};
+use kernel::module::{InUse, Registered};
 use kernel::{SpinLock, Wait, tp};
 use std::any::Any;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
@@ -44,7 +45,12 @@ pub struct InetProtosw {
     pub reuse: bool,
 }
 
-type Inetsw = [SpinLock<Vec<Arc<dyn Any + Send + Sync>>>];
+type Entry = Arc<dyn Any + Send + Sync>;
+type Inetsw = [SpinLock<Vec<Entry>>];
+
+fn protosw(e: &Entry) -> Option<&InetProtosw> {
+    e.downcast_ref::<Registered<InetProtosw>>().map(Registered::value)
+}
 
 /// `inet_register_protosw`: `EINVAL` for a type out of range, `EPERM` where a permanent entry has the protocol.
 pub fn inet_register_protosw(reg: &Registries, p: InetProtosw) -> Result<()> {
@@ -55,41 +61,56 @@ pub fn inet_register_protosw(reg: &Registries, p: InetProtosw) -> Result<()> {
 pub fn register_protosw(inetsw: &Inetsw, p: InetProtosw) -> Result<()> {
     let slot = usize::try_from(p.kind).ok().and_then(|k| inetsw.get(k)).ok_or(Errno::EINVAL)?;
     let mut list = slot.lock_bh();
-    let permanent = |e: &Arc<dyn Any + Send + Sync>| e.downcast_ref::<InetProtosw>().filter(|e| e.permanent).copied();
+    let permanent = |e: &Entry| protosw(e).filter(|e| e.permanent).copied();
     if list.iter().filter_map(permanent).any(|e| e.protocol == p.protocol) {
         return Err(Errno::EPERM);
     }
     let at = list.iter().take_while(|e| permanent(e).is_some()).count();
-    list.insert(at, Arc::new(p));
+    list.insert(at, Registered::new(p));
     Ok(())
 }
 
-/// `inet_unregister_protosw`; `EPERM` for a permanent entry.
+/// `inet_unregister_protosw`; `EPERM` for a permanent entry. When it returns, nobody makes a socket of the entry any more: it
+/// sleeps until then. Sockets that exist go on.
 pub fn inet_unregister_protosw(reg: &Registries, p: &InetProtosw) -> Result<()> {
+    unregister_protosw(reg, &reg.inetsw, p)
+}
+
+/// Takes an entry out of the table of either family.
+pub fn unregister_protosw(reg: &Registries, inetsw: &Inetsw, p: &InetProtosw) -> Result<()> {
     if p.permanent {
         return Err(Errno::EPERM);
     }
-    let slot = usize::try_from(p.kind).ok().and_then(|k| reg.inetsw.get(k)).ok_or(Errno::EINVAL)?;
+    let slot = usize::try_from(p.kind).ok().and_then(|k| inetsw.get(k)).ok_or(Errno::EINVAL)?;
     let same = |e: &InetProtosw| e.protocol == p.protocol && !e.permanent && std::ptr::eq(e.prot, p.prot);
-    slot.lock_bh().retain(|e| !e.downcast_ref().is_some_and(same));
+    let _cpu = reg.kernel.enter();
+    let gone: Vec<Entry> = slot.lock_bh().extract_if(.., |e| protosw(e).is_some_and(same)).collect();
+    for e in gone.iter().filter_map(|e| e.downcast_ref::<Registered<InetProtosw>>()) {
+        e.wait_until_unused();
+    }
     Ok(())
 }
 
-/// Walks `inetsw[kind]` for the protocol: the same number, or the wildcard `IPPROTO_IP` on either side.
-pub fn find_protosw(inetsw: &Inetsw, kind: i32, protocol: i32) -> Result<(InetProtosw, u16)> {
+/// Walks `inetsw[kind]` for the protocol: the same number, or the wildcard `IPPROTO_IP` on either side. The entry stays
+/// whole while it is in use.
+pub fn find_protosw(inetsw: &Inetsw, kind: i32, protocol: i32) -> Result<(InUse<InetProtosw>, u16)> {
     if !(0..IPPROTO_MAX).contains(&protocol) {
         return Err(Errno::EINVAL);
     }
     let slot = usize::try_from(kind).ok().and_then(|k| inetsw.get(k)).ok_or(Errno::ESOCKTNOSUPPORT)?;
     let list = slot.lock_bh();
-    for e in list.iter().filter_map(|e| e.downcast_ref::<InetProtosw>()) {
-        match (protocol, e.protocol as i32) {
-            (IPPROTO_IP, IPPROTO_IP) => {}
-            (want, has) if want == has => return Ok((*e, want as u16)),
-            (IPPROTO_IP, has) => return Ok((*e, has as u16)),
-            (want, IPPROTO_IP) => return Ok((*e, want as u16)),
-            _ => {}
-        }
+    for entry in list.iter() {
+        let Some(e) = protosw(entry) else { continue };
+        let number = match (protocol, e.protocol as i32) {
+            (IPPROTO_IP, IPPROTO_IP) => continue,
+            (want, has) if want == has => want,
+            (IPPROTO_IP, has) => has,
+            (want, IPPROTO_IP) => want,
+            _ => continue,
+        };
+        let e = entry.clone().downcast::<Registered<InetProtosw>>().ok().and_then(Registered::try_module_get);
+        // Who unregisters takes an entry out of the list before it refuses entry.
+        return e.map(|e| (e, number as u16)).ok_or(Errno::EPROTONOSUPPORT);
     }
     Err(if list.is_empty() { Errno::ESOCKTNOSUPPORT } else { Errno::EPROTONOSUPPORT })
 }

@@ -410,7 +410,8 @@ fn icmp_unreach(net: &Arc<Net>, mut skb: Box<Skb>, icmph: &IcmpHdr) {
         fatal,
         offender: IpAddr::V4(offender),
     };
-    if let Some(p) = inet_protocol(&net.reg, inner.protocol) {
+    let section = kernel::rcu_read_lock();
+    if let Some(p) = inet_protocol(&net.reg, inner.protocol, &section) {
         (p.err_handler)(net, &err, quoted);
     }
 }

@@ -173,7 +173,8 @@ pub fn ip_local_deliver(net: &Arc<Net>, mut skb: Box<Skb>) {
 pub fn ip_local_deliver_finish(net: &Arc<Net>, mut skb: Box<Skb>) {
     kernel::tp!(ip_local_deliver_finish, skb);
     let Some(protocol) = IpHdr::read(skb.data()).map(|h| h.protocol) else { return };
-    let Some(transport) = inet_protocol(&net.reg, protocol) else {
+    let section = rcu_read_lock();
+    let Some(transport) = inet_protocol(&net.reg, protocol, &section) else {
         net.mib.inc(Mib::IpInUnknownProtos);
         icmp_send(&skb, ICMP_DEST_UNREACH, ICMP_PROT_UNREACH, 0);
         return;

@@ -12,7 +12,7 @@ use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::af_inet::{
     InetProtosw, addr_type, bind_to, can_nonlocal_bind, check_bind_v4, create_from, dgram_connect, dgram_ops,
-    find_protosw, inet_release, register_protosw, stream_connect, stream_ops,
+    find_protosw, inet_release, register_protosw, stream_connect, stream_ops, unregister_protosw,
 };
 use crate::ipv4::inet_sock::{InetSock, this_host_v4};
 use crate::ipv6::ipv6_sockglue::{inet6_getsockopt, inet6_setsockopt, ipv6_sock_mc_close};
@@ -42,6 +42,11 @@ fn inet6_release(sock: &Socket) {
 /// `inet6_register_protosw`.
 pub fn inet6_register_protosw(reg: &Registries, p: InetProtosw) -> Result<()> {
     register_protosw(&reg.inetsw6, p)
+}
+
+/// `inet6_unregister_protosw`; see [`inet_unregister_protosw`](crate::ipv4::af_inet::inet_unregister_protosw).
+pub fn inet6_unregister_protosw(reg: &Registries, p: &InetProtosw) -> Result<()> {
+    unregister_protosw(reg, &reg.inetsw6, p)
 }
 
 /// `inet6_create`.

@@ -21,6 +21,7 @@ pub mod l3_ops;
 pub mod mcast;
 pub mod ndisc;
 pub mod ping;
+pub mod protocol;
 pub mod reassembly;
 pub mod route;
 
