@@ -109,6 +109,9 @@ fn show(plan: &Plan, r: &Report, took: f64) {
         r.trace_hash,
         r.packets as f64 / took,
     );
+    for (ending, n) in &r.endings {
+        println!("    {n:4} broken: {ending}");
+    }
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Options, String> {

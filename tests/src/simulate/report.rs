@@ -4,6 +4,8 @@
 //! Linux counterpart: none.
 //! Locks and context: none.
 
+use std::collections::BTreeMap;
+
 /// What a run was like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -16,6 +18,8 @@ pub struct Report {
     /// Conversations that were completed, and those that a fault ended.
     pub completed: usize,
     pub broken: usize,
+    /// How the ends of the broken ones ended, and how many.
+    pub endings: BTreeMap<String, usize>,
     /// Bytes received, packets that wires carried, segments sent again.
     pub bytes: u64,
     pub packets: u64,

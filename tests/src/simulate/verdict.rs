@@ -33,10 +33,24 @@ pub fn judge(s: &Scenario, clients: &BTreeMap<u32, End>, servers: &BTreeMap<u32,
         let whole = c.is_fine() && server.is_some_and(End::is_fine);
         report.completed += usize::from(whole);
         report.broken += usize::from(!whole);
+        if !whole {
+            let ending = format!("client {}, server {}", ending(c), server.map_or("none".to_owned(), ending));
+            *report.endings.entry(ending).or_default() += 1;
+        }
         let wrong = bytes_of(t, c, server).or_else(|| if whole { None } else { unexplained(s, t, c, server) });
         if let Some(w) = wrong {
             report.problems.push(format!("talk {}: {w}\n    client {c:?}\n    server {server:?}", t.id));
         }
+    }
+}
+
+/// How an end ended, in a word.
+fn ending(e: &End) -> String {
+    match e.error {
+        Some(x) if e.connected => x.name().to_owned(),
+        Some(x) => format!("connect {}", x.name()),
+        None if e.eof => "fine".to_owned(),
+        None => "nothing".to_owned(),
     }
 }
 
