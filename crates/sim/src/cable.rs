@@ -11,6 +11,7 @@
 use crate::link::{Fate, LinkParams, Wire, WireStats};
 use net::core::checksum::skb_checksum_help;
 use net::core::skbuff::{IpSummed, Skb};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -73,16 +74,25 @@ impl Lane {
 
     /// Sends a frame of the sender's at `now`; when the sender is rid of it. It must belong to no socket any more.
     pub fn send(&self, now: u64, skb: Box<Skb>) -> u64 {
-        debug_assert!(skb.destructor.is_none() && skb.sk.is_none());
+        self.send_all(now, std::iter::once(skb))
+    }
+
+    /// The same with several, one behind the other; when the sender is rid of the last.
+    pub fn send_all(&self, now: u64, packets: impl Iterator<Item = Box<Skb>>) -> u64 {
         // What is lost is dropped without the lock.
-        let mut lost = None;
-        let (done, announce) = {
+        let mut lost: SmallVec<[Box<Skb>; 4]> = SmallVec::new();
+        let mut done = now;
+        let announce = {
             let s = &mut *self.lock();
-            let fate = s.wire.send(now, skb.len(), &mut s.draw);
             let first = s.flying.front().map(|f| f.at);
-            s.launch(&fate, skb, &mut lost);
+            for skb in packets {
+                debug_assert!(skb.destructor.is_none() && skb.sk.is_none());
+                let fate = s.wire.send(now, skb.len(), &mut s.draw);
+                done = fate.done;
+                s.launch(&fate, skb, &mut lost);
+            }
             let at = s.flying.front().map(|f| f.at);
-            (fate.done, at.filter(|_| at != first))
+            at.filter(|_| at != first)
         };
         drop(lost);
         if let Some(at) = announce {
@@ -108,19 +118,18 @@ impl Lane {
         if s.flying.front()?.at <= now { s.flying.pop_front() } else { None }
     }
 
-    /// Everything under way is lost.
-    pub fn clear(&self) {
-        let lost = std::mem::take(&mut self.lock().flying);
-        drop(lost);
+    /// Everything that is there by `now`, in order.
+    pub fn take_all(&self, now: u64, mut f: impl FnMut(Box<Skb>)) {
+        let s = &mut *self.lock();
+        while s.flying.front().is_some_and(|p| p.at <= now) {
+            s.flying.pop_front().into_iter().for_each(|p| f(p.skb));
+        }
     }
 }
 
 impl State {
-    fn launch(&mut self, fate: &Fate, skb: Box<Skb>, lost: &mut Option<Box<Skb>>) {
-        let Some((last, others)) = fate.arrivals.split_last() else {
-            *lost = Some(skb);
-            return;
-        };
+    fn launch(&mut self, fate: &Fate, skb: Box<Skb>, lost: &mut SmallVec<[Box<Skb>; 4]>) {
+        let Some((last, others)) = fate.arrivals.split_last() else { return lost.push(skb) };
         for a in others {
             self.insert(a.at, damaged(skb.clone_skb(), a.flipped));
         }
@@ -154,8 +163,7 @@ fn damaged(mut skb: Box<Skb>, bit: Option<usize>) -> Box<Skb> {
 
 /// `skb_scrub_packet`: what one machine knew of a packet is none of another's business. Its identity for tracing stays.
 pub(crate) fn scrub(skb: &mut Skb) {
-    debug_assert!(skb.destructor.is_none());
-    skb.sk = None;
+    debug_assert!(skb.destructor.is_none() && skb.sk.is_none());
     skb.dev = None;
     skb.dst = None;
     (skb.mark, skb.priority, skb.skb_iif, skb.hash, skb.tstamp) = (0, 0, 0, 0, 0);

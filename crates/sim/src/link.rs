@@ -193,9 +193,10 @@ impl Wire {
         (self.queue.len(), self.queued_bytes)
     }
 
-    /// When the first of the packets that wait will be gone.
-    pub fn next_done(&self) -> Option<u64> {
-        self.queue.front().map(|q| q.0)
+    /// When no more than `left` of the packets that wait will be left; 0 if there are no more.
+    pub fn drained_at(&self, left: usize) -> u64 {
+        let before = self.queue.len().checked_sub(left + 1);
+        before.and_then(|i| self.queue.get(i)).map_or(0, |q| q.0)
     }
 
     /// Sends a packet of `len` bytes at `now`. `now` never goes back.

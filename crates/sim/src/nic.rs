@@ -18,6 +18,7 @@ use net::core::eth::{ETH_HLEN, eth_type_trans};
 use net::core::gso::skb_gso_segment;
 use net::core::net_namespace::Net;
 use net::core::skbuff::{IpSummed, Skb};
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -214,8 +215,13 @@ impl Nic {
     fn due(&self, s: &State) -> u64 {
         let rx = self.rx.next().map_or(NEVER, |at| at.saturating_add(self.config.rx_delay));
         let tx = s.sent.front().map_or(NEVER, |(at, _)| at.saturating_add(self.config.tx_delay));
-        let room = if s.tx_stopped { self.tx.wire(|w| w.next_done()).unwrap_or(0) } else { NEVER };
+        let room = if s.tx_stopped { self.room_at() } else { NEVER };
         rx.min(tx).min(room)
+    }
+
+    /// When half of the transmit ring is free.
+    fn room_at(&self) -> u64 {
+        self.tx.wire(|w| w.drained_at(self.config.tx_ring / 2))
     }
 
     fn alarm(&self, at: u64) {
@@ -237,22 +243,22 @@ impl Nic {
         }
     }
 
-    /// The NAPI poll.
+    /// The NAPI poll. Time stands still in it, so what arrives arrives before or after.
     fn poll(&self, napi: &Arc<NapiStruct>, budget: usize) -> usize {
-        self.lock().stats.polls += 1;
         self.reclaim(&napi.dev);
-        for work in 0..budget {
-            let Some(skb) = self.next_received(&napi.dev) else {
-                self.charge(work);
-                if napi_complete_done(napi, work) {
-                    self.enable_irq(napi);
-                }
-                return work;
-            };
+        let mut received = self.received(&napi.dev);
+        let mut work = 0;
+        while work < budget {
+            let Some(skb) = received.pop_front() else { break };
+            work += 1;
             self.receive(napi, skb);
         }
-        self.charge(budget);
-        budget
+        self.put_back(napi, received);
+        self.charge(work);
+        if work < budget && napi_complete_done(napi, work) {
+            self.enable_irq(napi);
+        }
+        work
     }
 
     /// What the poll has cost, at once: each time costs the simulator two switches.
@@ -265,49 +271,50 @@ impl Nic {
     /// Tells the sockets of packets that have left, and has the queue go on once half the ring is free.
     fn reclaim(&self, dev: &Arc<NetDevice>) {
         let now = self.bus.now();
-        loop {
-            let left = {
-                let s = &mut *self.lock();
-                match s.sent.front() {
-                    Some((at, _)) if *at <= now => s.sent.pop_front(),
-                    _ => None,
-                }
-            };
-            if left.is_none() {
-                break;
-            }
-        }
+        let mut left: SmallVec<[Box<Skb>; 8]> = SmallVec::new();
         let wake = {
             let s = &mut *self.lock();
+            s.stats.polls += 1;
+            while s.sent.front().is_some_and(|(at, _)| *at <= now) {
+                left.extend(s.sent.pop_front().map(|(_, stub)| stub));
+            }
             let room = s.tx_stopped && self.tx.wire(|w| w.backlog(now).0) <= self.config.tx_ring / 2;
             s.tx_stopped &= !room;
             room
         };
+        drop(left);
         if wake {
             netif_wake_queue(dev);
         }
     }
 
-    /// The next packet off the ring, which takes what has arrived meanwhile first.
-    fn next_received(&self, dev: &NetDevice) -> Option<Box<Skb>> {
+    /// The ring, with what has arrived as far as it has room.
+    fn received(&self, dev: &NetDevice) -> VecDeque<Box<Skb>> {
         let now = self.bus.now();
-        let mut missed: Vec<Box<Skb>> = Vec::new();
-        let skb = {
+        let mut missed: SmallVec<[Box<Skb>; 4]> = SmallVec::new();
+        let ring = {
             let s = &mut *self.lock();
-            while let Some(frame) = self.rx.take(now) {
-                if s.ring.len() < self.config.rx_ring {
-                    s.ring.push_back(frame.skb);
-                } else {
-                    s.stats.rx_missed += 1;
-                    missed.push(frame.skb);
-                }
-            }
-            s.ring.pop_front()
+            let room = self.config.rx_ring;
+            let ring = &mut s.ring;
+            self.rx.take_all(now, |skb| if ring.len() < room { ring.push_back(skb) } else { missed.push(skb) });
+            s.stats.rx_missed += missed.len() as u64;
+            std::mem::take(ring)
         };
         if !missed.is_empty() {
             dev.stats.rx_dropped.fetch_add(missed.len() as u64, Relaxed);
         }
-        skb
+        ring
+    }
+
+    /// What the budget did not allow stays in the ring; with the device down there is none.
+    fn put_back(&self, napi: &Arc<NapiStruct>, mut rest: VecDeque<Box<Skb>>) {
+        let s = &mut *self.lock();
+        if s.napi.as_ref().is_some_and(|n| Arc::ptr_eq(n, napi)) {
+            rest.append(&mut s.ring);
+            s.ring = rest;
+        } else {
+            s.stats.rx_down += rest.len() as u64;
+        }
     }
 
     fn receive(&self, napi: &Arc<NapiStruct>, mut skb: Box<Skb>) {
@@ -340,29 +347,19 @@ impl Nic {
         self.alarm(next.max(self.bus.now()));
     }
 
-    /// A packet to the wire. Its socket is told when it has left, not when it has arrived.
-    fn put(&self, now: u64, mut skb: Box<Skb>) {
-        let owed = skb.destructor.is_some().then(|| {
-            let mut stub = Skb::alloc(0);
-            (stub.sk, stub.destructor) = (skb.sk.take(), skb.destructor.take());
-            stub.truesize = skb.truesize;
-            stub
-        });
-        scrub(&mut skb);
-        let done = self.tx.send(now, skb);
-        if let Some(stub) = owed {
-            let due = {
-                let s = &mut *self.lock();
-                s.sent.push_back((done, stub));
-                s.irq_enabled && s.sent.len() == 1
-            };
-            if due {
-                self.alarm(done.saturating_add(self.config.tx_delay));
-            }
+    /// Packets have been given to the wire, which is rid of them at `done`: their socket is told then, not when they arrive.
+    fn owe(&self, done: u64, stub: Box<Skb>) {
+        let due = {
+            let s = &mut *self.lock();
+            s.sent.push_back((done, stub));
+            s.irq_enabled && s.sent.len() == 1
+        };
+        if due {
+            self.alarm(done.saturating_add(self.config.tx_delay));
         }
     }
 
-    fn xmit(&self, dev: &Arc<NetDevice>, skb: Box<Skb>) -> NetdevTx {
+    fn xmit(&self, dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
         let now = self.bus.now();
         if self.tx.wire(|w| w.backlog(now).0) >= self.config.tx_ring {
             let enabled = {
@@ -373,20 +370,31 @@ impl Nic {
             };
             netif_stop_queue(dev);
             if enabled {
-                self.alarm(self.tx.wire(|w| w.next_done()).unwrap_or(now));
+                self.alarm(self.room_at().max(now));
             }
             return NetdevTx::Busy(skb);
         }
-        if !skb.is_gso() {
-            self.put(now, skb);
-            return NetdevTx::Ok;
-        }
-        match skb_gso_segment(skb, true) {
-            // Each is a packet on the wire, with a fate of its own.
-            Ok(segments) => segments.into_iter().for_each(|s| self.put(now, s)),
-            Err(_) => {
-                dev.stats.tx_errors.fetch_add(1, Relaxed);
-            }
+        let owed = skb.destructor.is_some().then(|| {
+            let mut stub = Skb::alloc(0);
+            (stub.sk, stub.destructor) = (skb.sk.take(), skb.destructor.take());
+            stub.truesize = skb.truesize;
+            stub
+        });
+        skb.sk = None;
+        scrub(&mut skb);
+        let done = match skb.is_gso() {
+            false => self.tx.send(now, skb),
+            // Each segment is a packet on the wire, with a fate of its own.
+            true => match skb_gso_segment(skb, true) {
+                Ok(segments) => self.tx.send_all(now, segments.into_iter()),
+                Err(_) => {
+                    dev.stats.tx_errors.fetch_add(1, Relaxed);
+                    now
+                }
+            },
+        };
+        if let Some(stub) = owed {
+            self.owe(done, stub);
         }
         NetdevTx::Ok
     }

@@ -8,7 +8,7 @@ use crate::simulate::report::Report;
 use crate::simulate::scenario::{Fault, FaultKind, LAN, Plant, SEC, Scenario, storm};
 use crate::simulate::talk::{End, Server, client, serve};
 use crate::simulate::verdict::judge;
-use crate::simulate::world::{Node, World};
+use crate::simulate::world::{Node, World, set_cable};
 use kernel::fault::FaultsOn;
 use net::core::dev::{dev_close, dev_open};
 use net::core::skbuff::skbs_alive;
@@ -114,7 +114,7 @@ fn plan_fault(sim: &Sim, s: &Scenario, world: &Rc<World>, f: &Fault) {
             let Some((spec, node)) = s.hosts.iter().find(|h| h.id == host).zip(world.host(host)) else { return };
             for (at, params) in [(f.from, storm(spec.cable)), (f.to, spec.cable)] {
                 let cable = node.cables[0].clone();
-                sim.at(at, move || cable.set(params));
+                sim.at(at, move || set_cable(&cable, params));
             }
         }
         FaultKind::DeviceDown { host } => {

@@ -8,7 +8,7 @@ use crate::simulate::scenario::{HostSpec, LAN, MS, Scenario};
 use net::core::dev::{NetDevice, dev_open};
 use net::core::net_namespace::Net;
 use net::init::net_init;
-use sim::link::LinkParams;
+use sim::link::{Chance, LinkParams};
 use sim::network::{self, Cable};
 use sim::nic::{Nic, NicConfig};
 use sim::switch::Switch;
@@ -170,6 +170,14 @@ fn host(sim: &Sim, h: &HostSpec, switch: &Switch) -> Node {
     let config =
         NicConfig { features: h.features, rx_ring: h.rx_ring, ..NicConfig::new([2, 0, 1, lan as u8, 0, n as u8]) };
     node.plug(sim, &format!("host/{}", h.id), config, switch, h.cable, (v4(1, lan, n), 24, v6(lan, n)));
+    set_cable(&node.cables[0], h.cable);
     node.add_default_routes(lan);
     node
+}
+
+/// What a host's cable does. It turns bits on the way to the host only, so in no packet more than one: two can be such that
+/// a checksum of 16 bits stays right.
+pub fn set_cable(cable: &Cable, params: LinkParams) {
+    cable.back.wire(|w| w.set(params));
+    cable.there.wire(|w| w.set(LinkParams { corrupt: Chance::NEVER, ..params }));
 }

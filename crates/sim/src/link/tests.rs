@@ -55,7 +55,8 @@ fn the_queue_is_bounded_in_packets_and_bytes() {
     assert!(!sent(&mut w, 0, 1), "three packets");
     assert_eq!((w.stats.overflow, w.backlog(0)), (2, (3, 2500)));
     // A byte takes a microsecond.
-    assert_eq!((w.next_done(), w.backlog(999_999)), (Some(MS), (3, 2500)));
+    assert_eq!([w.drained_at(2), w.drained_at(0), w.drained_at(3)], [MS, 2 * MS + MS / 2, 0]);
+    assert_eq!(w.backlog(999_999), (3, 2500));
     assert_eq!(w.backlog(MS), (2, 1500));
     assert!(sent(&mut w, MS, 1000));
     assert_eq!(w.backlog(10 * MS), (0, 0));
