@@ -9,7 +9,7 @@
 //! sleeper to sleeper. A waiter that was woken and found it taken again sets [`HANDOFF`]: from then on only the first waiter
 //! may take it, so none starves.
 
-use crate::lockdep::{How, Kind, LockDebug, might_sleep};
+use crate::lockdep::{How, Kind, LockDebug, Waiting, might_sleep};
 use crate::maybe_const;
 use crate::sync::Witness;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -94,6 +94,7 @@ impl<T: ?Sized> Mutex<T> {
         let at = Location::caller();
         self.debug.acquire(How::LOCK, at);
         if !self.take(false) {
+            let _waiting = (state == TASK_UNINTERRUPTIBLE).then(|| Waiting::new(&self.debug, at));
             block_here(|wait| self.poll_take(wait, state))?;
         }
         Ok(self.taken(How::LOCK, at))

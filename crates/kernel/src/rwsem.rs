@@ -6,7 +6,7 @@
 //!
 //! Waiters are served in the order in which they came, readers that follow one another together; newcomers queue behind.
 
-use crate::lockdep::{How, Kind, LockDebug, might_sleep};
+use crate::lockdep::{How, Kind, LockDebug, Waiting, might_sleep};
 use crate::maybe_const;
 use crate::sync::Witness;
 use crate::sync::atomic::{AtomicU32, Ordering};
@@ -161,6 +161,7 @@ impl<T: ?Sized> RwSemaphore<T> {
         if self.try_take(how) {
             return Ok(());
         }
+        let _waiting = (state == TASK_UNINTERRUPTIBLE).then(|| Waiting::new(&self.debug, at));
         block_here(|wait| self.poll_take(wait, state, how))
     }
 

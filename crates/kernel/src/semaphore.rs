@@ -7,16 +7,17 @@
 //!
 //! A place that is given back while somebody waits is for the first who came: newcomers queue behind, and only the first
 //! takes. So places are handed on in the order of arrival and no waiter starves. A semaphore has no owner, so lockdep sees
-//! only that its waiters sleep.
+//! only that its waiters sleep, and remembers who took a place last.
 
 use crate::cpu;
-use crate::lockdep::might_sleep;
+use crate::lockdep::{How, Kind, LockDebug, Waiting, might_sleep};
 use crate::maybe_const;
 use crate::sleep_timeout::{or_time_out, within};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Plant, planted};
 use crate::task::{TASK_INTERRUPTIBLE, TASK_KILLABLE, TASK_UNINTERRUPTIBLE};
 use crate::wait::{Wait, WaitQueueHead, block_here};
+use std::panic::Location;
 use std::task::Poll;
 use uapi::{Errno, Result};
 
@@ -26,6 +27,7 @@ pub struct Semaphore {
     count: AtomicU32,
     /// The sleepers, first come first served.
     wait: WaitQueueHead,
+    debug: LockDebug,
 }
 
 /// Holds a place; the drop gives it back.
@@ -35,8 +37,10 @@ pub struct SemaphoreGuard<'a>(&'a Semaphore);
 impl Semaphore {
     maybe_const! {
         /// `sema_init`: with `count` free places.
+        #[track_caller]
         pub fn new(count: u32) -> Self {
-            Semaphore { count: AtomicU32::new(count), wait: WaitQueueHead::new() }
+            let debug = LockDebug::new(Kind::Semaphore, std::any::type_name::<Self>);
+            Semaphore { count: AtomicU32::new(count), wait: WaitQueueHead::new(), debug }
         }
     }
 
@@ -59,8 +63,9 @@ impl Semaphore {
     }
 
     /// Takes a place if there is one and nobody waits for it. `true` if it did: Linux's answers the other way round.
+    #[track_caller]
     pub fn down_trylock(&self) -> bool {
-        !self.wait.has_sleeper() && self.take()
+        self.try_at(Location::caller())
     }
 
     /// Takes a place; `ETIME` after `jiffies` without. No signal ends the wait. Outside every kernel there is no time: there
@@ -68,26 +73,39 @@ impl Semaphore {
     #[track_caller]
     pub fn down_timeout(&self, jiffies: u64) -> Result<()> {
         might_sleep();
-        if self.down_trylock() {
+        let at = Location::caller();
+        if self.try_at(at) {
             return Ok(());
         }
-        let op = |arch: &dyn crate::Arch| within(arch, jiffies, |wait| self.poll_down(wait, TASK_UNINTERRUPTIBLE));
+        let op = |arch: &dyn crate::Arch| within(arch, jiffies, |wait| self.poll_at(wait, TASK_UNINTERRUPTIBLE, at));
         or_time_out(cpu::with_arch(op).flatten(), Errno::ETIME)
     }
 
     #[track_caller]
     fn down_state(&self, state: u32) -> Result<()> {
         might_sleep();
-        if self.down_trylock() {
+        let at = Location::caller();
+        self.debug.acquire(How::LOCK, at);
+        if self.try_at(at) {
             return Ok(());
         }
-        block_here(|wait| self.poll_down(wait, state))
+        let _waiting = (state == TASK_UNINTERRUPTIBLE).then(|| Waiting::new(&self.debug, at));
+        block_here(|wait| self.poll_at(wait, state, at))
     }
 
     /// `down` in a sleep of `state`, as a poll: `EINTR` if a signal ends it. Giving `wait` up leaves the others their turns.
+    #[track_caller]
     pub fn poll_down(&self, wait: &mut Wait, state: u32) -> Poll<Result<()>> {
+        self.poll_at(wait, state, Location::caller())
+    }
+
+    fn try_at(&self, at: &'static Location<'static>) -> bool {
+        !self.wait.has_sleeper() && self.take(at)
+    }
+
+    fn poll_at(&self, wait: &mut Wait, state: u32, at: &'static Location<'static>) -> Poll<Result<()>> {
         let first = wait.prepare_to_wait_in_turn(&self.wait, state);
-        if first && self.take() {
+        if first && self.take(at) {
             wait.finish_wait();
             // There may be a place for the next as well: whoever gave it back told only us.
             if self.count.load(Ordering::Relaxed) > 0 {
@@ -133,8 +151,12 @@ impl Semaphore {
         self.wait.nr_sleepers()
     }
 
-    fn take(&self) -> bool {
-        self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
+    fn take(&self, at: &'static Location<'static>) -> bool {
+        let got = self.count.fetch_update(Ordering::Acquire, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok();
+        if got {
+            self.debug.acquired(How::TRY, at);
+        }
+        got
     }
 }
 

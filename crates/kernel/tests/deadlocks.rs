@@ -7,11 +7,14 @@
 //! In the reports `[name]` is the line of this file with that comment, so that edits elsewhere change nothing.
 #![cfg(all(debug_assertions, not(any(loom, shuttle))))]
 
+mod common;
+
+use common::ThreadArch;
 use insta::assert_snapshot;
 use sockeye_kernel::arch::Arch;
 use sockeye_kernel::cpu::{self, CpuContext};
 use sockeye_kernel::kernel::{Kernel, Softirq, raise_softirq};
-use sockeye_kernel::lockdep::{Collector, Problem, Report, collect, might_sleep};
+use sockeye_kernel::lockdep::{Collector, Problem, Report, collect, hung_tasks, might_sleep};
 use sockeye_kernel::rwlock::RwLock;
 use sockeye_kernel::semaphore::Semaphore;
 use sockeye_kernel::{Mutex, SpinLock, Task, rcu_read_lock};
@@ -481,6 +484,69 @@ fn an_interrupt_takes_the_semaphore_of_whom_it_interrupts() {
     assert_eq!(places.count(), 1);
 }
 
+/// A task takes a place and waits for something else, from which a signal calls it away. It must not forget the place.
+#[test]
+fn a_signal_ends_the_holder_of_a_semaphore() {
+    let arch = ThreadArch::new();
+    let kernel = Kernel::new(arch.clone(), 1);
+    let places = Semaphore::new(1); // [the semaphore]
+    let never = Semaphore::new(0);
+    let wrong = || {
+        places.down(); // [taken]
+        never.down_interruptible()?;
+        places.up();
+        Ok(())
+    };
+    let right = || {
+        let _place = places.acquire();
+        never.down_interruptible()
+    };
+    let interrupted = |name: &str, f: &(dyn Fn() -> uapi::Result<()> + Sync)| {
+        let (tell, task) = std::sync::mpsc::channel();
+        std::thread::scope(|s| {
+            let run = || {
+                let _inside = kernel.enter();
+                tell.send(arch.current()).expect("a listener");
+                assert_eq!(f(), Err(uapi::Errno::EINTR));
+            };
+            std::thread::Builder::new().name(name.into()).spawn_scoped(s, run).expect("a thread");
+            let task = task.recv().expect("it runs");
+            common::until(|| never.sleepers() == 1);
+            task.send_signal();
+        });
+    };
+    let hung_after = |seconds: u64| {
+        arch.advance(seconds * sockeye_kernel::HZ);
+        let _inside = kernel.enter();
+        hung_tasks(120_000_000_000)
+    };
+
+    interrupted("holder", &right);
+    assert_eq!(places.count(), 1, "the guard has given it back");
+    interrupted("holder", &wrong);
+    let reports = std::thread::scope(|s| {
+        s.spawn(|| {
+            let _inside = kernel.enter();
+            places.down(); // [waits]
+        });
+        common::until(|| places.sleepers() == 1);
+        assert!(hung_after(119).is_empty(), "not yet");
+        let reports = hung_after(3);
+        places.up();
+        reports
+    });
+    assert!(hung_after(1000).is_empty(), "it waits no more");
+    assert_eq!(reports.len(), 1);
+    assert_snapshot!(readable(&reports[0]), @r#"
+    lockdep: a task has slept for 122 s, and no signal can wake it
+      task "thread", number 0
+      waits at [waits]
+      the lock is Semaphore made at [the semaphore]
+      last taken at [taken] by thread "holder", which has ended
+    To do: see whether that holder gives it back on every way out: after an error, a signal, a panic (a guard does). If the wait may be long, let a signal end it.
+    "#);
+}
+
 #[test]
 fn a_lock_in_zeroed_memory() {
     let memory = MaybeUninit::<SpinLock<u32>>::zeroed();
@@ -600,7 +666,7 @@ fn a_spinlock_that_does_not_come_free() {
     lockdep: a spinlock does not come free
       thread "waiter", process context, interrupts on, bottom halves on
       the lock is SpinLock<i64> made at [the lock]
-      last taken by thread "test" at [held]
+      last taken at [held] by thread "test"
     To do: see what the holder does there, and whether it still runs; a section under a spinlock must be short.
     "#);
 }

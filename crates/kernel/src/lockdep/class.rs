@@ -94,26 +94,25 @@ fn register(c: Class) -> Id {
 
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}<{}>", self.kind.name(), short(self.type_name))?;
-        if self.subclass != 0 {
-            write!(f, "/{}", self.subclass)?;
+        f.write_str(self.kind.name())?;
+        if self.kind != Kind::Semaphore {
+            write!(f, "<{}>", short(self.type_name))?;
         }
-        write!(f, " made at {}", place(self.made))
+        match self.subclass {
+            0 => Ok(()),
+            n => write!(f, "/{n}"),
+        }
     }
 }
 
 /// The class's short name: what it guards.
 pub(super) fn name(id: Id) -> String {
-    match get(id) {
-        Some(c) if c.subclass != 0 => format!("{}<{}>/{}", c.kind.name(), short(c.type_name), c.subclass),
-        Some(c) => format!("{}<{}>", c.kind.name(), short(c.type_name)),
-        None => "a lock".into(),
-    }
+    get(id).map_or_else(|| "a lock".into(), Class::to_string)
 }
 
 /// The class's name, and where its locks are made.
 pub(super) fn full_name(id: Id) -> String {
-    get(id).map_or_else(|| "a lock".into(), Class::to_string)
+    get(id).map_or_else(|| "a lock".into(), |c| format!("{c} made at {}", place(c.made)))
 }
 
 /// `file:line:column`.

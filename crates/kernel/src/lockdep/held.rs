@@ -68,7 +68,7 @@ impl Held {
     }
 
     fn set_name(&mut self, name: String) {
-        names().insert(self.id, name.clone());
+        names().insert(self.id, (name.clone(), false));
         self.name = name;
     }
 }
@@ -122,7 +122,7 @@ impl Drop for HeldSlot {
         }
         // SAFETY: made by `Box::into_raw`; no context uses it any more.
         let held = unsafe { Box::from_raw(p) }.into_inner();
-        names().remove(&held.id);
+        forget_name(held.id);
         if !held.locks.is_empty() {
             let text = text::exit_holding(&held.name, &held.locks);
             deliver(Problem::ExitHolding, None, text, &LOOSE_BABBLE);
@@ -158,13 +158,25 @@ pub(super) fn my_name() -> String {
     with(|h| h.name.clone())
 }
 
-/// The name of the context with this number.
-pub(super) fn name_of(id: u32) -> String {
-    names().get(&id).cloned().unwrap_or_else(|| "that has ended".into())
+/// A context has ended. The latest are remembered: who had a lock last may be gone.
+fn forget_name(id: u32) {
+    const REMEMBERED: usize = 4096;
+    let mut names = names();
+    if let Some(n) = names.get_mut(&id) {
+        n.1 = true;
+    }
+    while names.len() > REMEMBERED {
+        names.pop_first();
+    }
 }
 
-fn names() -> MutexGuard<'static, BTreeMap<u32, String>> {
-    static NAMES: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
+/// The name of the context with this number, and whether it has ended.
+pub(super) fn name_of(id: u32) -> (String, bool) {
+    names().get(&id).cloned().unwrap_or_else(|| ("of long ago".into(), true))
+}
+
+fn names() -> MutexGuard<'static, BTreeMap<u32, (String, bool)>> {
+    static NAMES: Mutex<BTreeMap<u32, (String, bool)>> = Mutex::new(BTreeMap::new());
     NAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -135,7 +135,7 @@ impl LockDebug {
         }
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         format!("the lock is {}", class::full_name(self.class()))
     }
 
@@ -144,7 +144,10 @@ impl LockDebug {
         let at = self.owner_at.load(Ordering::Relaxed);
         // SAFETY: null, or from a `&'static Location`.
         match unsafe { at.as_ref() } {
-            Some(at) => text::owner(&held::name_of(self.owner.load(Ordering::Relaxed)), at),
+            Some(at) => {
+                let (name, ended) = held::name_of(self.owner.load(Ordering::Relaxed));
+                text::owner(&name, ended, at)
+            }
             None => "nobody has ever taken it".into(),
         }
     }

@@ -35,6 +35,8 @@ pub enum Problem {
     Lockup,
     /// More locks held at once than can be right.
     TooDeep,
+    /// A task sleeps too long for a lock.
+    HungTask,
     /// The memory was never made a lock, or is none any more.
     NotALock,
 }

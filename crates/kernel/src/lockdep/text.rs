@@ -259,8 +259,23 @@ pub(super) fn lockup(context: &str, lock: &str, owner: &str, s: &State) -> Strin
 }
 
 /// Who holds a lock, or held it last.
-pub(super) fn owner(context: &str, at: &Location<'_>) -> String {
-    format!("last taken by thread {context:?} at {}", place(at))
+pub(super) fn owner(context: &str, ended: bool, at: &Location<'_>) -> String {
+    let ended = if ended { ", which has ended" } else { "" };
+    format!("last taken at {} by thread {context:?}{ended}", place(at))
+}
+
+pub(super) fn hung(task: &str, ns: u64, at: &Location<'_>, lock: &str, owner: &str) -> String {
+    format!(
+        "lockdep: a task has slept for {} s, and no signal can wake it\n\
+         \x20 task {task}\n\
+         \x20 waits at {}\n\
+         \x20 {lock}\n\
+         \x20 {owner}\n\
+         To do: see whether that holder gives it back on every way out: after an error, a signal, a panic (a guard does). If \
+         the wait may be long, let a signal end it.",
+        ns / 1_000_000_000,
+        place(at),
+    )
 }
 
 pub(super) fn not_a_lock(magic: u32, at: &Location<'_>, dead: bool) -> String {
