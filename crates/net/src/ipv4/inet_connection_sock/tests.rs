@@ -214,6 +214,37 @@ fn accept_waits_and_is_woken_by_a_connection() {
     assert!(!inet_csk_reqsk_queue_add(&l, &child), "a closed listener takes nobody in");
 }
 
+/// The one acceptor that a connection woke is gone, or was interrupted: another one must hear of the connection.
+#[test]
+fn an_acceptor_that_leaves_passes_its_wake_up_on() {
+    for interrupted in [false, true] {
+        let t = TestNet::new();
+        let _inside = t.kernel.enter();
+        let l = listener(&t, 5);
+        let woken = Arc::new(AtomicUsize::new(0));
+        let n = woken.clone();
+        let mut first = Wait::new(Task::from_fn(|| {}));
+        let mut second = Wait::new(Task::from_fn(move || {
+            n.fetch_add(1, SeqCst);
+        }));
+        assert!(inet_csk_accept(&l, false, &mut first).is_pending());
+        assert!(inet_csk_accept(&l, false, &mut second).is_pending());
+        if interrupted {
+            // A connection that somebody else takes wakes it, it looks, and is interrupted.
+            l.data_ready();
+            first.task().send_signal();
+            assert!(matches!(inet_csk_accept(&l, false, &mut first), Poll::Ready(Err(Errno::ERESTARTSYS))));
+        } else {
+            let child = bare_sock(&t.net, AF_INET);
+            assert!(inet_csk_reqsk_queue_add(&l, &child));
+            l.data_ready();
+            drop(first);
+            assert!(matches!(inet_csk_accept(&l, false, &mut second), Poll::Ready(Ok(_))));
+        }
+        assert_eq!(woken.load(SeqCst), 1, "interrupted: {interrupted}");
+    }
+}
+
 #[test]
 fn a_signal_ends_accept() {
     let t = TestNet::new();
