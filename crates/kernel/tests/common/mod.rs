@@ -83,6 +83,10 @@ impl Arch for ThreadArch {
                 sleepers.push(std::thread::current());
             }
             std::thread::park();
+            if deadline.is_some() {
+                let me = std::thread::current().id();
+                self.sleepers.lock().unwrap().retain(|t| t.id() != me);
+            }
         }
     }
     fn wakeup_softirqd(&self, _cpu: usize) {}
