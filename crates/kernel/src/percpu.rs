@@ -12,7 +12,7 @@ pub struct PerCpu<T>(Box<[CachePadded<T>]>);
 
 impl<T: Default> Default for PerCpu<T> {
     fn default() -> Self {
-        PerCpu((0..NR_CPUS).map(|_| CachePadded::default()).collect())
+        PerCpu((0..NR_CPUS).map(|_| CachePadded::new(T::default())).collect())
     }
 }
 

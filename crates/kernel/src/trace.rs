@@ -137,7 +137,7 @@ impl Tracer {
     pub fn events_since(&self, since: u64) -> Vec<Event> {
         let mut all: Vec<Event> = Vec::new();
         for r in self.rings.iter() {
-            all.extend(r.lock_bh().iter().filter(|e| e.seq >= since).cloned());
+            all.extend(r.lock_irqsave().iter().filter(|e| e.seq >= since).cloned());
         }
         all.sort_by_key(|e| e.seq);
         all
@@ -147,7 +147,7 @@ impl Tracer {
     pub fn drain(&self) -> Vec<Event> {
         let mut all: Vec<Event> = Vec::new();
         for r in self.rings.iter() {
-            all.extend(r.lock_bh().drain(..));
+            all.extend(r.lock_irqsave().drain(..));
         }
         all.sort_by_key(|e| e.seq);
         all
