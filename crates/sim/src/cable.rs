@@ -26,6 +26,8 @@ pub struct Frame {
     /// When it is there, in nanoseconds.
     pub at: u64,
     pub skb: Box<Skb>,
+    /// Its frame check sequence is wrong: a bit was turned under way.
+    pub damaged: bool,
 }
 
 /// One direction of a cable.
@@ -131,18 +133,18 @@ impl State {
     fn launch(&mut self, fate: &Fate, skb: Box<Skb>, lost: &mut SmallVec<[Box<Skb>; 4]>) {
         let Some((last, others)) = fate.arrivals.split_last() else { return lost.push(skb) };
         for a in others {
-            self.insert(a.at, damaged(skb.clone_skb(), a.flipped));
+            self.insert(a.at, damaged(skb.clone_skb(), a.flipped), a.flipped.is_some());
         }
-        self.insert(last.at, damaged(skb, last.flipped));
+        self.insert(last.at, damaged(skb, last.flipped), last.flipped.is_some());
     }
 
-    fn insert(&mut self, at: u64, skb: Box<Skb>) {
+    fn insert(&mut self, at: u64, skb: Box<Skb>, damaged: bool) {
         // Nearly always the last place.
         let mut place = self.flying.len();
         while place > 0 && self.flying[place - 1].at > at {
             place -= 1;
         }
-        self.flying.insert(place, Frame { at, skb });
+        self.flying.insert(place, Frame { at, skb, damaged });
     }
 }
 

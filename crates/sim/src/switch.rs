@@ -26,6 +26,8 @@ pub struct SwitchStats {
     pub flooded: u64,
     /// For the port it came from, for another group, or too short for a header.
     pub dropped: u64,
+    /// Damaged on the way in: dropped, as switches do that store and forward.
+    pub fcs_errors: u64,
 }
 
 /// Asks that [`Switch::serve`] be called at a time.
@@ -179,6 +181,11 @@ impl State {
     /// Learns the sender and finds the ports a packet goes to.
     fn route(&mut self, from: usize, frame: &Frame, out: &mut Vec<Arc<Lane>>) {
         self.stats.received += 1;
+        if frame.damaged {
+            // Damage on two cables could add up to a packet whose checksum is right.
+            self.stats.fcs_errors += 1;
+            return;
+        }
         let Some(eth) = EthHdr::read(frame.skb.data()).copied() else {
             self.stats.dropped += 1;
             return;

@@ -78,7 +78,7 @@ fn learns_where_stations_are() {
     b.ports[0].0.send(302, Skb::from_bytes(0, &[0; 10]));
     b.run(400);
     assert_eq!(b.received(400), [vec![], vec![1], vec![1]]);
-    assert_eq!(b.switch.stats(), SwitchStats { received: 8, forwarded: 4, flooded: 2, dropped: 2 });
+    assert_eq!(b.switch.stats(), SwitchStats { received: 8, forwarded: 4, flooded: 2, dropped: 2, fcs_errors: 0 });
 }
 
 #[test]
@@ -114,4 +114,17 @@ fn ports_queue_for_themselves_and_drop_what_has_no_room() {
     assert_eq!(b.received(10_000_000)[3], [0, 1, 2, 0, 1, 0, 0]);
     let stats = b.ports[3].1.stats();
     assert_eq!((stats.sent, stats.overflow), (12, 5));
+}
+
+#[test]
+fn drops_what_was_damaged_on_the_way_in() {
+    let corrupt = LinkParams { corrupt: crate::link::Chance::ALWAYS, ..LinkParams::default() };
+    let b = Bench::new(2, LinkParams::default());
+    let bad = Lane::new(corrupt, || 1 << 40);
+    let port = b.switch.add_port(&bad, &Lane::new(LinkParams::default(), || panic!("nothing to draw")));
+    assert_eq!(port, 2);
+    bad.send(0, Skb::from_bytes(0, &frame(1, 255)));
+    b.run(10);
+    assert_eq!(b.switch.stats().fcs_errors, 1);
+    assert!(b.received(10).iter().all(Vec::is_empty));
 }
