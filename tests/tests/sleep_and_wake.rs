@@ -116,5 +116,8 @@ fn the_page_shows_what_happens() {
     }
     // The times move with whatever happens before; what happens, and in which context, is what the chapter tells.
     let untimed = |t: &str| t.lines().map(|l| l.get(11..).unwrap_or(l).to_owned()).collect::<Vec<_>>();
-    assert!(untimed(shown) == untimed(&want), "docs/sleep-and-wake.md shows something else; UPDATE_DOCS=1 writes it anew:\n{told}");
+    assert!(
+        untimed(shown) == untimed(&want),
+        "docs/sleep-and-wake.md shows something else; UPDATE_DOCS=1 writes it anew:\n{told}"
+    );
 }
