@@ -11,6 +11,12 @@
 mod harness;
 #[path = "loom/sleeping.rs"]
 mod sleeping;
+#[path = "loom/rcu.rs"]
+mod rcu;
+#[path = "loom/semaphore.rs"]
+mod semaphore;
+#[path = "loom/softirq.rs"]
+mod softirq;
 #[path = "loom/spinlock.rs"]
 mod spinlock;
 #[path = "loom/wait.rs"]
