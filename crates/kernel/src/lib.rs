@@ -7,6 +7,8 @@
 
 pub mod arch;
 pub mod buf;
+#[cfg(test)]
+mod buf_tests;
 pub mod completion;
 pub mod cpu;
 pub mod fault;
