@@ -99,13 +99,13 @@ const CHECKS: &[Check] = &[
     },
     Check {
         tool: Tool::Loom,
-        what: "semaphore",
+        what: "sleeping",
         package: "sockeye-kernel",
         target: LOOM,
-        filter: &["semaphore::"],
+        filter: &["sleeping::"],
         expect: Expect::Clean,
         short: true,
-        shows: "places exclude, and one given back wakes who waits; a look for sleepers that comes too early is found",
+        shows: "semaphores, mutexes and their like exclude and forget no waiter; a look for sleepers that comes too early is found",
     },
     Check {
         tool: Tool::Loom,

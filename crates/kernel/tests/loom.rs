@@ -9,12 +9,10 @@
 
 #[path = "loom/harness.rs"]
 mod harness;
-#[path = "loom/sleeping.rs"]
-mod sleeping;
 #[path = "loom/rcu.rs"]
 mod rcu;
-#[path = "loom/semaphore.rs"]
-mod semaphore;
+#[path = "loom/sleeping.rs"]
+mod sleeping;
 #[path = "loom/softirq.rs"]
 mod softirq;
 #[path = "loom/spinlock.rs"]
