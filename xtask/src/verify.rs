@@ -212,7 +212,7 @@ const CHECKS: &[Check] = &[
         what: "free-early",
         package: "sockeye-kernel",
         target: LIB,
-        filter: &["rculist_tests::a_list_keeps"],
+        filter: &["rculist_tests::a_list_changes"],
         expect: Expect::Finding { plant: "ListFreeEarly", words: UB },
         short: true,
         shows: "a list entry freed without a grace period is found",
