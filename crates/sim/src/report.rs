@@ -45,6 +45,17 @@ impl Engine {
         if tasks.len() > 32 {
             out += &format!("  and {} more\n", tasks.len() - 32);
         }
+        out + &self.locks_waited_for()
+    }
+
+    /// Which locks tasks sleep for, and who had them last. Only builds with the lock validator know.
+    fn locks_waited_for(&self) -> String {
+        let mut out = String::new();
+        #[cfg(debug_assertions)]
+        for m in self.machines.borrow().clone() {
+            let _inside = m.kernel.enter();
+            kernel::lockdep::hung_tasks(0).iter().for_each(|r| out += &format!("{}: {}\n", m.name, r.text));
+        }
         out
     }
 

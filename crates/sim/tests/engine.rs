@@ -712,3 +712,43 @@ fn another_process_has_the_same_history() {
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
     assert!(out.contains(&format!("hash {:?}", busy_world(11))), "{out}");
 }
+
+#[test]
+fn whoever_spins_for_long_is_reported_although_the_world_goes_on() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let tick = Rc::new(Cell::new(None::<sim::Handler>));
+    let t = tick.clone();
+    tick.set(Some(sim.handler(move |_| t.get().unwrap().at(sim::now() + 1000 * MS, 0))));
+    tick.get().unwrap().at(0, 0);
+    let lock = Arc::new(SpinLock::new(()));
+    let held = lock.lock();
+    let l = lock.clone();
+    m.spawn("spinner", move || drop(l.lock()));
+    let p = panic_of(|| sim.run());
+    assert!(p.contains("lockup") && p.contains("spinner"), "{p}");
+    assert!((20_000 * MS..22_000 * MS).contains(&sim.now()), "{}", sim.now());
+    drop(held);
+}
+
+#[test]
+#[cfg(debug_assertions)]
+fn a_deadlock_of_mutexes_names_the_locks_and_their_owners() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let a = Arc::new(kernel::Mutex::new(()));
+    let (k, first) = (m.kernel().clone(), a.clone());
+    m.spawn("owner", move || {
+        let _inside = k.enter();
+        let _held = first.lock();
+        sim::park();
+    });
+    let k = m.kernel().clone();
+    m.spawn("waiter", move || {
+        sim::sleep(10);
+        let _inside = k.enter();
+        drop(a.lock());
+    });
+    let p = panic_of(|| sim.run());
+    assert!(p.contains("deadlock") && p.contains("Mutex<()>") && p.contains("\"waiter\""), "{p}");
+}
