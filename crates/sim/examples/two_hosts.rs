@@ -1,4 +1,8 @@
-//! Two machines, a bad cable between them, and a conversation: `cargo run -p sockeye-sim --example two_hosts [SEED]`.
+//! Two machines, a bad cable between them, and a conversation.
+//!
+//! Interface: `cargo run -p sockeye-sim --example two_hosts [SEED]`.
+//! Linux counterpart: two machines and a cable.
+//! Locks and context: one thread.
 //!
 //! Prints when each line arrives, in virtual time, and the hash of all that happened: the same for the same seed.
 
