@@ -350,6 +350,45 @@ fn long_wake_ups_and_leaving_waiters_at_once() {
     assert!(!q.has_sleeper());
 }
 
+/// Some wait until they have an event, others give up all the time: just when they are woken, too. Each event must still
+/// reach one who stays; a lost wake-up ends this test by its time limit.
+#[test]
+fn who_gives_up_costs_no_event() {
+    let (q, arch) = (WaitQueueHead::new(), ThreadArch::new());
+    let (event, taken, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let take = || event.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+    let rounds = if cfg!(miri) { 20 } else { 2_000 };
+    std::thread::scope(|s| {
+        for _ in 0..2 {
+            s.spawn(|| {
+                let all = || over.load(SeqCst) || take();
+                while !over.load(SeqCst) {
+                    let r = sockeye_kernel::sleep_timeout::wait_event_interruptible_exclusive(&*arch, &q, all);
+                    assert_eq!(r, Ok(()));
+                    taken.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        for patience in [0, 20] {
+            let (q, over) = (&q, &over);
+            s.spawn(move || {
+                while !over.load(SeqCst) {
+                    let mut wait = Wait::new(counted().0);
+                    wait.prepare_to_wait_exclusive(q);
+                    (0..patience).for_each(|_| std::hint::spin_loop());
+                }
+            });
+        }
+        for n in 0..rounds {
+            event.fetch_add(1, SeqCst);
+            q.wake_up(0);
+            until(|| taken.load(SeqCst) > n);
+        }
+        over.store(true, SeqCst);
+        q.wake_up_all(0);
+    });
+}
+
 /// A future's waker that logs.
 struct Named(Log);
 
