@@ -6,6 +6,8 @@ use kernel::kernel::raise_softirq;
 use kernel::timer::Timer;
 use kernel::{Arch, HrTimer, HrtimerRestart, Kernel, Softirq, TICK_NSEC, Task, local_bh_disable};
 use proptest::prelude::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -291,6 +293,50 @@ fn a_timer_started_for_the_past_does_not_keep_the_cpu() {
     assert_eq!(runs.load(SeqCst), 1);
     assert_eq!(m.clock.timer.lock().unwrap()[0], START, "it asks to be called again");
     assert!(t.cancel());
+}
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: passes everything on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller keeps the contract.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(p, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn starting_again_and_restarting_allocate_nothing() {
+    let m = Machine::new(1);
+    let timers: Vec<_> = (0..100)
+        .map(|_| {
+            m.kernel.hrtimer(|t| {
+                t.forward(50);
+                HrtimerRestart::Restart
+            })
+        })
+        .collect();
+    let round = || {
+        timers.iter().enumerate().for_each(|(i, t)| _ = t.start(m.now() + (i as u64 * 37) % 100));
+        m.advance(1000);
+    };
+    round();
+    let before = ALLOCATIONS.with(Cell::get);
+    (0..10).for_each(|_| round());
+    assert_eq!(ALLOCATIONS.with(Cell::get) - before, 0);
 }
 
 #[test]
