@@ -192,7 +192,7 @@ mod tests {
             assert!(
                 softirq
                     && now.unwrap() >= expires
-                    && (expires - first) % 300_000 == 0
+                    && (expires - first).is_multiple_of(300_000)
                     && expires >= first + i * 300_000
             );
         }
