@@ -304,11 +304,13 @@ thread_local! {
 
 // SAFETY: passes everything on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
+    // SAFETY: the trait's contract is the caller's to keep.
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|n| n.set(n.get() + 1));
         // SAFETY: the caller keeps the contract.
         unsafe { System.alloc(layout) }
     }
+    // SAFETY: as above.
     unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
         // SAFETY: as above.
         unsafe { System.dealloc(p, layout) }
