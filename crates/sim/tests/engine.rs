@@ -752,3 +752,20 @@ fn a_deadlock_of_mutexes_names_the_locks_and_their_owners() {
     let p = panic_of(|| sim.run());
     assert!(p.contains("deadlock") && p.contains("Mutex<()>") && p.contains("\"waiter\""), "{p}");
 }
+
+#[test]
+fn one_long_piece_of_work_lets_others_in_between() {
+    let sim = Sim::from_env(1);
+    let m = sim.machine("m", 1);
+    let long = m.spawn("long", || {
+        sim::charge(100 * MS);
+        sim::now()
+    });
+    let short = m.spawn("short", || {
+        sim::charge(5 * MS);
+        sim::now()
+    });
+    sim.run();
+    assert_eq!(long.result(), Some(105 * MS));
+    assert!(short.result().unwrap() < 20 * MS);
+}
