@@ -60,7 +60,7 @@ pub use fault::{CpuFault, FaultRates};
 pub use future::{Timer, block_on, timer};
 pub use rng::Rng;
 pub use sim::{
-    Handler, Here, IrqLine, Machine, Sim, at, charge, current, note, now, park, relax, seed_from_env, sleep,
+    Handler, Here, IrqLine, Machine, Sim, at, charge, current, note, now, park, relax, seed_from_env, seeds, sleep,
     sleep_until, with_sim, yield_now,
 };
 pub use task::{TaskHandle, TaskOptions};

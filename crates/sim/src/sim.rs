@@ -177,6 +177,11 @@ pub fn seed_from_env() -> Option<u64> {
     Some(parsed.unwrap_or_else(|| panic!("SOCKEYE_SEED is not a number: {s}")))
 }
 
+/// The seeds that a test runs: these, or the one that `SOCKEYE_SEED` holds, to repeat a failure.
+pub fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    seed_from_env().map_or(usual, |s| s..s.saturating_add(1))
+}
+
 /// Says how to repeat a run that panics out of it.
 struct Tell<'a>(&'a Sim);
 
