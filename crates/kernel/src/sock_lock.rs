@@ -8,16 +8,33 @@
 use crate::cpu;
 use crate::plant::{Plant, planted};
 use crate::spinlock::{SpinGuard, SpinLock};
+use crate::task::TASK_UNINTERRUPTIBLE;
+use crate::wait::{WaitQueueHead, block_here};
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
+use std::task::Poll;
 
 /// `SINGLE_DEPTH_NESTING`: a lock under another of its class.
 const SINGLE_DEPTH_NESTING: u8 = 1;
 
 struct Slock<B> {
     owned: bool,
+    /// Somebody may sleep until it is let go.
+    contended: bool,
     backlog: B,
 }
+
+impl<B> Slock<B> {
+    /// Nobody owns it any more; whether somebody may sleep for that.
+    #[inline]
+    fn let_go(&mut self) -> bool {
+        self.owned = false;
+        std::mem::take(&mut self.contended)
+    }
+}
+
+/// Rounds that a process spins for an owned lock before it sleeps: an owner that runs is done in a moment.
+const SPINS: u32 = if cfg!(any(loom, shuttle)) { 1 } else { 100 };
 
 /// Guards `T`, with a backlog `B` for those who find it owned.
 pub struct SockLock<T, B> {
@@ -31,7 +48,10 @@ unsafe impl<T: Send, B: Send> Send for SockLock<T, B> {}
 unsafe impl<T: Send, B: Send> Sync for SockLock<T, B> {}
 
 /// Process context owns the lock.
-pub struct OwnerGuard<'a, T, B: Default>(&'a SockLock<T, B>);
+pub struct OwnerGuard<'a, T, B: Default> {
+    lock: &'a SockLock<T, B>,
+    queue: &'a WaitQueueHead,
+}
 
 /// Softirq context holds the spinlock; the data is in reach only while no process owns it.
 pub struct BhGuard<'a, T, B> {
@@ -42,26 +62,51 @@ pub struct BhGuard<'a, T, B> {
 impl<T, B: Default> SockLock<T, B> {
     #[cfg_attr(debug_assertions, track_caller)]
     pub fn new(data: T) -> Self {
-        SockLock { slock: SpinLock::new(Slock { owned: false, backlog: B::default() }), data: UnsafeCell::new(data) }
+        SockLock {
+            slock: SpinLock::new(Slock { owned: false, contended: false, backlog: B::default() }),
+            data: UnsafeCell::new(data),
+        }
     }
 
-    /// `lock_sock`: waits until no process owns the lock. Owners hold it for a bounded time, never across a sleep.
+    /// `lock_sock`: waits until no process owns the lock, and sleeps for it on `queue`, which must be the same each time.
+    /// Others may wait there for other things, but none uninterruptibly. Owners hold it for a bounded time.
     #[cfg_attr(debug_assertions, track_caller)]
     #[inline]
-    pub fn lock_sock(&self) -> OwnerGuard<'_, T, B> {
-        let mut spins = 0;
-        loop {
-            {
-                let mut s = self.slock.lock_bh();
-                if !s.owned {
-                    s.owned = true;
-                    return OwnerGuard(self);
-                }
-            }
-            cpu::assert_may_sleep();
-            cpu::relax(spins);
-            spins = spins.saturating_add(1);
+    pub fn lock_sock<'a>(&'a self, queue: &'a WaitQueueHead) -> OwnerGuard<'a, T, B> {
+        if !self.try_own(false) {
+            self.lock_sock_slow(queue);
         }
+        OwnerGuard { lock: self, queue }
+    }
+
+    /// `waiter`: others may sleep behind the caller, and it will do so itself if the lock is owned.
+    #[cfg_attr(debug_assertions, track_caller)]
+    #[inline]
+    fn try_own(&self, waiter: bool) -> bool {
+        let mut s = self.slock.lock_bh();
+        s.contended |= waiter;
+        !std::mem::replace(&mut s.owned, true)
+    }
+
+    /// `__lock_sock`.
+    #[cold]
+    #[cfg_attr(debug_assertions, track_caller)]
+    fn lock_sock_slow(&self, queue: &WaitQueueHead) {
+        cpu::assert_may_sleep();
+        for spins in 0..SPINS {
+            cpu::relax(spins);
+            if self.try_own(false) {
+                return;
+            }
+        }
+        block_here(|wait| {
+            wait.prepare_to_wait_exclusive_state(queue, TASK_UNINTERRUPTIBLE);
+            if !self.try_own(true) {
+                return Poll::Pending;
+            }
+            wait.finish_wait();
+            Poll::Ready(())
+        });
     }
 
     /// `bh_lock_sock`. Bottom halves must be off.
@@ -87,29 +132,39 @@ impl<T, B: Default> SockLock<T, B> {
 impl<T, B: Default> OwnerGuard<'_, T, B> {
     /// What `take` takes out of the backlog; the lock stays owned either way.
     pub fn take_backlog(&mut self, take: impl FnOnce(&mut B) -> Option<B>) -> Option<B> {
-        take(&mut self.0.slock.lock_bh().backlog)
+        take(&mut self.lock.slock.lock_bh().backlog)
     }
 
     /// `release_sock`, one round: lets go if there is nothing to `take` out of the backlog, else stays the owner and hands
     /// that out.
     pub fn try_release(self, take: impl FnOnce(&mut B) -> Option<B>) -> Result<(), (Self, B)> {
-        let mut s = self.0.slock.lock_bh();
+        let mut s = self.lock.slock.lock_bh();
         if !planted(Plant::BacklogForgotten)
             && let Some(b) = take(&mut s.backlog)
         {
             drop(s);
             return Err((self, b));
         }
-        s.owned = false;
+        let contended = s.let_go();
         drop(s);
+        let queue = self.queue;
         std::mem::forget(self);
+        wake_next(queue, contended);
         Ok(())
     }
 }
 
 impl<T, B: Default> Drop for OwnerGuard<'_, T, B> {
     fn drop(&mut self) {
-        self.0.slock.lock_bh().owned = false;
+        let contended = self.lock.slock.lock_bh().let_go();
+        wake_next(self.queue, contended);
+    }
+}
+
+#[inline]
+fn wake_next(queue: &WaitQueueHead, contended: bool) {
+    if contended {
+        queue.__wake_up(TASK_UNINTERRUPTIBLE, 1, 0);
     }
 }
 
@@ -118,7 +173,7 @@ impl<T, B: Default> Deref for OwnerGuard<'_, T, B> {
     #[inline]
     fn deref(&self) -> &T {
         // SAFETY: this guard is the owner.
-        unsafe { &*self.0.data.get() }
+        unsafe { &*self.lock.data.get() }
     }
 }
 
@@ -126,7 +181,7 @@ impl<T, B: Default> DerefMut for OwnerGuard<'_, T, B> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: this guard is the owner, and is borrowed mutably.
-        unsafe { &mut *self.0.data.get() }
+        unsafe { &mut *self.lock.data.get() }
     }
 }
 

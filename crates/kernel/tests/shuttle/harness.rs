@@ -8,7 +8,7 @@
 //! printed.
 #![allow(dead_code)]
 
-use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread::{self, Thread};
 use shuttle::{Config, Runner};
@@ -27,7 +27,7 @@ pub fn explore(runs: usize, f: impl Fn() + Send + Sync + 'static) {
         drain();
     });
     if let Ok(schedule) = env::var("SOCKEYE_SCHEDULE") {
-        return shuttle::replay(move || f(), &schedule);
+        return run(ReplayScheduler::new_from_encoded(&schedule), f);
     }
     let number = |name: &str, default: u64| env::var(name).map_or(default, |v| v.parse().expect("a number"));
     let seed = number("SOCKEYE_SEED", 1);

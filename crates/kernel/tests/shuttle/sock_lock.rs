@@ -4,10 +4,10 @@
 //! Linux counterpart: none.
 //! Locks and context: shuttle's threads, as processes and as softirqs.
 
-use crate::harness::explore;
+use crate::harness::{ShuttleArch, explore};
 use shuttle::thread;
 use sockeye_kernel::plant::{Plant, finds};
-use sockeye_kernel::{SockLock, local_bh_disable};
+use sockeye_kernel::{Kernel, SockLock, WaitQueueHead, local_bh_disable};
 use std::sync::Arc;
 
 const PACKETS: u32 = 3;
@@ -30,12 +30,16 @@ impl State {
     }
 }
 
-type Sock = SockLock<State, Vec<u32>>;
+struct Sock {
+    kernel: Arc<Kernel>,
+    lock: SockLock<State, Vec<u32>>,
+    queue: WaitQueueHead,
+}
 
 fn softirq(sk: &Sock, from: u32) {
     for n in 0..PACKETS {
         let _bh = local_bh_disable();
-        let mut sk = sk.bh_lock_sock();
+        let mut sk = sk.lock.bh_lock_sock();
         match sk.data() {
             Some(state) => state.receive(from + n),
             None => sk.backlog().push(from + n),
@@ -45,7 +49,8 @@ fn softirq(sk: &Sock, from: u32) {
 
 /// One system call: `lock_sock`, some work, `release_sock`.
 fn process(sk: &Sock) {
-    let mut owner = sk.lock_sock();
+    let _inside = sk.kernel.enter();
+    let mut owner = sk.lock.lock_sock(&sk.queue);
     owner.receive(0);
     while let Err((guard, backlog)) = owner.try_release(|b| (!b.is_empty()).then(|| std::mem::take(b))) {
         owner = guard;
@@ -54,21 +59,26 @@ fn process(sk: &Sock) {
 }
 
 fn packets_meet_processes() {
-    let sk = Arc::new(Sock::new(State::default()));
-    let (a, b, p) = (sk.clone(), sk.clone(), sk.clone());
+    let sk = Arc::new(Sock {
+        kernel: Kernel::new(ShuttleArch::new(), 1),
+        lock: SockLock::new(State::default()),
+        queue: WaitQueueHead::new(),
+    });
+    let (a, b, p, q) = (sk.clone(), sk.clone(), sk.clone(), sk.clone());
     let threads = [
         thread::spawn(move || softirq(&a, 100)),
         thread::spawn(move || softirq(&b, 200)),
         thread::spawn(move || process(&p)),
+        thread::spawn(move || process(&q)),
     ];
     process(&sk);
     threads.into_iter().for_each(|t| t.join().unwrap());
-    let got = sk.lock_sock().queue.clone();
+    let got = sk.lock.lock_sock(&sk.queue).queue.clone();
     for from in [100, 200] {
         let of: Vec<u32> = got.iter().copied().filter(|p| p / 100 == from / 100).collect();
         assert_eq!(of, (from..from + PACKETS).collect::<Vec<_>>(), "the packets of one sender, in order, each once");
     }
-    assert_eq!(got.len() as u32, 2 * PACKETS + 2);
+    assert_eq!(got.len() as u32, 2 * PACKETS + 3);
 }
 
 #[test]

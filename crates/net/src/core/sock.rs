@@ -344,7 +344,7 @@ impl Sock {
     #[inline]
     pub fn lock_sock(&self) -> SockGuard<'_> {
         tp!(lock_sock, self);
-        SockGuard { sk: self, guard: Some(self.lock.lock_sock()) }
+        SockGuard { sk: self, guard: Some(self.lock.lock_sock(&self.wq)) }
     }
 
     /// `bh_lock_sock`. Softirq context (bottom halves off).
