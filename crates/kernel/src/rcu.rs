@@ -42,6 +42,8 @@ type Callback = Box<dyn FnOnce() + Send>;
 struct Inner {
     /// All its readers and writers are contexts of one thread.
     sim: bool,
+    /// No reader gets a slot: each is counted.
+    counted: bool,
     /// A simulator's domain has a thread.
     taken: AtomicBool,
     epoch: CachePadded<AtomicU64>,
@@ -74,7 +76,7 @@ unsafe impl Send for Reader {}
 unsafe impl Sync for Reader {}
 
 shared_static! {
-    static PROCESS: Inner = Inner::new(false);
+    static PROCESS: Inner = Inner::new(false, false);
 }
 
 per_thread! {
@@ -178,7 +180,7 @@ impl Reader {
 /// The first section of a thread, and each where readers are counted.
 #[cold]
 fn announce_slowly() {
-    with_domain(|d| match d.sim {
+    with_domain(|d| match d.counted {
         true => d.count(),
         false => match d.register() {
             Some(r) => r.announce(),
@@ -198,9 +200,10 @@ fn uncount(left: u32) {
 
 impl Inner {
     maybe_const! {
-        pub fn new(sim: bool) -> Inner {
+        pub fn new(sim: bool, counted: bool) -> Inner {
             Inner {
                 sim,
+                counted,
                 taken: AtomicBool::new(false),
                 epoch: CachePadded::new(AtomicU64::new(2)),
                 counts: [AtomicU32::new(0), AtomicU32::new(0)],
@@ -424,14 +427,19 @@ impl Default for Domain {
 impl Domain {
     /// A domain for threads.
     pub fn new() -> Domain {
-        Domain(Arc::new(Inner::new(false)))
+        Domain(Arc::new(Inner::new(false, false)))
     }
 
     /// A domain for one thread, on which many [contexts](cpu::CpuContext) take turns, also in the middle of their read
     /// sections. Callbacks run in the order in which they were queued, and only in [`process_callbacks`], [`rcu_barrier`] and
     /// the softirq of RCU: where the simulator has one of them called.
     pub fn new_sim() -> Domain {
-        Domain(Arc::new(Inner::new(true)))
+        Domain(Arc::new(Inner::new(true, true)))
+    }
+
+    /// A domain for threads whose readers are all counted, as those of a thread that is ending are: for checks of that.
+    pub fn new_counted() -> Domain {
+        Domain(Arc::new(Inner::new(false, true)))
     }
 
     /// Makes it the calling thread's domain until the guard is dropped. Panics inside a read section, or if a simulator's

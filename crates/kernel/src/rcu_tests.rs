@@ -448,6 +448,11 @@ fn rcutorture() {
 }
 
 #[test]
+fn rcutorture_of_counted_readers() {
+    torture(&Domain::new_counted(), 3, 2, rounds(20_000));
+}
+
+#[test]
 fn rcutorture_with_many_domains() {
     let domains: Vec<_> = (0..4).map(|_| Domain::new()).collect();
     thread::scope(|s| {
