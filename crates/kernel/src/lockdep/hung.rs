@@ -19,9 +19,14 @@ struct Sleeper {
     task: String,
     since: u64,
     at: &'static Location<'static>,
-    /// The address of the lock's [`LockDebug`].
-    lock: usize,
+    lock: Wanted,
 }
+
+/// What is waited for. It lives while the waiter is in the list.
+struct Wanted(*const LockDebug);
+
+// SAFETY: a shared reference to a `Sync` value, but for its lifetime.
+unsafe impl Send for Wanted {}
 
 #[derive(Default)]
 struct Sleepers {
@@ -46,7 +51,7 @@ impl<'l> Waiting<'l> {
         let id = cpu::with_arch(|arch| {
             let task = arch.current();
             let task = format!("{:?}, number {}", task.comm(), task.pid());
-            let lock = std::ptr::from_ref(lock) as usize;
+            let lock = Wanted(lock);
             let mut s = sleepers();
             s.next += 1;
             let id = s.next;
@@ -72,7 +77,7 @@ pub fn hung_tasks(limit: u64) -> Vec<Report> {
     let Some(now) = cpu::with_arch(|arch| arch.ktime_get()) else { return Vec::new() };
     let report = |s: &Sleeper| {
         // SAFETY: the waiter's `Waiting` borrows the lock, and is in the list, which is locked here.
-        let lock = unsafe { &*(s.lock as *const LockDebug) };
+        let lock = unsafe { &*s.lock.0 };
         let text = text::hung(&s.task, now.saturating_sub(s.since), s.at, &lock.describe(), &lock.describe_owner());
         Report { problem: Problem::HungTask, at: Some(s.at), text }
     };

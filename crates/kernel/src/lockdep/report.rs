@@ -8,7 +8,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe, Location};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -67,12 +67,15 @@ pub enum Policy {
     Print,
 }
 
-static PRINT: AtomicBool = AtomicBool::new(false);
+/// 0: as the environment says; else a [`Policy`], plus one.
+static POLICY: AtomicU8 = AtomicU8::new(0);
 
 fn prints() -> bool {
     static ASKED: OnceLock<bool> = OnceLock::new();
-    PRINT.load(Ordering::Relaxed)
-        || *ASKED.get_or_init(|| std::env::var_os("SOCKEYE_LOCKDEP").is_some_and(|v| v == "print"))
+    match POLICY.load(Ordering::Relaxed) {
+        0 => *ASKED.get_or_init(|| std::env::var_os("SOCKEYE_LOCKDEP").is_some_and(|v| v == "print")),
+        p => p == Policy::Print as u8 + 1,
+    }
 }
 
 /// Complaints that belong to no lock, and are still allowed to be printed.
@@ -82,7 +85,7 @@ const LOCKUP_SPINS: u32 = 1 << 24;
 
 /// The process's policy; at first [`Policy::Panic`], unless the environment says `SOCKEYE_LOCKDEP=print`.
 pub fn set_policy(p: Policy) {
-    PRINT.store(p == Policy::Print, Ordering::Relaxed);
+    POLICY.store(p as u8 + 1, Ordering::Relaxed);
 }
 
 /// Takes the reports of the threads that are [attached](Collector::attach) to it.
