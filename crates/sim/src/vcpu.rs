@@ -202,6 +202,8 @@ impl Engine {
             let mut rq = v.rq.borrow_mut();
             rq.enqueue(c.clone(), &mut c.se.borrow_mut(), why);
             if let Some(curr) = v.current.borrow().as_ref().filter(|curr| curr.is_task()) {
+                // An interrupt that is about to end leaves the CPU to whom it has interrupted, not to the woken.
+                let sync = sync && !(cpu::in_hardirq() || cpu::in_serving_softirq());
                 rq.check_preempt(&mut curr.se.borrow_mut(), &c.se.borrow(), self.now(), sync);
             }
         }
