@@ -6,30 +6,40 @@
 
 use crate::cpu::{NR_CPUS, smp_processor_id};
 use crossbeam_utils::CachePadded;
+use std::sync::OnceLock;
 
-/// One `T` for each CPU.
-pub struct PerCpu<T>(Box<[CachePadded<T>]>);
+/// One `T` for each CPU, made when that CPU first asks for it: a machine with one CPU does not pay for sixty-four. The lock is
+/// std's: it is open from then on, so no model need see it.
+pub struct PerCpu<T>(Box<[OnceLock<Box<CachePadded<T>>>]>);
 
-impl<T: Default> Default for PerCpu<T> {
+impl<T> Default for PerCpu<T> {
     fn default() -> Self {
-        PerCpu((0..NR_CPUS).map(|_| CachePadded::new(T::default())).collect())
+        PerCpu((0..NR_CPUS).map(|_| OnceLock::new()).collect())
+    }
+}
+
+impl<T: Default> PerCpu<T> {
+    /// `this_cpu_ptr`.
+    #[inline]
+    pub fn this(&self) -> &T {
+        self.get(smp_processor_id())
+    }
+
+    /// `per_cpu_ptr`.
+    #[inline]
+    pub fn get(&self, cpu: usize) -> &T {
+        self.0[cpu].get_or_init(Default::default)
     }
 }
 
 impl<T> PerCpu<T> {
-    /// `this_cpu_ptr`.
-    #[inline]
-    pub fn this(&self) -> &T {
-        &self.0[smp_processor_id()]
-    }
-
-    /// `per_cpu_ptr`.
-    pub fn get(&self, cpu: usize) -> &T {
-        &self.0[cpu]
-    }
-
-    /// `for_each_possible_cpu`.
+    /// `for_each_possible_cpu`, as far as they have been there.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|c| &**c)
+        self.iter_cpus().map(|(_, v)| v)
+    }
+
+    /// The same with the CPUs' numbers.
+    pub fn iter_cpus(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.0.iter().enumerate().filter_map(|(cpu, c)| Some((cpu, &***c.get()?)))
     }
 }

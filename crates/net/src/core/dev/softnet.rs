@@ -134,7 +134,7 @@ pub(super) struct SoftnetInner {
 /// (packets taken from the input queue, dropped because it was full, times that work was left over) and the CPU's number.
 pub fn softnet_stat(softnet: &PerCpu<SoftnetData>) -> String {
     let mut out = String::new();
-    for (cpu, s) in softnet.iter().enumerate() {
+    for (cpu, s) in softnet.iter_cpus() {
         let columns = [&s.processed, &s.dropped, &s.time_squeeze].map(|c| c.load(Relaxed));
         if columns.iter().any(|&n| n != 0) {
             let hex: Vec<_> = columns.iter().chain([&(cpu as u64)]).map(|n| format!("{n:08x}")).collect();
