@@ -28,7 +28,7 @@ impl<T: Default> PerCpu<T> {
     /// `per_cpu_ptr`.
     #[inline]
     pub fn get(&self, cpu: usize) -> &T {
-        self.0[cpu].get_or_init(Default::default)
+        self.0[cpu].get_or_init(|| Box::new(CachePadded::new(T::default())))
     }
 }
 

@@ -10,7 +10,9 @@
 
 use crate::link::{Fate, LinkParams, Wire, WireStats};
 use net::core::checksum::skb_checksum_help;
+use net::core::dev::ETH_P_ARP;
 use net::core::skbuff::{IpSummed, Skb};
+use net::hdr::EthHdr;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -148,9 +150,13 @@ impl State {
     }
 }
 
-/// Turns one bit. The payload is shared, so the packet gets a copy of its own first.
+/// Turns one bit. The payload is shared, so the packet gets a copy of its own first. ARP is spared: it has no checksum of its
+/// own, and a station that takes a wrong address out of it is deaf for a minute, which no real wire does to anybody.
 fn damaged(mut skb: Box<Skb>, bit: Option<usize>) -> Box<Skb> {
     let Some(bit) = bit else { return skb };
+    if EthHdr::read(skb.data()).is_some_and(|h| h.proto.get() == ETH_P_ARP) {
+        return skb;
+    }
     // What was left to the receiver's card would be right again after the damage, or never looked at.
     let _ = skb_checksum_help(&mut skb);
     skb.ip_summed = IpSummed::None;

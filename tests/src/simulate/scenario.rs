@@ -118,16 +118,17 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Whether it can keep packets of a host from those outside of its LAN, or from everybody.
-    pub fn hits(&self, host: u32) -> bool {
+    /// Whether it can come between two hosts.
+    pub fn hits(&self, a: u32, b: u32) -> bool {
+        let far = a / LAN != b / LAN;
         match self.kind {
-            FaultKind::LanCut { lan } => host / LAN == lan,
-            FaultKind::Split => true,
+            FaultKind::LanCut { lan } => far && (a / LAN == lan || b / LAN == lan),
+            FaultKind::Split => far,
             FaultKind::HostCut { host: h }
             | FaultKind::Storm { host: h }
             | FaultKind::DeviceDown { host: h }
             | FaultKind::NoMemory { host: h, .. }
-            | FaultKind::Stall { host: h } => host == h,
+            | FaultKind::Stall { host: h } => h == a || h == b,
         }
     }
 }

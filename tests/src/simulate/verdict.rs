@@ -80,7 +80,8 @@ fn bytes_of(t: &Talk, c: &End, server: Option<&End>) -> Option<String> {
 /// Why the conversation should not have broken, or not so.
 fn unexplained(s: &Scenario, t: &Talk, c: &End, server: Option<&End>) -> Option<String> {
     let over_at = c.over_at.max(server.map_or(0, |e| e.over_at));
-    let near = |f: &&Fault| f.from <= over_at && f.to >= t.start && (f.hits(t.client) || f.hits(t.server));
+    // A router still knows for a moment that a neighbour does not answer.
+    let near = |f: &&Fault| f.from <= over_at && f.to + NEIGHBOUR + SEC >= t.start && f.hits(t.client, t.server);
     let faults: Vec<&Fault> = s.faults.iter().filter(near).collect();
     let total: u64 = faults.iter().map(|f| f.to - f.from).sum();
     let harsh = faults
