@@ -110,3 +110,52 @@ fn a_stream_survives_everything_a_wire_does() {
         assert!(first.0 < 60 * SEC && first.2 > Some(0), "{first:?}");
     }
 }
+
+#[test]
+fn without_memory_there_is_no_socket() {
+    let sim = Sim::from_env(1);
+    let a = Host::new(&sim, "a");
+    let _on = kernel::fault::FaultsOn::new();
+    a.machine.set_should_fail(|what| what == kernel::Fault::Socket);
+    let e = TcpListener::bind(&a.stack, "127.0.0.1:7").err().and_then(|e| e.raw_os_error());
+    assert_eq!(e, Some(uapi::Errno::ENOBUFS.0));
+    a.machine.set_should_fail(|_| false);
+    assert!(TcpListener::bind(&a.stack, "127.0.0.1:7").is_ok());
+}
+
+#[test]
+fn packets_that_memory_lacks_for_are_sent_again() {
+    let sim = Sim::from_env(1);
+    let p = LinkParams { bandwidth: 100_000_000, delay: MS, ..LinkParams::default() };
+    let (a, b) = pair(&sim, p, |_| ());
+    let _on = kernel::fault::FaultsOn::new();
+    for h in [&a, &b] {
+        let mut rng = sim.rng("memory");
+        let cell = std::cell::RefCell::new(move || rng.below(20) == 0);
+        h.machine.set_should_fail(move |what| what == kernel::Fault::Skb && (cell.borrow_mut())());
+    }
+    let took = echo(&sim, &a, &b, 200_000);
+    assert!(took < 60 * SEC, "{took}");
+    assert!(a.stack.counter("TcpRetransSegs") > Some(0));
+}
+
+#[test]
+fn a_small_ring_loses_what_comes_at_once() {
+    let sim = Sim::from_env(1);
+    let (a, b) = (Host::new(&sim, "a"), Host::new(&sim, "b"));
+    let small = NicConfig { rx_ring: 8, rx_delay: 1000 * MS, ..mac(2) };
+    let (na, nb, _) = network::join(&sim, "ab", (&a.machine, mac(1)), (&b.machine, small), LinkParams::default());
+    a.up(&na, "10.0.0.1/24");
+    b.up(&nb, "10.0.0.2/24");
+    let stack = a.stack.clone();
+    a.machine.spawn("sender", move || {
+        let s = sockeye::UdpSocket::bind(&stack, "10.0.0.1:0").expect("bound");
+        // The first finds out where to; the others then come at once.
+        s.send_to(b"?", "10.0.0.2:9").expect("sent");
+        sim::sleep(3 * SEC);
+        (0..20).for_each(|_| drop(s.send_to(b"?", "10.0.0.2:9")));
+    });
+    sim.run_tasks();
+    sim.run_for(3 * SEC);
+    assert_eq!((nb.stats().rx_missed, nb.held()), (12, 0), "{:?}", nb.stats());
+}
