@@ -239,6 +239,16 @@ const CHECKS: &[Check] = &[
     },
     Check {
         tool: Tool::Tsan,
+        what: "registration",
+        package: "sockeye-net",
+        target: &["--test", "registration"],
+        filter: &[],
+        expect: Expect::Clean,
+        short: false,
+        shows: "families and transports come and go while sockets are made of them, and nothing races",
+    },
+    Check {
+        tool: Tool::Tsan,
         what: "plain-counter",
         package: "sockeye-host",
         target: &["--test", "race"],
