@@ -17,8 +17,8 @@ use uapi::Errno;
 const CONNECT: &[Errno] = &[Errno::ETIMEDOUT, Errno::EHOSTUNREACH, Errno::ENETUNREACH, Errno::ENETDOWN, Errno::ENOBUFS];
 const STREAM: &[Errno] =
     &[Errno::ETIMEDOUT, Errno::ECONNRESET, Errno::EPIPE, Errno::EHOSTUNREACH, Errno::ENETUNREACH, Errno::ENETDOWN];
-/// A neighbour is given up after three seconds without an answer, a connection to be made with it.
-const NEIGHBOUR: u64 = 3 * SEC;
+/// A neighbour is asked three times in two seconds, and given up a second later; a connection to be made goes with it.
+const NEIGHBOUR: u64 = 2 * SEC;
 /// An established connection is given up by keepalives after a minute without an answer, at the earliest.
 const KEEPALIVE: u64 = 50 * SEC;
 
@@ -81,7 +81,7 @@ fn bytes_of(t: &Talk, c: &End, server: Option<&End>) -> Option<String> {
 fn unexplained(s: &Scenario, t: &Talk, c: &End, server: Option<&End>) -> Option<String> {
     let over_at = c.over_at.max(server.map_or(0, |e| e.over_at));
     // A router still knows for a moment that a neighbour does not answer.
-    let near = |f: &&Fault| f.from <= over_at && f.to + NEIGHBOUR + SEC >= t.start && f.hits(t.client, t.server);
+    let near = |f: &&Fault| f.from <= over_at && f.to + NEIGHBOUR + 2 * SEC >= t.start && f.hits(t.client, t.server);
     let faults: Vec<&Fault> = s.faults.iter().filter(near).collect();
     let total: u64 = faults.iter().map(|f| f.to - f.from).sum();
     let harsh = faults
