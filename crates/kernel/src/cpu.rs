@@ -33,6 +33,8 @@ pub struct CpuSlot {
     pub(crate) pending: AtomicU32,
     /// What is pending has been left to `ksoftirqd`, which has not come yet.
     pub(crate) deferred: AtomicBool,
+    /// `ksoftirqd` is here.
+    pub(crate) ksoftirqd: AtomicBool,
     /// When the interrupt that is served began, and how long interrupts have taken since when, nanoseconds.
     pub(crate) irq_start: AtomicU64,
     pub(crate) irq_spent: AtomicU64,

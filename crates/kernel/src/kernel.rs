@@ -37,6 +37,9 @@ const MAX_SOFTIRQ_TIME: u64 = 2_000_000;
 const IRQ_WINDOW: u64 = 4_000_000;
 const MAX_IRQ_TIME: u64 = 2_000_000;
 
+/// Rounds that a thread waits for `ksoftirqd` to leave its CPU, a few milliseconds, before it goes to another.
+const KSOFTIRQD_PATIENCE: u32 = 192;
+
 type Action = Box<dyn Fn() + Send + Sync>;
 
 per_thread! {
@@ -168,9 +171,14 @@ impl Kernel {
         if at == usize::MAX {
             at = self.next_cpu.fetch_add(1, Ordering::Relaxed) % NR_CPUS;
         }
-        let mut tries = 0;
+        let (mut tries, mut waited) = (0, 0);
         // Also if it waits for `ksoftirqd`: what this thread sends stays in line behind what it has sent.
         while !self.try_claim(at) {
+            if tries == 0 && waited < KSOFTIRQD_PATIENCE && self.cpus[at].ksoftirqd.load(Ordering::Relaxed) {
+                self.arch.cpu_relax(waited);
+                waited += 1;
+                continue;
+            }
             at = (at + 1) % NR_CPUS;
             tries += 1;
             if tries >= NR_CPUS as u32 {
@@ -207,7 +215,11 @@ impl Kernel {
         // From here on the CPU runs its softirqs itself again: this worker, or whoever is there if it is busy.
         slot.deferred.store(false, Ordering::SeqCst);
         if slot.pending.load(Ordering::SeqCst) != 0 && self.try_claim(id) {
-            drop(self.enter_as(id, true));
+            slot.ksoftirqd.store(true, Ordering::Relaxed);
+            let inside = self.enter_as(id, true);
+            drop(cpu::local_bh_disable());
+            slot.ksoftirqd.store(false, Ordering::Relaxed);
+            drop(inside);
         }
     }
 
