@@ -49,14 +49,19 @@ impl Engine {
     }
 
     /// Which locks tasks sleep for, and who had them last. Only builds with the lock validator know.
+    #[cfg(debug_assertions)]
     fn locks_waited_for(&self) -> String {
         let mut out = String::new();
-        #[cfg(debug_assertions)]
         for m in self.machines.borrow().clone() {
             let _inside = m.kernel.enter();
             kernel::lockdep::hung_tasks(0).iter().for_each(|r| out += &format!("{}: {}\n", m.name, r.text));
         }
         out
+    }
+
+    #[cfg(not(debug_assertions))]
+    fn locks_waited_for(&self) -> String {
+        String::new()
     }
 
     /// Ends the tasks that are left, so that what they hold is given back; those that cannot end are forgotten.

@@ -35,7 +35,12 @@ struct Options {
 
 /// The program: `0` if all seeds are well; else the smallest failing scenario and how to repeat it.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
-    let o = match parse(args) {
+    let args: Vec<String> = args.collect();
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
+    let o = match parse(args.into_iter()) {
         Ok(o) => o,
         Err(e) => {
             eprintln!("{e}\n\n{USAGE}");
@@ -46,7 +51,7 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
         let plan = Plan { seed, ..o.plan.clone() };
         let start = Instant::now();
         match check(&plan, o.twice) {
-            Ok(r) => show(&plan, &r, start.elapsed().as_secs_f64()),
+            Ok(r) => show(&plan, &r, start.elapsed().as_secs_f64(), o.twice),
             Err(why) => {
                 println!("seed {seed} fails:\n{why}\n\nshrinking ...");
                 println!("{}", shrunk(&plan, o.tries));
@@ -93,10 +98,11 @@ pub fn shrunk(plan: &Plan, tries: usize) -> String {
     )
 }
 
-fn show(plan: &Plan, r: &Report, took: f64) {
+fn show(plan: &Plan, r: &Report, took: f64, twice: bool) {
+    let runs = if twice { 2.0 } else { 1.0 };
     println!(
         "seed {}: {} conversations, {} complete, {} broken by faults; {} MB received, {} packets, {} sent again; \
-         {} s of virtual time, {} steps, trace {:016x}; {took:.1} s, {:.0} packets/s",
+         {} s of virtual time, {} steps, trace {:016x}{}; {took:.1} s, {:.0} packets/s",
         plan.seed,
         r.talks,
         r.completed,
@@ -107,7 +113,8 @@ fn show(plan: &Plan, r: &Report, took: f64) {
         r.over_at / SEC,
         r.steps,
         r.trace_hash,
-        r.packets as f64 / took,
+        if twice { ", twice the same" } else { "" },
+        runs * r.packets as f64 / took,
     );
     for (ending, n) in &r.endings {
         println!("    {n:4} broken: {ending}");
