@@ -33,11 +33,18 @@ struct Options {
     tries: usize,
 }
 
+/// Prints a line; nobody may be reading any more.
+macro_rules! say {
+    ($($t:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stdout(), format_args!("{}\n", format_args!($($t)*)));
+    }};
+}
+
 /// The program: `0` if all seeds are well; else the smallest failing scenario and how to repeat it.
 pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
     let args: Vec<String> = args.collect();
     if args.iter().any(|a| a == "--help" || a == "-h") {
-        println!("{USAGE}");
+        say!("{USAGE}");
         return ExitCode::SUCCESS;
     }
     let o = match parse(args.into_iter()) {
@@ -53,8 +60,8 @@ pub fn main(args: impl Iterator<Item = String>) -> ExitCode {
         match check(&plan, o.twice) {
             Ok(r) => show(&plan, &r, start.elapsed().as_secs_f64(), o.twice),
             Err(why) => {
-                println!("seed {seed} fails:\n{why}\n\nshrinking ...");
-                println!("{}", shrunk(&plan, o.tries));
+                say!("seed {seed} fails:\n{why}\n\nshrinking ...");
+                say!("{}", shrunk(&plan, o.tries));
                 return ExitCode::FAILURE;
             }
         }
@@ -100,7 +107,7 @@ pub fn shrunk(plan: &Plan, tries: usize) -> String {
 
 fn show(plan: &Plan, r: &Report, took: f64, twice: bool) {
     let runs = if twice { 2.0 } else { 1.0 };
-    println!(
+    say!(
         "seed {}: {} conversations, {} complete, {} broken by faults; {} MB received, {} packets, {} sent again; \
          {} s of virtual time, {} steps, trace {:016x}{}; {took:.1} s, {:.0} packets/s",
         plan.seed,
@@ -117,7 +124,7 @@ fn show(plan: &Plan, r: &Report, took: f64, twice: bool) {
         runs * r.packets as f64 / took,
     );
     for (ending, n) in &r.endings {
-        println!("    {n:4} broken: {ending}");
+        say!("    {n:4} broken: {ending}");
     }
 }
 
