@@ -52,6 +52,15 @@ trait Stream {
     fn read(&self, buf: &mut [u8]) -> Result<usize, Errno>;
     fn write(&self, buf: &[u8]) -> Result<usize, Errno>;
     fn shut_down(&self) -> Result<(), Errno>;
+
+    /// Says that nothing more comes. A connection that has been reset answers `ENOTCONN`, as on Linux, and keeps the reason
+    /// for the next call.
+    fn finish(&self) -> Result<(), Errno> {
+        match self.shut_down() {
+            Err(Errno::ENOTCONN) => Err(self.read(&mut [0]).err().unwrap_or(Errno::ENOTCONN)),
+            r => r,
+        }
+    }
 }
 
 impl Stream for TcpStream {
@@ -167,7 +176,7 @@ impl<S: Stream + 'static> Worker<S> {
                 return Ok(());
             }
         }
-        self.stream.shut_down()?;
+        self.stream.finish()?;
         self.receive(u64::MAX)
     }
 
@@ -181,7 +190,7 @@ impl<S: Stream + 'static> Worker<S> {
             leave_out: self.leave_out,
         };
         let task = machine.spawn("sender", move || {
-            let r = sender.send(len).and_then(|()| sender.stream.shut_down());
+            let r = sender.send(len).and_then(|()| sender.stream.finish());
             (sender.out.count(), r)
         });
         let received = self.receive(u64::MAX);
