@@ -14,7 +14,7 @@ fn the_history_of_a_seed_is_the_same_everywhere() {
         let line = m.request_irq(1, || sim::charge(2_000));
         let mut rng = sim.rng(name);
         for t in 0..3 {
-            let (line, mut rng) = (line.clone(), sim.rng(&format!("{name}/{t}")));
+            let (line, mut rng) = (line, sim.rng(&format!("{name}/{t}")));
             m.spawn("worker", move || {
                 for _ in 0..50 {
                     match rng.next_u64() % 4 {
@@ -27,7 +27,6 @@ fn the_history_of_a_seed_is_the_same_everywhere() {
             });
         }
         for _ in 0..20 {
-            let line = line.clone();
             sim.at(rng.next_u64() % 1_000_000, move || line.raise());
         }
     }
