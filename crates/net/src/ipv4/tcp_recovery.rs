@@ -334,6 +334,9 @@ fn tcp_enter_recovery(sk: &Sock, tp: &mut TcpSock, ece: bool) {
     let sack = tp.rx_opt.sack_ok;
     sk.net.mib.inc(if sack { Mib::TcpExtTCPSackRecovery } else { Mib::TcpExtTCPRenoRecovery });
     tp.prior_ssthresh = 0;
+    if !tcp_any_retrans_done(tp) {
+        tp.retrans_stamp = 0;
+    }
     tcp_init_undo(tp);
     if !tcp_in_cwnd_reduction(tp) {
         if !ece {
@@ -347,6 +350,10 @@ fn tcp_enter_recovery(sk: &Sock, tp: &mut TcpSock, ece: bool) {
 /// The retransmission timer has fired: everything that RACK does not vouch for is lost (`tcp_enter_loss`).
 pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
     let new_recovery = tp.ca_state < TcpCaState::Recovery;
+    if new_recovery && tp.icsk_retransmits == 0 {
+        // The clock of what was lost before would have this one given up at once.
+        tp.retrans_stamp = 0;
+    }
     tcp_timeout_mark_lost(sk, tp);
     if tp.ca_state <= TcpCaState::Disorder
         || !after(tp.high_seq, tp.snd_una)

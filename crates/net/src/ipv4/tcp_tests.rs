@@ -4,6 +4,8 @@
 //! Linux counterpart: `tools/testing/selftests/net/`, packetdrill.
 //! Locks and context: tests.
 
+mod old_losses;
+
 use super::test_support::TestNet;
 use crate::core::dev::dev_open;
 use crate::core::iov_iter::{IovIter, MsgHdr};
