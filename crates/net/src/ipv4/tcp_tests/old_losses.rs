@@ -1,5 +1,11 @@
-//! A loss that was repaired long ago says nothing about a new one: how long a peer has been silent is counted from the first
-//! retransmission of this time. Found in simulation: an orphan gave up after two retransmissions.
+//! A loss that was repaired long ago says nothing about a new one.
+//!
+//! Interface: tests.
+//! Linux counterpart: `retransmits_timed_out` and `retrans_stamp`.
+//! Locks and context: a manual clock.
+//!
+//! How long a peer has been silent is counted from the first retransmission of this time. Found in simulation: an orphan
+//! gave up after two retransmissions.
 
 use super::*;
 
