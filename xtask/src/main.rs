@@ -21,7 +21,7 @@ usage: cargo xtask COMMAND
   test [FILTER...]   install what the tests need (as root; else say what is missing), build, and run all tests,
                      or those whose name contains FILTER
   tidy               who may name whom, no circle of imports, file headers, SAFETY comments
-  bench [NAME [WORD...]]  measure sockeye against the kernel: net, programs
+  bench [NAME [WORD...]]  measure: net and programs against the kernel, napi, machinery against its peers
   simulate [OPTION...]  hosts that talk while links fail, in simulated networks, seed after seed; `--help` lists the options
   verify [--short] [NAME...]  loom, shuttle, Miri, ThreadSanitizer, and the bugs planted for them; docs/verification.md
   fuzz [TARGET]      run a fuzz target for a minute (cargo-fuzz and a nightly compiler)
