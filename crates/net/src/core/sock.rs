@@ -127,6 +127,8 @@ pub struct Proto {
     /// Starts to listen, or only changes the backlog of a listener (`inet_csk_listen_start`); the port is claimed here if
     /// it is not yet. `EOPNOTSUPP` where there is nothing to accept. Lock held.
     pub listen: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()>,
+    /// An option of a listener has been set, of whatever level but `SOL_SOCKET`. Lock held.
+    pub options_changed: Option<fn(sk: &Sock, state: &mut dyn ProtoSock)>,
     /// `SO_KEEPALIVE` has changed, [`SockFlags::KEEPOPEN`] not yet. Lock held.
     pub keepalive: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, on: bool),
     /// The next established child of a listener. Takes the lock itself.

@@ -18,6 +18,7 @@ use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
+use crate::ipv4::tcp_sock::TcpSock;
 use kernel::cpu::BhGuard;
 use kernel::spinlock::SpinGuard;
 use kernel::{Rcu, RcuHashTable, SpinLock, rcu_read_lock};
@@ -115,6 +116,8 @@ pub struct InetConnectionSock {
     bind_index: AtomicU32,
     hashed: SpinLock<Hashed>,
     accept_queue: OnceLock<Box<RequestSockQueue>>,
+    /// A listener's options, for packets: a state that nobody changes, replaced when an option is set.
+    pub listen_opts: Rcu<TcpSock>,
     /// When this listener last turned to SYN cookies, in milliseconds; 0: never.
     pub synq_overflow: AtomicU64,
     /// The path MTU that an ICMP error named while a process owned the socket, and the sequence number it quoted.

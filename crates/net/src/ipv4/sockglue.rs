@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use uapi::socket::*;
+use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
 const IP_OPTIONS: i32 = 4;
@@ -34,10 +35,22 @@ const INET_ECN_MASK: u8 = 3;
 pub fn inet_setsockopt(sock: &Socket, level: i32, name: i32, val: &[u8]) -> Result<()> {
     let sk = &sock.sk;
     match level {
-        SOL_SOCKET => sock_setsockopt(sk, name, val),
-        IPPROTO_IP => ip_setsockopt(sk, name, val),
-        l if l == sk.protocol as i32 => (sk.prot.setsockopt)(sk, level, name, val),
-        _ => unsupported(sk),
+        SOL_SOCKET => return sock_setsockopt(sk, name, val),
+        IPPROTO_IP => ip_setsockopt(sk, name, val)?,
+        l if l == sk.protocol as i32 => (sk.prot.setsockopt)(sk, level, name, val)?,
+        _ => return unsupported(sk),
+    }
+    sock_options_changed(sk);
+    Ok(())
+}
+
+/// Tells the transport that an option of a listener was set: packets do not look at the state under the lock.
+pub fn sock_options_changed(sk: &Arc<Sock>) {
+    if sk.state() == TcpState::Listen
+        && let Some(changed) = sk.prot.options_changed
+    {
+        let mut state = sk.lock_sock();
+        changed(sk, &mut *state);
     }
 }
 

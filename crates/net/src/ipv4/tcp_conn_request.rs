@@ -2,7 +2,7 @@
 //!
 //! Interface: [`tcp_conn_request`], [`tcp_v4_send_synack`], [`tcp_v4_syn_recv_sock`], [`tcp_v4_cookie_check`].
 //! Linux counterpart: `tcp_conn_request` in `net/ipv4/tcp_input.c`, `tcp_v4_syn_recv_sock` in `tcp_ipv4.c`, `syncookies.c`.
-//! Locks and context: softirq context or the listener's backlog; the listener locked. A child is locked inside its listener.
+//! Locks and context: softirq context. The listener is not locked: its options are a copy that nobody changes (`ltp`, under RCU).
 
 use crate::core::dst::{Dst, RtnType};
 use crate::core::flow::Flow;
@@ -251,12 +251,12 @@ pub enum NoChild {
     /// The accept queue is full, or memory or a route is lacking.
     Overflow(Box<Skb>),
     /// Another packet made it, or the connection exists.
-    Lost,
+    Lost(Box<Skb>),
 }
 
 /// The third packet: a child takes the request's place in `ehash`, is queued for `accept`, and gets the packet
 /// (`tcp_v4_syn_recv_sock`, `inet_csk_complete_hashdance`, `tcp_child_process`). `entry` is the request's, or none for one that
-/// came out of a cookie. Listener locked.
+/// came out of a cookie. Of two packets that do this at once, one succeeds.
 pub fn tcp_v4_syn_recv_sock(
     listener: &Arc<Sock>,
     ltp: &TcpSock,
@@ -276,9 +276,9 @@ pub fn tcp_v4_syn_recv_sock(
         net.mib.inc(Mib::TcpExtListenDrops);
         return Err(NoChild::Overflow(skb));
     };
-    let Some(th) = TcpHdr::read(skb.data()).copied() else { return Err(NoChild::Lost) };
+    let Some(th) = TcpHdr::read(skb.data()).copied() else { return Err(NoChild::Lost(skb)) };
     let mut guard = child.bh_lock_sock_nested();
-    let Some(state) = guard.state() else { return Err(NoChild::Lost) };
+    let Some(state) = guard.state() else { return Err(NoChild::Lost(skb)) };
     let tp = tcp_sk(state);
     tcp_create_openreq_child(&child, tp, ltp, req, &skb, &th);
     if !is_local(net, req) {
@@ -295,7 +295,7 @@ pub fn tcp_v4_syn_recv_sock(
     };
     if !hashed {
         child.set_state(uapi::tcp::TcpState::Close);
-        return Err(NoChild::Lost);
+        return Err(NoChild::Lost(skb));
     }
     inet_inherit_port(&child, &tp.inet);
     if entry.is_some() {

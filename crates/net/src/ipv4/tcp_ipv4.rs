@@ -36,6 +36,8 @@ use crate::ipv4::tcp_sock::{
     tcp_skb_cb_mut,
 };
 use crate::ipv4::tcp_state::{tcp_done, tcp_set_state};
+use kernel::rcu::RcuReadGuard;
+use kernel::rcu_read_lock;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -81,9 +83,9 @@ fn tcp_rcv(net: &Arc<Net>, mut skb: Box<Skb>) {
         Some(Found::Entry(e)) => match &e.sock {
             EhashSock::Sock(sk) => tcp_deliver(sk, skb),
             EhashSock::Timewait(tw) => do_time_wait(net, tw, skb, &th, &tuple),
-            EhashSock::Request(req) => new_syn_recv(net, req, skb, &tuple),
+            EhashSock::Request(req) => new_syn_recv(net, &e, req, skb, &th, &tuple),
         },
-        Some(Found::Listener(sk)) => tcp_deliver(&sk, skb),
+        Some(Found::Listener(sk)) => tcp_listen_rcv(&sk, skb),
         None => tcp_v4_send_reset(net, None, &skb),
     }
 }
@@ -163,7 +165,7 @@ pub fn tcp_v4_do_rcv(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>) {
     kernel::tp!(tcp_v4_do_rcv, skb, sk.as_ref());
     let tp = tcp_sk(state);
     match sk.state() {
-        TcpState::Listen => tcp_listen_rcv(sk, tp, skb),
+        TcpState::Listen => tcp_listen_rcv(sk, skb),
         TcpState::Established => tcp_rcv_established(sk, tp, skb),
         _ => {
             if let Err(skb) = tcp_rcv_state_process(sk, tp, skb) {
@@ -191,45 +193,51 @@ fn do_time_wait(net: &Arc<Net>, tw: &Arc<InetTimewaitSock>, mut skb: Box<Skb>, t
             inet_twsk_kill(tw);
             let cb = tcp_skb_cb_mut(&mut skb);
             (cb.flags, cb.ack_seq) = (cb.flags | CB_TW_ISN, isn);
-            tcp_deliver(&listener, skb);
+            tcp_listen_rcv(&listener, skb);
         }
     }
 }
 
 // --- Listeners and requests ---
 
-/// A segment for a request goes by its listener, under whose lock a child can be made.
-fn new_syn_recv(net: &Arc<Net>, req: &Arc<RequestSock>, skb: Box<Skb>, tuple: &InetTuple) {
+/// The listener's options as they are at this moment, in a state that nobody changes.
+fn listen_opts<'g>(sk: &Sock, section: &'g RcuReadGuard) -> Option<&'g TcpSock> {
+    inet_csk(sk).listen_opts.dereference(section)
+}
+
+/// A segment for a request. The listener's lock is not needed: whoever puts its child in the request's place makes the
+/// connection.
+fn new_syn_recv(
+    net: &Arc<Net>,
+    e: &Arc<EhashEntry>,
+    req: &Arc<RequestSock>,
+    skb: Box<Skb>,
+    th: &TcpHdr,
+    tuple: &InetTuple,
+) {
     if let Some(l) = req.listener.upgrade().filter(|l| l.state() == TcpState::Listen) {
-        return tcp_deliver(&l, skb);
+        return tcp_req_rcv(&l, e, req, skb, th);
     }
     // The listener is closed. Another one may have taken its place.
     inet_csk_reqsk_queue_drop(net, req);
     match __inet_lookup_listener(net, tuple, skb_dif(&skb)) {
-        Some(sk) => tcp_deliver(&sk, skb),
+        Some(sk) => tcp_listen_rcv(&sk, skb),
         None => tcp_v4_send_reset(net, None, &skb),
     }
 }
 
-/// A segment for a listener: of a request of its own, a SYN, or nothing it knows.
-fn tcp_listen_rcv(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
+/// A segment for a listener: a SYN, the third packet of a handshake that only a cookie knows, or nothing it knows. No lock.
+fn tcp_listen_rcv(sk: &Arc<Sock>, skb: Box<Skb>) {
     let net = &sk.net;
     let Some(th) = TcpHdr::read(skb.data()).copied() else { return };
-    let Some(tuple) = skb_tuple(&skb, &th) else { return };
-    if let Some(e) = __inet_lookup_established(net, &tuple, skb_dif(&skb)) {
-        match &e.sock {
-            EhashSock::Request(req) => return tcp_req_rcv(sk, tp, &e, req, skb, &th),
-            // Another CPU has made the child while this segment waited in the backlog.
-            EhashSock::Sock(child) if !Arc::ptr_eq(child, sk) => return tcp_deliver(child, skb),
-            _ => {}
-        }
-    }
+    let section = rcu_read_lock();
+    let Some(opts) = listen_opts(sk, &section) else { return };
     if th.has(RST) {
         return;
     }
     if th.has(ACK) {
-        return match tcp_v4_cookie_check(sk, tp, &skb, &th) {
-            Some(req) => finish_handshake(sk, tp, &req, None, skb),
+        return match tcp_v4_cookie_check(sk, opts, &skb, &th) {
+            Some(req) => finish_handshake(sk, opts, &Arc::new(req), None, skb),
             None => tcp_v4_send_reset(net, Some(sk), &skb),
         };
     }
@@ -237,18 +245,11 @@ fn tcp_listen_rcv(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
     if th.flags & (SYN | FIN) == SYN {
         let cb = tcp_skb_cb(&skb);
         let isn = if cb.flags & CB_TW_ISN != 0 { cb.ack_seq } else { 0 };
-        tcp_conn_request(sk, tp, &skb, &th, isn);
+        tcp_conn_request(sk, opts, &skb, &th, isn);
     }
 }
 
-fn tcp_req_rcv(
-    sk: &Arc<Sock>,
-    tp: &mut TcpSock,
-    e: &Arc<EhashEntry>,
-    req: &Arc<RequestSock>,
-    skb: Box<Skb>,
-    th: &TcpHdr,
-) {
+fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb: Box<Skb>, th: &TcpHdr) {
     let net = &sk.net;
     match tcp_check_req(net, req, &skb, th) {
         CheckReq::Drop => {}
@@ -265,12 +266,27 @@ fn tcp_req_rcv(
                 net.mib.inc(Mib::TcpExtEmbryonicRsts);
             }
         }
-        CheckReq::Create => finish_handshake(sk, tp, req, Some(e), skb),
+        CheckReq::Create => {
+            let section = rcu_read_lock();
+            if let Some(opts) = listen_opts(sk, &section) {
+                finish_handshake(sk, opts, req, Some(e), skb);
+            }
+        }
     }
 }
 
-fn finish_handshake(sk: &Arc<Sock>, tp: &mut TcpSock, req: &RequestSock, e: Option<&Arc<EhashEntry>>, skb: Box<Skb>) {
-    let Err(NoChild::Overflow(skb)) = tcp_v4_syn_recv_sock(sk, tp, req, e, skb) else { return };
+fn finish_handshake(
+    sk: &Arc<Sock>,
+    opts: &TcpSock,
+    req: &Arc<RequestSock>,
+    e: Option<&Arc<EhashEntry>>,
+    skb: Box<Skb>,
+) {
+    let skb = match tcp_v4_syn_recv_sock(sk, opts, req, e, skb) {
+        Ok(()) => return,
+        Err(NoChild::Overflow(skb)) => skb,
+        Err(NoChild::Lost(skb)) => return deliver_to_winner(sk, req, skb),
+    };
     if !sk.net.sysctl.tcp_abort_on_overflow.on() {
         // The peer thinks that it is connected; its data will ask again.
         req.acked.store(true, Release);
@@ -281,6 +297,15 @@ fn finish_handshake(sk: &Arc<Sock>, tp: &mut TcpSock, req: &RequestSock, e: Opti
         && inet_csk_reqsk_queue_drop(&sk.net, r)
     {
         sk.net.mib.inc(Mib::TcpExtEmbryonicRsts);
+    }
+}
+
+/// Another CPU has made the child with another packet: this one is the child's.
+fn deliver_to_winner(sk: &Sock, req: &RequestSock, skb: Box<Skb>) {
+    if let Some(e) = __inet_lookup_established(&sk.net, &req.tuple, skb_dif(&skb))
+        && let EhashSock::Sock(child) = &e.sock
+    {
+        tcp_deliver(child, skb);
     }
 }
 

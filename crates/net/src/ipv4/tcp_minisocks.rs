@@ -1,6 +1,7 @@
 //! Small sockets: connection requests and TIME_WAIT.
 //!
-//! Interface: [`tcp_check_req`], [`tcp_create_openreq_child`], [`tcp_time_wait`], [`tcp_timewait_state_process`].
+//! Interface: [`tcp_check_req`], [`tcp_listen_publish`], [`tcp_create_openreq_child`], [`tcp_time_wait`],
+//! [`tcp_timewait_state_process`].
 //! Linux counterpart: `net/ipv4/tcp_minisocks.c`.
 //! Locks and context: softirq context. A request and a time-wait entry have no lock: they change by atomics, and a rare race
 //! between two segments of one connection decides no more than which of them is answered.
@@ -8,16 +9,16 @@
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
-use crate::core::sock::{Sock, SockFlags};
+use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use crate::hdr::TcpHdr;
 use crate::hdr::tcp_flag::{ACK, FIN, RST, SYN};
-use crate::ipv4::inet_hashtables::{inet_twsk_expired, inet_twsk_hashdance, inet_twsk_kill, tcp_hashinfo};
+use crate::ipv4::inet_hashtables::{inet_csk, inet_twsk_expired, inet_twsk_hashdance, inet_twsk_kill, tcp_hashinfo};
 use crate::ipv4::inet_timewait_sock::{InetTimewaitSock, TCP_TIMEWAIT_LEN, TimewaitInit};
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_options::tcp_parse_options;
 use crate::ipv4::tcp_sock::{
     TCP_ECN_OK, TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED,
-    TcpOptionsReceived, TcpSkbCb, TcpSock, after, before, tcp_skb_cb,
+    TcpOptionsReceived, TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
 };
 use crate::ipv4::tcp_state::tcp_done;
 use kernel::{Fault, should_fail};
@@ -371,6 +372,17 @@ pub fn tcp_create_openreq_child(
     tp.passive = true;
     tp.icsk_bound = true;
     child.net.mib.inc(Mib::TcpPassiveOpens);
+}
+
+/// Shows packets the options that the listener has now. To be called whenever one is set. Socket lock held.
+pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
+    let tp = tcp_sk(state);
+    let mut opts = TcpSock::new(tp.ops, tp.ca_ops);
+    inherit_options(&mut opts, tp);
+    opts.inet = tp.inet.clone();
+    opts.rx_opt.user_mss = tp.rx_opt.user_mss;
+    opts.window_clamp = tp.window_clamp;
+    inet_csk(sk).listen_opts.assign(Some(Arc::from(opts)));
 }
 
 /// Socket options of TCP's level that a child takes over.

@@ -9,6 +9,7 @@ use super::inet_connection_sock::{inet_csk_accept, inet_csk_get_port, inet_csk_l
 use super::tcp::{tcp_ioctl, tcp_poll, tcp_sendmsg};
 use super::tcp_close::{tcp_close, tcp_disconnect, tcp_shutdown};
 use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect};
+use super::tcp_minisocks::tcp_listen_publish;
 use super::tcp_recv::tcp_recvmsg;
 use super::tcp_sock::TcpOps;
 use super::tcp_sockopt::{tcp_getsockopt, tcp_set_keepalive, tcp_setsockopt};
@@ -37,7 +38,8 @@ pub static TCP_PROT: Proto = Proto {
     close: tcp_close,
     connect: tcp_v4_connect,
     disconnect: tcp_disconnect,
-    listen: inet_csk_listen_start,
+    listen: tcp_listen,
+    options_changed: Some(tcp_listen_publish),
     keepalive: tcp_set_keepalive,
     accept: inet_csk_accept,
     ioctl: tcp_ioctl,
@@ -64,6 +66,12 @@ pub const TCP_PROTOSW: InetProtosw = InetProtosw {
     permanent: true,
     reuse: false,
 };
+
+/// Packets must find the options before they can find the listener.
+fn tcp_listen(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()> {
+    tcp_listen_publish(sk, state);
+    inet_csk_listen_start(sk, state, backlog)
+}
 
 fn tcp_v4_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
     let state: Box<dyn ProtoSock> = tcp_init_sock(sk, &TCP_OPS)?;

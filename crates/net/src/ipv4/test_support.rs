@@ -76,6 +76,7 @@ static BARE_PROT: Proto = Proto {
     connect: |_, _, _| Err(Errno::EOPNOTSUPP),
     disconnect: |_, _| Ok(()),
     listen: inet_csk_listen_start,
+    options_changed: None,
     keepalive: |_, _, _| {},
     accept: inet_csk_accept,
     ioctl: |_, _| Err(Errno::ENOIOCTLCMD),

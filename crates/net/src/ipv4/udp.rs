@@ -39,6 +39,7 @@ pub static UDP_PROT: Proto = Proto {
     connect: udp_connect,
     disconnect: udp_disconnect,
     listen: |_, _, _| Err(Errno::EOPNOTSUPP),
+    options_changed: None,
     keepalive: |_, _, _| {},
     accept: udp_accept,
     ioctl: udp_ioctl,

@@ -10,7 +10,7 @@ use crate::core::sock::{Sock, SockFlags};
 use crate::core::sock_options::{cut, int_option, unsupported};
 use crate::ipv4::datagram::IPV6_ORIGDSTADDR;
 use crate::ipv4::inet_sock::inet_sk;
-use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt, one_of, path_mtu};
+use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt, one_of, path_mtu, sock_options_changed};
 use crate::ipv6::addrconf_core::{ipv6_dev_mc_dec, ipv6_dev_mc_inc};
 use crate::socket::Socket;
 use std::net::{IpAddr, Ipv6Addr};
@@ -34,7 +34,11 @@ const IPV6_FREEBIND: i32 = 78;
 /// `sock_common_setsockopt` for AF_INET6: `IPPROTO_IPV6` here, the rest as AF_INET has it.
 pub fn inet6_setsockopt(sock: &Socket, level: i32, name: i32, val: &[u8]) -> Result<()> {
     match level {
-        IPPROTO_IPV6 => ipv6_setsockopt(&sock.sk, name, val),
+        IPPROTO_IPV6 => {
+            ipv6_setsockopt(&sock.sk, name, val)?;
+            sock_options_changed(&sock.sk);
+            Ok(())
+        }
         IPPROTO_IP if sock.kind == SOCK_RAW => unsupported(&sock.sk),
         _ => inet_setsockopt(sock, level, name, val),
     }

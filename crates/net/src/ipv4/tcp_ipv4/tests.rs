@@ -390,21 +390,37 @@ fn a_listener_can_answer_for_any_address() {
 }
 
 #[test]
-fn segments_wait_in_the_backlog_while_a_process_owns_the_socket() {
+fn a_handshake_does_not_wait_for_the_listener_s_owner() {
     let m = Machine::new();
     let l = m.listener(5);
     let sk = m.files.sockfd_lookup(l).unwrap().sock.sk.clone();
     let _inside = m.t.kernel.enter();
     let owner = sk.lock_sock();
-    assert_eq!(m.ask(Seg::new(100, 0, SYN)), []);
-    drop(owner);
-    let sent = m.sent();
+    let sent = m.ask(Seg::new(100, 0, SYN));
     assert_eq!(sent.len(), 1);
-    let owner = sk.lock_sock();
     assert_eq!(m.ask(Seg::new(101, sent[0].seq + 1, ACK)), []);
-    assert_eq!(m.accept(l), Err(Errno::EAGAIN));
     drop(owner);
     assert!(m.accept(l).is_ok());
+}
+
+#[test]
+fn children_have_the_options_the_listener_has_now() {
+    let m = Machine::new();
+    let l = m.listener(5);
+    let idle = |fd| m.files.getsockopt(fd, IPPROTO_TCP as i32, uapi::tcp::TCP_KEEPIDLE, 4).unwrap();
+    let connect = |port: u16| {
+        let sent = m.ask(Seg::new(100, 0, SYN).from(port));
+        m.ask(Seg::new(101, sent[0].seq + 1, ACK).from(port));
+        m.accept(l).unwrap()
+    };
+    for (port, secs) in [(1000, 100i32), (1001, 50)] {
+        m.files.setsockopt(l, IPPROTO_TCP as i32, uapi::tcp::TCP_KEEPIDLE, &secs.to_ne_bytes()).unwrap();
+        assert_eq!(idle(connect(port)), secs.to_ne_bytes());
+    }
+    // An option of level IPPROTO_IP.
+    m.files.setsockopt(l, 0, uapi::socket::IP_TTL, &7i32.to_ne_bytes()).unwrap();
+    let child = connect(1002);
+    assert_eq!(m.files.getsockopt(child, 0, uapi::socket::IP_TTL, 4).unwrap(), 7i32.to_ne_bytes());
 }
 
 #[test]
