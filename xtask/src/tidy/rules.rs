@@ -15,15 +15,16 @@ const CRATES: &[(&str, &[&str])] = &[
     ("crates/net", &["uapi", "kernel"]),
     ("crates/sim", &["uapi", "kernel", "net"]),
     ("crates/host", &["uapi", "kernel", "net"]),
+    ("crates/packetdrill", &["uapi", "kernel", "net"]),
     ("crates/run", &["uapi", "kernel", "net", "host"]),
     ("crates/sockeye", &["uapi", "kernel", "net", "host"]),
     ("crates/cli", &["uapi", "kernel", "net", "host", "run", "sockeye"]),
-    ("tests", &["uapi", "kernel", "net", "host", "sim", "run", "sockeye"]),
+    ("tests", &["uapi", "kernel", "net", "host", "sim", "run", "sockeye", "packetdrill"]),
     ("xtask", &[]),
 ];
 
 /// Our crates, by the names under which others depend on them.
-const OURS: &[&str] = &["uapi", "kernel", "net", "host", "run", "sim", "sockeye", "cli"];
+const OURS: &[&str] = &["uapi", "kernel", "net", "host", "run", "sim", "sockeye", "cli", "packetdrill"];
 
 /// Which module of `crates/net` may name which; everything below a module goes with it. The stack is a cycle at run time,
 /// so the only way up is a table that the upper layer registers itself in.

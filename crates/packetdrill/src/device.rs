@@ -1,0 +1,95 @@
+//! The device between packetdrill and the stack: raw IP packets, no link-layer header.
+//!
+//! Interface: [`RawIp`] (`register`, `receive`, `take`).
+//! Linux counterpart: `drivers/net/tun.c` in `IFF_TUN` mode with the offloads packetdrill asks for.
+//! Locks and context: transmit with softirqs off; [`RawIp::receive`] and [`RawIp::take`] in process context.
+
+use crate::clock::VirtualArch;
+use kernel::Arch;
+use net::core::checksum::skb_checksum_help;
+use net::core::dev::{
+    ETH_P_IP, ETH_P_IPV6, Features, Iff, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx, netif_rx, register_netdevice,
+};
+use net::core::net_namespace::Net;
+use net::core::skbuff::{IpSummed, Skb};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use uapi::{Errno, Result};
+
+/// Packets that wait for packetdrill; it reads them one by one, and a broken stack must not fill the memory.
+const RING: usize = 65536;
+/// Room in front of a received packet (`NET_SKB_PAD`).
+const NET_SKB_PAD: usize = 64;
+
+/// A packet that the stack has sent.
+pub struct Sent {
+    pub bytes: Vec<u8>,
+    /// When, nanoseconds.
+    pub at: u64,
+}
+
+pub struct RawIp {
+    arch: Arc<VirtualArch>,
+    sent: Mutex<VecDeque<Sent>>,
+}
+
+struct Ops(Arc<RawIp>);
+
+impl NetDeviceOps for Ops {
+    fn ndo_start_xmit(&self, _dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
+        // What is left whole for the device to cut is shown whole, as a packet socket on Linux shows it.
+        if skb.ip_summed == IpSummed::Partial && !skb.is_gso() {
+            skb_checksum_help(&mut skb);
+        }
+        let bytes = skb.chunks().flatten().copied().collect();
+        let mut q = self.0.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if q.len() < RING {
+            q.push_back(Sent { bytes, at: self.0.arch.ktime_get() });
+        }
+        NetdevTx::Ok
+    }
+
+    fn lltx(&self) -> bool {
+        true
+    }
+}
+
+impl RawIp {
+    /// Adds a device `tun0` with the offloads of packetdrill's TUN device, up.
+    pub fn register(net: &Arc<Net>, arch: &Arc<VirtualArch>, mtu: u32) -> Result<(Arc<RawIp>, Arc<NetDevice>)> {
+        let raw = Arc::new(RawIp { arch: arch.clone(), sent: Mutex::default() });
+        let spec = NetDeviceSpec {
+            name: "tun0".to_owned(),
+            addr: [0; 6],
+            mtu,
+            flags: Iff::UP | Iff::POINTOPOINT | Iff::NOARP | Iff::MULTICAST | Iff::RUNNING,
+            hard_header_len: 0,
+            features: Features::HW_CSUM | Features::SG | Features::TSO | Features::TSO6,
+            ops: Box::new(Ops(raw.clone())),
+        };
+        let dev = register_netdevice(net, spec)?;
+        Ok((raw, dev))
+    }
+
+    /// A packet arrives. `EINVAL` if it is of no version of IP.
+    pub fn receive(dev: &Arc<NetDevice>, packet: &[u8]) -> Result<()> {
+        let protocol = match packet.first().map(|b| b >> 4) {
+            Some(4) => ETH_P_IP,
+            Some(6) => ETH_P_IPV6,
+            _ => return Err(Errno::EINVAL),
+        };
+        let _cpu = dev.reg.kernel.enter();
+        let mut skb = Skb::from_bytes(NET_SKB_PAD, packet);
+        skb.dev = Some(dev.clone());
+        skb.reset_mac_header();
+        skb.reset_network_header();
+        skb.protocol = protocol;
+        let _ = netif_rx(skb);
+        Ok(())
+    }
+
+    /// The oldest packet sent and not yet taken.
+    pub fn take(&self) -> Option<Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
