@@ -4,11 +4,13 @@
 //! Linux counterpart: `include/uapi/linux/tcp.h`, `include/net/tcp_states.h`.
 //! Locks and context: plain data.
 
+pub use super::tcp_cc::{TcpBbrInfo, TcpCcInfo, TcpDctcpInfo, TcpVegasInfo};
 pub use libc::{
     TCP_CONGESTION, TCP_CORK, TCP_DEFER_ACCEPT, TCP_FASTOPEN, TCP_FASTOPEN_CONNECT, TCP_INFO, TCP_KEEPCNT,
     TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_LINGER2, TCP_MAXSEG, TCP_MD5SIG, TCP_NODELAY, TCP_NOTSENT_LOWAT, TCP_QUICKACK,
     TCP_REPAIR, TCP_SAVE_SYN, TCP_SAVED_SYN, TCP_SYNCNT, TCP_TIMESTAMP, TCP_ULP, TCP_USER_TIMEOUT, TCP_WINDOW_CLAMP,
 };
+pub const TCP_CC_INFO: i32 = 26;
 pub const TCP_INQ: i32 = 36;
 pub const TCP_TX_DELAY: i32 = 37;
 pub const TCP_RTO_MAX_MS: i32 = 44;

@@ -22,5 +22,6 @@ pub mod snmp;
 pub mod sock;
 pub mod sock_options;
 pub mod sysctl;
+pub mod sysctl_text;
 #[cfg(test)]
 pub(crate) mod test_arch;

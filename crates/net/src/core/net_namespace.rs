@@ -19,6 +19,7 @@ use std::any::Any;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, OnceLock, Weak};
+use uapi::Result;
 use uapi::socket::{NPROTO, SOCK_MAX};
 
 /// A transport below IP (`struct net_protocol`, `inet6_protocol`).
@@ -50,11 +51,23 @@ pub struct Registries {
     /// `gro` and `gso` callbacks by EtherType and transport are in the offload tables of `core::gro`/`core::gso`.
     pub softnet: PerCpu<SoftnetData>,
     pub security: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Congestion control algorithms: each a `Registered` of `tcp_ca`'s.
+    pub tcp_cong: SpinLock<Vec<Arc<dyn Any + Send + Sync>>>,
+    /// Tunables that are no numbers.
+    pub string_sysctls: SpinLock<Vec<StringSysctl>>,
     /// TCP's senders that wait for their device (`tsq_tasklet`).
     pub tsq: OnceLock<Box<dyn Any + Send + Sync>>,
     /// Run for each new namespace (`register_pernet_subsys`), in order.
     pub pernet: SpinLock<Vec<fn(&Arc<Net>)>>,
     me: Weak<Registries>,
+}
+
+/// A tunable that is no number, of each namespace. Process context.
+#[derive(Clone, Copy)]
+pub struct StringSysctl {
+    pub name: &'static str,
+    pub get: fn(net: &Net) -> String,
+    pub set: fn(net: &Net, value: &str) -> Result<()>,
 }
 
 /// A family's slot in the registry.
@@ -79,6 +92,8 @@ impl Registries {
             l3: Default::default(),
             softnet: PerCpu::default(),
             security: OnceLock::new(),
+            tcp_cong: SpinLock::default(),
+            string_sysctls: SpinLock::default(),
             tsq: OnceLock::new(),
             pernet: SpinLock::new(Vec::new()),
             me: me.clone(),
@@ -119,6 +134,7 @@ pub enum NetId {
     Spare = 14,
     Ipv4Route = 15,
     Ipv4Output = 16,
+    TcpCong = 17,
 }
 
 /// Chooses connections to be traced.

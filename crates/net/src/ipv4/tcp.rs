@@ -7,6 +7,7 @@
 use super::tcp_input::tcp_stream_is_writeable;
 use super::tcp_output::*;
 use super::tcp_queue::*;
+use super::tcp_rate::tcp_rate_check_app_limited;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_throttle;
 use crate::core::iov_iter::MsgHdr;
@@ -87,19 +88,6 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
     drop(guard);
     wait.finish_wait();
     Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { Err(e) })
-}
-
-/// Nothing waits to be sent, and the window has room: until now the process, not the path, set the pace
-/// (`tcp_rate_check_app_limited`).
-fn tcp_rate_check_app_limited(sk: &Sock, tp: &mut TcpSock) {
-    if tp.write_seq.wrapping_sub(tp.snd_nxt) < tp.mss_cache
-        && sk.wmem_alloc.load(Relaxed) < SKB_OVERHEAD as usize + 512
-        && tp.packets_in_flight() < tp.snd_cwnd
-        && tp.lost_out <= tp.retrans_out
-    {
-        let until = tp.delivered.wrapping_add(tp.packets_in_flight());
-        tp.app_limited = if until == u32::MAX { 0 } else { until };
-    }
 }
 
 /// Why a socket that is not connected cannot send; `None` if it is about to be (`sk_stream_wait_connect`).

@@ -9,6 +9,7 @@ use super::inet_hashtables::tcp_hashinfo;
 use super::tcp_cong::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
+use super::tcp_rate::*;
 use super::tcp_recovery::*;
 use super::tcp_rtt::tcp_ack_update_rtt;
 use super::tcp_sack::*;
@@ -131,6 +132,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
     let (ack, prior_una) = (cb.ack_seq, tp.snd_una);
     let prior = Prior { una: prior_una, packets: tp.packets_out, delivered: tp.delivered, lost: tp.lost };
     let mut st = SackState { reord: tp.snd_nxt, ..SackState::default() };
+    st.rate.prior_in_flight = tp.packets_in_flight();
     if before(ack, prior_una) {
         return tcp_old_ack(sk, tp, skb, flag, &mut st);
     }
@@ -169,6 +171,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
     tp.icsk_probes_out = 0;
     tp.rcv_tstamp = tp.jiffies32();
     if prior.packets == 0 {
+        tcp_in_ack_event(sk, tp, flag);
         let mut rexmit = Rexmit::None;
         if flag.contains(Ack::DSACKING_ACK) {
             tcp_fastretrans_alert(sk, tp, prior_una, 0, &mut flag, &mut rexmit);
@@ -179,8 +182,21 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         return Ok(true);
     }
     tcp_clean_rtx_queue(sk, tp, prior_fack, prior_una, &mut flag, &mut st);
-    tcp_ack_react(sk, tp, skb, flag, &st, &prior);
+    tcp_in_ack_event(sk, tp, flag);
+    tcp_ack_react(sk, tp, skb, flag, &mut st, &prior);
     Ok(true)
+}
+
+/// Tells the algorithm what kind of ACK it is (`tcp_in_ack_event`).
+#[inline]
+fn tcp_in_ack_event(sk: &Sock, tp: &mut TcpSock, flag: Ack) {
+    let Some(f) = tp.ca_ops.in_ack_event else { return };
+    let fast = flag & (Ack::SLOWPATH | Ack::SND_UNA_ADVANCED) == Ack::SND_UNA_ADVANCED;
+    let mut what = CaAck::empty();
+    what.set(CaAck::SLOWPATH, !fast);
+    what.set(CaAck::WIN_UPDATE, flag.contains(Ack::WIN_UPDATE));
+    what.set(CaAck::ECE, flag.contains(Ack::ECE));
+    f(sk, tp, what);
 }
 
 /// How things stood before an ACK.
@@ -212,10 +228,10 @@ fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &
 }
 
 /// Loss detection, timers, window and retransmissions after an ACK for something that was in flight.
-fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &SackState, prior: &Prior) {
+fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &mut SackState, prior: &Prior) {
     let ack = tcp_skb_cb(skb).ack_seq;
     let mut rexmit = Rexmit::None;
-    tcp_rack_update_reo_wnd(tp, st.prior_delivered);
+    tcp_rack_update_reo_wnd(tp, st.rate.prior_delivered);
     if tp.tlp_high_seq != 0 {
         tcp_process_tlp_ack(sk, tp, ack, flag);
     }
@@ -234,8 +250,9 @@ fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st:
     }
     let delivered = tp.delivered.wrapping_sub(prior.delivered);
     let lost = tp.lost.wrapping_sub(prior.lost);
-    tcp_rate_gen(tp, delivered, st);
-    tcp_cong_control(sk, tp, ack, delivered, lost, flag);
+    st.rate.is_ack_delayed = flag.contains(Ack::ACK_MAYBE_DELAYED);
+    tcp_rate_gen(tp, delivered, lost, tp.is_sack_reneg, &mut st.rate);
+    tcp_cong_control(sk, tp, ack, flag, &st.rate);
     tcp_xmit_recovery(sk, tp, rexmit);
 }
 
@@ -284,6 +301,11 @@ struct Cleaned {
     /// Lowest sequence number among them.
     reord: u32,
     ece: bool,
+    prior_una: u32,
+    /// Whole pieces only.
+    whole: bool,
+    /// Something was SACKed before.
+    sacked: bool,
 }
 
 /// Frees what is acknowledged, and takes samples from it (`tcp_clean_rtx_queue`).
@@ -296,7 +318,8 @@ fn tcp_clean_rtx_queue(
     st: &mut SackState,
 ) {
     let ece = flag.contains(Ack::ECE);
-    let mut c = Cleaned { segs: 0, first_ackt: 0, last_ackt: 0, reord: tp.snd_nxt, ece };
+    let (reord, sacked) = (tp.snd_nxt, tp.sacked_out != 0);
+    let mut c = Cleaned { segs: 0, first_ackt: 0, last_ackt: 0, reord, ece, prior_una, whole: true, sacked };
     let mut freed = 0;
     while let Some(s) = tp.tx.rtx_front() {
         let mut piece = AckedPiece::of(s);
@@ -305,6 +328,7 @@ fn tcp_clean_rtx_queue(
                 break;
             }
             // The front of a piece of several segments.
+            c.whole = false;
             let len = tp.snd_una.wrapping_sub(piece.seq);
             tcp_trim_head(sk, tp, len);
             piece.segs -= tp.tx.rtx_front().map_or(0, |s| s.pcount()).min(piece.segs);
@@ -324,7 +348,7 @@ fn tcp_clean_rtx_queue(
         }
         // What was SACKed has been counted.
         if s.sacked & TCPCB_SACKED_ACKED == 0 {
-            tcp_rate_skb_delivered(tp, &TxInfo::of(&s), st);
+            tcp_rate_skb_delivered(tp, &TxInfo::of(&s), &mut st.rate);
         }
         freed += s.truesize as usize;
     }
@@ -345,18 +369,28 @@ fn tcp_clean_rtx_queue(
 }
 
 /// Samples and counters after cleaning.
-fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st: &SackState, c: &Cleaned) {
+fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st: &mut SackState, c: &Cleaned) {
     let now = tp.tcp_mstamp;
     let since = |t: u64| now.saturating_sub(t) as i64;
     let (mut seq_rtt, mut sack_rtt, mut ca_rtt) = (-1, -1, -1);
     // Karn: no sample when something retransmitted was acknowledged.
     if c.first_ackt != 0 && !flag.contains(Ack::RETRANS_DATA_ACKED) {
         (seq_rtt, ca_rtt) = (since(c.first_ackt), since(c.last_ackt));
+        // A single short segment, with nothing else delivered since it was sent: its ACK may have waited for more.
+        let runt = c.segs == 1 && c.whole && tp.snd_una.wrapping_sub(c.prior_una) < tp.mss_cache;
+        if runt
+            && !c.sacked
+            && st.rate.prior_delivered.wrapping_add(1) == tp.delivered
+            && !flag.intersects(Ack::CA_ALERT | Ack::SYN_ACKED)
+        {
+            *flag |= Ack::ACK_MAYBE_DELAYED;
+        }
     }
     if st.first_sackt != 0 {
         (sack_rtt, ca_rtt) = (since(st.first_sackt), since(st.last_sackt));
     }
     let rtt_update = tcp_ack_update_rtt(tp, flag.intersects(Ack::ACKED), seq_rtt, sack_rtt, &mut ca_rtt);
+    st.rate.rtt_us = ca_rtt;
     if flag.intersects(Ack::ACKED) {
         *flag |= Ack::SET_XMIT_TIMER;
         if !tp.rx_opt.sack_ok {
@@ -369,7 +403,7 @@ fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st:
         *flag |= Ack::SET_XMIT_TIMER;
     }
     if let Some(f) = tp.ca_ops.pkts_acked {
-        f(tp, c.segs, ca_rtt);
+        f(sk, tp, &AckSample { pkts_acked: c.segs, rtt_us: ca_rtt });
     }
 }
 
@@ -428,10 +462,10 @@ fn tcp_process_tlp_ack(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack) {
         tp.tlp_high_seq = 0;
     } else if after(ack, tp.tlp_high_seq) {
         // The probe repaired a loss: react to it once.
-        tcp_init_cwnd_reduction(tp);
-        tcp_set_ca_state(tp, TcpCaState::Cwr);
-        tcp_end_cwnd_reduction(tp);
-        tcp_try_keep_open(tp);
+        tcp_init_cwnd_reduction(sk, tp);
+        tcp_set_ca_state(sk, tp, TcpCaState::Cwr);
+        tcp_end_cwnd_reduction(sk, tp);
+        tcp_try_keep_open(sk, tp);
         sk.net.mib.inc(Mib::TcpExtTCPLossProbeRecovery);
     } else if !flag.intersects(Ack::SND_UNA_ADVANCED | Ack::NOT_DUP | Ack::DATA_SACKED) {
         tp.tlp_high_seq = 0;
@@ -439,14 +473,17 @@ fn tcp_process_tlp_ack(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack) {
 }
 
 /// Opens or reduces the window (`tcp_cong_control`).
-fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, acked: u32, lost: u32, flag: Ack) {
+fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack, rs: &RateSample) {
+    if let Some(f) = tp.ca_ops.cong_control {
+        return f(sk, tp, rs);
+    }
     if tcp_in_cwnd_reduction(tp) {
-        tcp_cwnd_reduction(tp, acked, lost, flag);
+        tcp_cwnd_reduction(tp, rs.acked_sacked, rs.losses, flag);
     } else {
         let wide = tp.reordering > sk.net.sysctl.tcp_reordering.get() as u32;
         let raise = if wide { Ack::FORWARD_PROGRESS } else { Ack::DATA_ACKED };
         if flag.intersects(raise) && !(flag.contains(Ack::ECE) && tp.ca_state == TcpCaState::Cwr) {
-            (tp.ca_ops.cong_avoid)(tp, ack, acked);
+            (tp.ca_ops.cong_avoid)(sk, tp, ack, rs.acked_sacked);
             tp.snd_cwnd_stamp = tp.jiffies32();
         }
     }
@@ -462,31 +499,6 @@ pub fn tcp_update_pacing_rate(sk: &Sock, tp: &mut TcpSock) {
         rate /= tp.srtt_us as u64;
     }
     tp.pacing_rate = rate.min(sk.max_pacing_rate.load(Relaxed));
-}
-
-/// The delivery rate over the newest delivered segment's flight (`tcp_rate_gen`).
-fn tcp_rate_gen(tp: &mut TcpSock, delivered: u32, st: &SackState) {
-    if tp.app_limited != u32::MAX && after(tp.delivered, tp.app_limited) {
-        tp.app_limited = u32::MAX;
-    }
-    if delivered > 0 {
-        tp.delivered_mstamp = tp.tcp_mstamp;
-    }
-    if st.prior_mstamp == 0 {
-        return;
-    }
-    let n = tp.delivered.wrapping_sub(st.prior_delivered);
-    let ack_us = tp.tcp_mstamp.saturating_sub(st.prior_mstamp);
-    let us = ack_us.max(st.rate_interval_us);
-    if us == 0 || us < tcp_min_rtt(tp) as u64 {
-        return;
-    }
-    let better = n as u64 * tp.rate_interval_us as u64 >= tp.rate_delivered as u64 * us;
-    if !st.is_app_limited || better {
-        tp.rate_delivered = n;
-        tp.rate_interval_us = us.min(u32::MAX as u64) as u32;
-        tp.rate_app_limited = st.is_app_limited;
-    }
 }
 
 /// Sends what recovery asks for (`tcp_xmit_recovery`).

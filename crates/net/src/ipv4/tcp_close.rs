@@ -7,6 +7,7 @@
 use super::inet_connection_sock::inet_csk_listen_stop;
 use super::inet_csk_timers::*;
 use super::inet_hashtables::tcp_hashinfo;
+use super::tcp_cong::tcp_cleanup_congestion_control;
 use super::tcp_input::tcp_fin_time;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
@@ -151,6 +152,7 @@ fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tcp_clear_xmit_timers(tp);
     tcp_receive_queue_purge(sk, tp);
     tcp_write_queue_purge(sk, tp);
+    tcp_cleanup_congestion_control(sk, tp);
     forget_connection(tp);
     if !sk.flag(SockFlags::BINDADDR_LOCK) {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

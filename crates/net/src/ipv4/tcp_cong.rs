@@ -1,23 +1,33 @@
 //! The interface of congestion control, and Reno.
 //!
-//! Interface: [`tcp_slow_start`], [`tcp_cong_avoid_ai`], [`tcp_set_ca_state`], [`tcp_cwnd_restart`], [`RENO`].
+//! Interface: [`tcp_slow_start`], [`tcp_cong_avoid_ai`], [`tcp_set_ca_state`], [`tcp_cwnd_restart`], [`RENO`], [`RENO_OPS`].
 //! Linux counterpart: `net/ipv4/tcp_cong.c`.
 //! Locks and context: socket lock.
 
 use super::tcp_sock::*;
+use crate::core::sock::Sock;
 
 /// RFC 5681 (NewReno's window management): what every other algorithm falls back to.
-pub static RENO: TcpCongestionOps = TcpCongestionOps {
+pub const RENO_OPS: TcpCongestionOps = TcpCongestionOps {
     name: "reno",
-    needs_ecn: false,
-    init: |_| {},
+    flags: CaFlags::NON_RESTRICTED,
+    priv_layout: (0, 1),
+    init: None,
+    release: None,
     ssthresh: tcp_reno_ssthresh,
     cong_avoid: tcp_reno_cong_avoid,
+    cong_control: None,
     set_state: None,
     cwnd_event: None,
+    in_ack_event: None,
     pkts_acked: None,
+    min_tso_segs: None,
+    sndbuf_expand: None,
     undo_cwnd: tcp_reno_undo_cwnd,
+    get_info: None,
 };
+
+pub static RENO: TcpCongestionOps = RENO_OPS;
 
 /// Sets the window, at least one segment (`tcp_snd_cwnd_set`).
 #[inline]
@@ -26,26 +36,44 @@ pub fn tcp_snd_cwnd_set(tp: &mut TcpSock, v: u32) {
 }
 
 /// Starts the socket's algorithm (`tcp_init_congestion_control`).
-pub fn tcp_init_congestion_control(tp: &mut TcpSock) {
+pub fn tcp_init_congestion_control(sk: &Sock, tp: &mut TcpSock) {
     tp.prior_ssthresh = 0;
-    tp.ca_priv = CaPriv::default();
-    (tp.ca_ops.init)(tp);
+    let (size, align) = tp.ca_ops.priv_layout;
+    tp.ca_priv = CaPriv::with_size(size, align);
+    if let Some(init) = tp.ca_ops.init {
+        init(sk, tp);
+    }
     tp.ca_initialized = true;
+}
+
+/// Ends it (`tcp_cleanup_congestion_control`).
+pub fn tcp_cleanup_congestion_control(sk: &Sock, tp: &mut TcpSock) {
+    if std::mem::take(&mut tp.ca_initialized)
+        && let Some(release) = tp.ca_ops.release
+    {
+        release(sk, tp);
+    }
+}
+
+/// Whether the algorithm works by congestion marks (`tcp_ca_needs_ecn`).
+#[inline]
+pub fn tcp_ca_needs_ecn(tp: &TcpSock) -> bool {
+    tp.ca_ops.flags.contains(CaFlags::NEEDS_ECN)
 }
 
 /// Tells the algorithm of an event (`tcp_ca_event`).
 #[inline]
-pub fn tcp_ca_event(tp: &mut TcpSock, ev: TcpCaEvent) {
+pub fn tcp_ca_event(sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
     if let Some(f) = tp.ca_ops.cwnd_event {
-        f(tp, ev);
+        f(sk, tp, ev);
     }
 }
 
 /// `tcp_set_ca_state`.
 #[inline]
-pub fn tcp_set_ca_state(tp: &mut TcpSock, new: TcpCaState) {
+pub fn tcp_set_ca_state(sk: &Sock, tp: &mut TcpSock, new: TcpCaState) {
     if let Some(f) = tp.ca_ops.set_state {
-        f(tp, new);
+        f(sk, tp, new);
     }
     tp.ca_state = new;
 }
@@ -80,7 +108,7 @@ pub fn tcp_cong_avoid_ai(tp: &mut TcpSock, w: u32, acked: u32) {
     tcp_snd_cwnd_set(tp, tp.snd_cwnd.min(tp.snd_cwnd_clamp));
 }
 
-fn tcp_reno_cong_avoid(tp: &mut TcpSock, _ack: u32, mut acked: u32) {
+pub fn tcp_reno_cong_avoid(_sk: &Sock, tp: &mut TcpSock, _ack: u32, mut acked: u32) {
     if !tcp_is_cwnd_limited(tp) {
         return;
     }
@@ -94,12 +122,12 @@ fn tcp_reno_cong_avoid(tp: &mut TcpSock, _ack: u32, mut acked: u32) {
 }
 
 /// Half of the window, at least two segments (RFC 5681, equation 4 with the window for the flight).
-pub fn tcp_reno_ssthresh(tp: &mut TcpSock) -> u32 {
+pub fn tcp_reno_ssthresh(_sk: &Sock, tp: &mut TcpSock) -> u32 {
     (tp.snd_cwnd >> 1).max(2)
 }
 
 /// The larger of the window and what it was before the reduction.
-pub fn tcp_reno_undo_cwnd(tp: &mut TcpSock) -> u32 {
+pub fn tcp_reno_undo_cwnd(_sk: &Sock, tp: &mut TcpSock) -> u32 {
     tp.snd_cwnd.max(tp.prior_cwnd)
 }
 
@@ -113,10 +141,10 @@ pub fn tcp_current_ssthresh(tp: &TcpSock) -> u32 {
 }
 
 /// After `delta` milliseconds of idleness the window decays to the initial one (RFC 2861; `tcp_cwnd_restart`).
-pub fn tcp_cwnd_restart(tp: &mut TcpSock, delta: u32) {
+pub fn tcp_cwnd_restart(sk: &Sock, tp: &mut TcpSock, delta: u32) {
     let mut cwnd = tp.snd_cwnd;
     let restart = TCP_INIT_CWND.min(cwnd);
-    tcp_ca_event(tp, TcpCaEvent::CwndRestart);
+    tcp_ca_event(sk, tp, TcpCaEvent::CwndRestart);
     tp.snd_ssthresh = tcp_current_ssthresh(tp);
     let rto = tp.icsk_rto.max(1) as i64;
     let mut left = delta as i64 - rto;

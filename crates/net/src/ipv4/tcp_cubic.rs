@@ -7,20 +7,22 @@
 //! After a loss at window `W_max` the window follows `W(t) = C (t - K)^3 + W_max`, with `C` = 0.4 segments per second cubed
 //! and `K` the time at which it is back at `W_max`. Times are milliseconds, windows segments, all in integers.
 
-use super::tcp_cong::{tcp_cong_avoid_ai, tcp_is_cwnd_limited, tcp_reno_undo_cwnd, tcp_slow_start};
+use super::tcp_cong::{RENO_OPS, tcp_cong_avoid_ai, tcp_is_cwnd_limited, tcp_slow_start};
 use super::tcp_sock::*;
+use crate::core::sock::Sock;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub static CUBIC: TcpCongestionOps = TcpCongestionOps {
     name: "cubic",
-    needs_ecn: false,
-    init: cubictcp_init,
+    flags: CaFlags::NON_RESTRICTED,
+    priv_layout: (size_of::<Cubic>(), align_of::<Cubic>()),
+    init: Some(cubictcp_init),
     ssthresh: cubictcp_recalc_ssthresh,
     cong_avoid: cubictcp_cong_avoid,
     set_state: Some(cubictcp_state),
     cwnd_event: Some(cubictcp_cwnd_event),
     pkts_acked: Some(cubictcp_acked),
-    undo_cwnd: tcp_reno_undo_cwnd,
+    ..RENO_OPS
 };
 
 /// Multiplicative decrease, in 1024ths: 0.7 (RFC 9438, 4.6).
@@ -59,7 +61,6 @@ struct Cubic {
     end_seq: u32,
     last_ack: u32,
     curr_rtt: u32,
-    unused: u32,
 }
 
 fn ca(tp: &mut TcpSock) -> &mut Cubic {
@@ -68,7 +69,7 @@ fn ca(tp: &mut TcpSock) -> &mut Cubic {
 
 fn reset(c: &mut Cubic) {
     let (round_start, end_seq, last_ack, curr_rtt) = (c.round_start, c.end_seq, c.last_ack, c.curr_rtt);
-    *c = FromBytes::read_from_bytes(&[0u8; 64]).unwrap_or_else(|_| unreachable!("64 bytes"));
+    *c = FromBytes::read_from_bytes(&[0u8; size_of::<Cubic>()]).unwrap_or_else(|_| unreachable!("as long"));
     (c.round_start, c.end_seq, c.last_ack, c.curr_rtt) = (round_start, end_seq, last_ack, curr_rtt);
 }
 
@@ -83,12 +84,12 @@ fn hystart_reset(tp: &mut TcpSock) {
     (c.end_seq, c.curr_rtt, c.sample_cnt) = (end, u32::MAX, 0);
 }
 
-fn cubictcp_init(tp: &mut TcpSock) {
+fn cubictcp_init(_sk: &Sock, tp: &mut TcpSock) {
     reset(ca(tp));
     hystart_reset(tp);
 }
 
-fn cubictcp_cwnd_event(tp: &mut TcpSock, ev: TcpCaEvent) {
+fn cubictcp_cwnd_event(_sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
     if ev != TcpCaEvent::TxStart {
         return;
     }
@@ -157,7 +158,7 @@ fn cubictcp_update(c: &mut Cubic, cwnd: u32, acked: u32, now: u32) {
     c.cnt = c.cnt.max(2);
 }
 
-fn cubictcp_cong_avoid(tp: &mut TcpSock, _ack: u32, mut acked: u32) {
+fn cubictcp_cong_avoid(_sk: &Sock, tp: &mut TcpSock, _ack: u32, mut acked: u32) {
     if !tcp_is_cwnd_limited(tp) {
         return;
     }
@@ -174,7 +175,7 @@ fn cubictcp_cong_avoid(tp: &mut TcpSock, _ack: u32, mut acked: u32) {
     tcp_cong_avoid_ai(tp, cnt, acked);
 }
 
-fn cubictcp_recalc_ssthresh(tp: &mut TcpSock) -> u32 {
+fn cubictcp_recalc_ssthresh(_sk: &Sock, tp: &mut TcpSock) -> u32 {
     let cwnd = tp.snd_cwnd;
     let c = ca(tp);
     c.epoch_start = 0;
@@ -184,14 +185,15 @@ fn cubictcp_recalc_ssthresh(tp: &mut TcpSock) -> u32 {
     ((cwnd as u64 * BETA / BETA_SCALE) as u32).max(2)
 }
 
-fn cubictcp_state(tp: &mut TcpSock, new: TcpCaState) {
+fn cubictcp_state(_sk: &Sock, tp: &mut TcpSock, new: TcpCaState) {
     if new == TcpCaState::Loss {
         reset(ca(tp));
         hystart_reset(tp);
     }
 }
 
-fn cubictcp_acked(tp: &mut TcpSock, _pkts: u32, rtt_us: i64) {
+fn cubictcp_acked(_sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
+    let rtt_us = sample.rtt_us;
     if rtt_us < 0 {
         return;
     }
@@ -250,7 +252,7 @@ mod tests {
 
     #[test]
     fn the_window_returns_to_w_max_at_k() {
-        let mut c: Cubic = FromBytes::read_from_bytes(&[0u8; 64]).unwrap();
+        let mut c: Cubic = FromBytes::read_from_bytes(&[0u8; size_of::<Cubic>()]).unwrap();
         c.last_max_cwnd = 100;
         cubictcp_update(&mut c, 70, 1, 1000);
         // cbrt(30 / 0.4) = 4.217 s

@@ -368,7 +368,7 @@ pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let cwnd = if tp.total_retrans > 1 && tp.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
     tcp_snd_cwnd_set(tp, cwnd);
     tp.snd_cwnd_stamp = tp.jiffies32();
-    tcp_init_congestion_control(tp);
+    tcp_init_congestion_control(sk, tp);
     tcp_init_buffer_space(sk, tp);
 }
 

@@ -15,6 +15,7 @@ use crate::hdr::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::ipv4::inet_hashtables::{inet_csk, inet_twsk_expired, inet_twsk_hashdance, inet_twsk_kill, tcp_hashinfo};
 use crate::ipv4::inet_timewait_sock::{InetTimewaitSock, TCP_TIMEWAIT_LEN, TimewaitInit};
 use crate::ipv4::request_sock::RequestSock;
+use crate::ipv4::tcp_ca::tcp_ca_openreq_child;
 use crate::ipv4::tcp_options::tcp_parse_options;
 use crate::ipv4::tcp_sock::{
     TCP_ECN_OK, TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED,
@@ -321,6 +322,7 @@ pub fn tcp_create_openreq_child(
     th: &TcpHdr,
 ) {
     inherit_options(tp, ltp);
+    tp.ca_ops = tcp_ca_openreq_child(&child.net, ltp);
     let inet = &mut tp.inet;
     // Group memberships stay with the listener.
     let (groups, groups6) = (inet.mc.groups.clone(), inet.v6.mc.groups.clone());
@@ -392,7 +394,6 @@ fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
     tp.icsk_delack_max = ltp.icsk_delack_max;
     tp.icsk_user_timeout = ltp.icsk_user_timeout;
     tp.icsk_ack.pingpong = ltp.icsk_ack.pingpong;
-    tp.ca_ops = ltp.ca_ops;
     tp.ca_setsockopt = ltp.ca_setsockopt;
     tp.nonagle = ltp.nonagle;
     tp.defer_accept = ltp.defer_accept;

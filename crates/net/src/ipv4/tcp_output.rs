@@ -577,7 +577,7 @@ pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
         tp.snd_ssthresh = tcp_current_ssthresh(tp);
         tp.prior_ssthresh = 0;
         tp.undo_marker = 0;
-        tcp_set_ca_state(tp, TcpCaState::Loss);
+        tcp_set_ca_state(sk, tp, TcpCaState::Loss);
     }
     tcp_xmit_retransmit_queue(sk, tp);
 }
@@ -747,7 +747,7 @@ pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tcp_connect_init(sk, tp)?;
     let mut flags = tcp_flag::SYN;
     tp.ecn_flags = 0;
-    if sk.net.sysctl.tcp_ecn.get() == 1 || tp.ca_ops.needs_ecn {
+    if sk.net.sysctl.tcp_ecn.get() == 1 || tp.ca_ops.flags.contains(CaFlags::NEEDS_ECN) {
         flags |= tcp_flag::ECE | tcp_flag::CWR;
         tp.ecn_flags = TCP_ECN_OK;
     }

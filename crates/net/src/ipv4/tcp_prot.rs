@@ -7,6 +7,7 @@
 use super::af_inet::{INET_STREAM_OPS, InetProtosw, inet_register_protosw};
 use super::inet_connection_sock::{inet_csk_accept, inet_csk_get_port, inet_csk_listen_start};
 use super::tcp::{tcp_ioctl, tcp_poll, tcp_sendmsg};
+use super::tcp_ca::{tcp_cong_init, tcp_cong_net_init};
 use super::tcp_close::{tcp_close, tcp_disconnect, tcp_shutdown};
 use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect};
 use super::tcp_minisocks::tcp_listen_publish;
@@ -81,6 +82,8 @@ fn tcp_v4_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
 /// `tcp_init`: handlers below IP, the tables of each namespace, the small-queue softirq, the entry in `inetsw`.
 pub fn tcp_init(reg: &Arc<Registries>) -> Result<()> {
     tcp_v4_init(reg);
+    tcp_cong_init(reg)?;
+    reg.pernet.lock_bh().push(|net| tcp_cong_net_init(net));
     tcp_tasklet_init(reg, &TCP_OPS);
     inet_register_protosw(reg, TCP_PROTOSW)
 }

@@ -276,13 +276,13 @@ fn tcp_init_undo(tp: &mut TcpSock) {
 }
 
 /// RFC 6937 begins (`tcp_init_cwnd_reduction`).
-pub fn tcp_init_cwnd_reduction(tp: &mut TcpSock) {
+pub fn tcp_init_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
     tp.high_seq = tp.snd_nxt;
     tp.tlp_high_seq = 0;
     tp.snd_cwnd_cnt = 0;
     tp.prior_cwnd = tp.snd_cwnd;
     (tp.prr_delivered, tp.prr_out) = (0, 0);
-    tp.snd_ssthresh = (tp.ca_ops.ssthresh)(tp);
+    tp.snd_ssthresh = (tp.ca_ops.ssthresh)(sk, tp);
     tcp_ecn_queue_cwr(tp);
 }
 
@@ -311,21 +311,21 @@ pub fn tcp_cwnd_reduction(tp: &mut TcpSock, acked: u32, newly_lost: u32, flag: A
 }
 
 /// `tcp_end_cwnd_reduction`.
-pub fn tcp_end_cwnd_reduction(tp: &mut TcpSock) {
+pub fn tcp_end_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
     if tp.snd_ssthresh < TCP_INFINITE_SSTHRESH && (tp.ca_state == TcpCaState::Cwr || tp.undo_marker != 0) {
         tcp_snd_cwnd_set(tp, tp.snd_ssthresh);
         tp.snd_cwnd_stamp = tp.jiffies32();
     }
-    tcp_ca_event(tp, TcpCaEvent::CompleteCwr);
+    tcp_ca_event(sk, tp, TcpCaEvent::CompleteCwr);
 }
 
 /// Congestion without loss: ECN, or a full device (`tcp_enter_cwr`).
-pub fn tcp_enter_cwr(tp: &mut TcpSock) {
+pub fn tcp_enter_cwr(sk: &Sock, tp: &mut TcpSock) {
     tp.prior_ssthresh = 0;
     if tp.ca_state < TcpCaState::Cwr {
         tp.undo_marker = 0;
-        tcp_init_cwnd_reduction(tp);
-        tcp_set_ca_state(tp, TcpCaState::Cwr);
+        tcp_init_cwnd_reduction(sk, tp);
+        tcp_set_ca_state(sk, tp, TcpCaState::Cwr);
     }
 }
 
@@ -342,9 +342,9 @@ fn tcp_enter_recovery(sk: &Sock, tp: &mut TcpSock, ece: bool) {
         if !ece {
             tp.prior_ssthresh = tcp_current_ssthresh(tp);
         }
-        tcp_init_cwnd_reduction(tp);
+        tcp_init_cwnd_reduction(sk, tp);
     }
-    tcp_set_ca_state(tp, TcpCaState::Recovery);
+    tcp_set_ca_state(sk, tp, TcpCaState::Recovery);
 }
 
 /// The retransmission timer has fired: everything that RACK does not vouch for is lost (`tcp_enter_loss`).
@@ -361,8 +361,8 @@ pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
     {
         tp.prior_ssthresh = tcp_current_ssthresh(tp);
         tp.prior_cwnd = tp.snd_cwnd;
-        tp.snd_ssthresh = (tp.ca_ops.ssthresh)(tp);
-        tcp_ca_event(tp, TcpCaEvent::Loss);
+        tp.snd_ssthresh = (tp.ca_ops.ssthresh)(sk, tp);
+        tcp_ca_event(sk, tp, TcpCaEvent::Loss);
         tcp_init_undo(tp);
     }
     tcp_snd_cwnd_set(tp, tp.packets_in_flight() + 1);
@@ -372,7 +372,7 @@ pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
     if tp.ca_state <= TcpCaState::Disorder && tp.sacked_out >= reordering {
         tp.reordering = tp.reordering.min(reordering);
     }
-    tcp_set_ca_state(tp, TcpCaState::Loss);
+    tcp_set_ca_state(sk, tp, TcpCaState::Loss);
     tp.high_seq = tp.snd_nxt;
     tp.tlp_high_seq = 0;
     tcp_ecn_queue_cwr(tp);
@@ -428,7 +428,7 @@ fn tcp_may_undo(tp: &TcpSock) -> bool {
 }
 
 /// `tcp_undo_cwnd_reduction`.
-fn tcp_undo_cwnd_reduction(tp: &mut TcpSock, unmark_loss: bool) {
+fn tcp_undo_cwnd_reduction(sk: &Sock, tp: &mut TcpSock, unmark_loss: bool) {
     if unmark_loss {
         let mut i = 0;
         while let Some(s) = tp.tx.rtx_mut(i) {
@@ -439,7 +439,7 @@ fn tcp_undo_cwnd_reduction(tp: &mut TcpSock, unmark_loss: bool) {
         tp.retransmit_hint = None;
     }
     if tp.prior_ssthresh != 0 {
-        let cwnd = (tp.ca_ops.undo_cwnd)(tp);
+        let cwnd = (tp.ca_ops.undo_cwnd)(sk, tp);
         tcp_snd_cwnd_set(tp, cwnd);
         if tp.prior_ssthresh > tp.snd_ssthresh {
             tp.snd_ssthresh = tp.prior_ssthresh;
@@ -467,7 +467,7 @@ fn tcp_is_non_sack_preventing_reopen(tp: &mut TcpSock) -> bool {
 fn tcp_try_undo_recovery(sk: &Sock, tp: &mut TcpSock) -> bool {
     if tcp_may_undo(tp) {
         let loss = tp.ca_state == TcpCaState::Loss;
-        tcp_undo_cwnd_reduction(tp, false);
+        tcp_undo_cwnd_reduction(sk, tp, false);
         sk.net.mib.inc(if loss { Mib::TcpExtTCPLossUndo } else { Mib::TcpExtTCPFullUndo });
     } else {
         tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_sub(1);
@@ -475,7 +475,7 @@ fn tcp_try_undo_recovery(sk: &Sock, tp: &mut TcpSock) -> bool {
     if tcp_is_non_sack_preventing_reopen(tp) {
         return true;
     }
-    tcp_set_ca_state(tp, TcpCaState::Open);
+    tcp_set_ca_state(sk, tp, TcpCaState::Open);
     tp.is_sack_reneg = false;
     false
 }
@@ -486,7 +486,7 @@ fn tcp_try_undo_dsack(sk: &Sock, tp: &mut TcpSock) -> bool {
         return false;
     }
     tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_add(1).min(16);
-    tcp_undo_cwnd_reduction(tp, false);
+    tcp_undo_cwnd_reduction(sk, tp, false);
     sk.net.mib.inc(Mib::TcpExtTCPDSACKUndo);
     true
 }
@@ -496,7 +496,7 @@ fn tcp_try_undo_loss(sk: &Sock, tp: &mut TcpSock, frto_undo: bool) -> bool {
     if !frto_undo && !tcp_may_undo(tp) {
         return false;
     }
-    tcp_undo_cwnd_reduction(tp, true);
+    tcp_undo_cwnd_reduction(sk, tp, true);
     sk.net.mib.inc(Mib::TcpExtTCPLossUndo);
     if frto_undo {
         sk.net.mib.inc(Mib::TcpExtTCPSpuriousRTOs);
@@ -506,7 +506,7 @@ fn tcp_try_undo_loss(sk: &Sock, tp: &mut TcpSock, frto_undo: bool) -> bool {
         return true;
     }
     if frto_undo || tp.rx_opt.sack_ok {
-        tcp_set_ca_state(tp, TcpCaState::Open);
+        tcp_set_ca_state(sk, tp, TcpCaState::Open);
         tp.is_sack_reneg = false;
     }
     true
@@ -524,9 +524,9 @@ fn tcp_try_undo_partial(sk: &Sock, tp: &mut TcpSock, prior_una: u32) -> bool {
     if !tcp_any_retrans_done(tp) {
         tp.retrans_stamp = 0;
     }
-    tcp_undo_cwnd_reduction(tp, true);
+    tcp_undo_cwnd_reduction(sk, tp, true);
     sk.net.mib.inc(Mib::TcpExtTCPPartialUndo);
-    tcp_try_keep_open(tp);
+    tcp_try_keep_open(sk, tp);
     false
 }
 
@@ -547,24 +547,24 @@ pub fn tcp_check_sack_reordering(sk: &Sock, tp: &mut TcpSock, low_seq: u32, ts: 
 // --- The machine ---
 
 /// `tcp_try_keep_open`.
-pub fn tcp_try_keep_open(tp: &mut TcpSock) {
+pub fn tcp_try_keep_open(sk: &Sock, tp: &mut TcpSock) {
     let state = if tp.left_out() != 0 || tcp_any_retrans_done(tp) { TcpCaState::Disorder } else { TcpCaState::Open };
     if tp.ca_state != state {
-        tcp_set_ca_state(tp, state);
+        tcp_set_ca_state(sk, tp, state);
         tp.high_seq = tp.snd_nxt;
     }
 }
 
 /// `tcp_try_to_open`.
-fn tcp_try_to_open(tp: &mut TcpSock, flag: Ack) {
+fn tcp_try_to_open(sk: &Sock, tp: &mut TcpSock, flag: Ack) {
     if !tcp_any_retrans_done(tp) {
         tp.retrans_stamp = 0;
     }
     if flag.contains(Ack::ECE) {
-        tcp_enter_cwr(tp);
+        tcp_enter_cwr(sk, tp);
     }
     if tp.ca_state != TcpCaState::Cwr {
-        tcp_try_keep_open(tp);
+        tcp_try_keep_open(sk, tp);
     }
 }
 
@@ -644,7 +644,7 @@ pub fn tcp_fastretrans_alert(
                 return;
             }
             if tcp_try_undo_dsack(sk, tp) {
-                tcp_try_to_open(tp, *flag);
+                tcp_try_to_open(sk, tp, *flag);
             }
             tcp_identify_packet_loss(sk, tp, flag);
             if tp.ca_state != TcpCaState::Recovery {
@@ -673,7 +673,7 @@ pub fn tcp_fastretrans_alert(
             }
             tcp_identify_packet_loss(sk, tp, flag);
             if tp.lost_out == 0 {
-                tcp_try_to_open(tp, *flag);
+                tcp_try_to_open(sk, tp, *flag);
                 return;
             }
             tcp_enter_recovery(sk, tp, ece);
@@ -687,8 +687,8 @@ fn tcp_left_recovery_point(sk: &Sock, tp: &mut TcpSock) -> bool {
     match tp.ca_state {
         // Wait until something beyond is acknowledged, or the window would be reduced twice for one event.
         TcpCaState::Cwr if tp.snd_una != tp.high_seq => {
-            tcp_end_cwnd_reduction(tp);
-            tcp_set_ca_state(tp, TcpCaState::Open);
+            tcp_end_cwnd_reduction(sk, tp);
+            tcp_set_ca_state(sk, tp, TcpCaState::Open);
         }
         TcpCaState::Recovery => {
             if !tp.rx_opt.sack_ok {
@@ -697,7 +697,7 @@ fn tcp_left_recovery_point(sk: &Sock, tp: &mut TcpSock) -> bool {
             if tcp_try_undo_recovery(sk, tp) {
                 return true;
             }
-            tcp_end_cwnd_reduction(tp);
+            tcp_end_cwnd_reduction(sk, tp);
         }
         _ => {}
     }

@@ -7,12 +7,13 @@
 use super::tcp_fragment::tcp_fragment;
 use super::tcp_options::sack_block;
 use super::tcp_queue::*;
+use super::tcp_rate::{TxInfo, tcp_rate_skb_delivered};
 use super::tcp_recovery::*;
 use super::tcp_sock::*;
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 
-/// What has been learned from one ACK (`struct tcp_sacktag_state`, `struct rate_sample`).
+/// What has been learned from one ACK (`struct tcp_sacktag_state`).
 #[derive(Default)]
 pub struct SackState {
     /// Lowest sequence number that arrived out of order.
@@ -22,54 +23,7 @@ pub struct SackState {
     pub last_sackt: u64,
     pub flag: Ack,
     pub sack_delivered: u32,
-    /// State of delivery when the newest delivered piece was sent; for the rate sample.
-    pub prior_delivered: u32,
-    pub prior_mstamp: u64,
-    pub prior_end_seq: u32,
-    pub rate_interval_us: u64,
-    pub is_app_limited: bool,
-}
-
-/// What a piece carries for the rate sample (`TCP_SKB_CB(skb)->tx`).
-#[derive(Clone, Copy)]
-pub struct TxInfo {
-    end_seq: u32,
-    mstamp: u64,
-    delivered: u32,
-    delivered_mstamp: u64,
-    first_tx_mstamp: u64,
-    is_app_limited: bool,
-}
-
-impl TxInfo {
-    pub fn of(s: &TxSkb) -> TxInfo {
-        TxInfo {
-            end_seq: s.end_seq,
-            mstamp: s.mstamp,
-            delivered: s.delivered,
-            delivered_mstamp: s.delivered_mstamp,
-            first_tx_mstamp: s.first_tx_mstamp,
-            is_app_limited: s.is_app_limited,
-        }
-    }
-}
-
-/// Notes a delivered piece for the rate sample (`tcp_rate_skb_delivered`).
-pub fn tcp_rate_skb_delivered(tp: &mut TcpSock, s: &TxInfo, st: &mut SackState) {
-    if s.delivered_mstamp == 0 {
-        return;
-    }
-    let newer = st.prior_mstamp == 0
-        || s.mstamp > tp.first_tx_mstamp
-        || (s.mstamp == tp.first_tx_mstamp && after(s.end_seq, st.prior_end_seq));
-    if newer {
-        st.prior_delivered = s.delivered;
-        st.prior_mstamp = s.delivered_mstamp;
-        st.is_app_limited = s.is_app_limited;
-        st.prior_end_seq = s.end_seq;
-        tp.first_tx_mstamp = s.mstamp;
-        st.rate_interval_us = s.mstamp.saturating_sub(s.first_tx_mstamp);
-    }
+    pub rate: RateSample,
 }
 
 /// Whether a block may say what it says (`tcp_is_sackblock_valid`).
@@ -259,7 +213,7 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
     }
     if was & TCPCB_SACKED_ACKED == 0 {
         tcp_rack_advance(tp, was, xmit_id, mstamp);
-        tcp_rate_skb_delivered(tp, &tx, st);
+        tcp_rate_skb_delivered(tp, &tx, &mut st.rate);
         if was & TCPCB_SACKED_RETRANS != 0 {
             if was & TCPCB_LOST != 0 {
                 sacked &= !(TCPCB_LOST | TCPCB_SACKED_RETRANS);

@@ -12,9 +12,10 @@ use kernel::{PageMut, Timer};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use uapi::tcp::TcpState;
+use uapi::tcp::{TcpCcInfo, TcpState};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+pub use super::tcp_ca_types::*;
 pub use super::tcp_queue::{after, before, between};
 
 /// The largest window without scaling.
@@ -109,62 +110,40 @@ pub const INET_ECN_MASK: u8 = 3;
 pub const INET_ECN_ECT_0: u8 = 2;
 pub const INET_ECN_CE: u8 = 3;
 
-/// State of congestion control (`enum tcp_ca_state`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum TcpCaState {
-    #[default]
-    Open = 0,
-    Disorder = 1,
-    Cwr = 2,
-    Recovery = 3,
-    Loss = 4,
-}
-
-/// What congestion control is told about (`enum tcp_ca_event`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum TcpCaEvent {
-    /// First transmit when nothing is in flight.
-    TxStart,
-    /// The window is opened again after idleness.
-    CwndRestart,
-    CompleteCwr,
-    Loss,
-    EcnNoCe,
-    EcnIsCe,
-}
-
-/// A congestion control algorithm (`struct tcp_congestion_ops`). Its state lives in [`TcpSock::ca_priv`].
+/// A congestion control algorithm (`struct tcp_congestion_ops`). Its functions run under the socket lock, in process or
+/// softirq context, and do not sleep; its state lives in [`TcpSock::ca_priv`], zeroed before `init`. The clock is
+/// [`TcpSock::tcp_mstamp`]. A new one is best written as `TcpCongestionOps { name, .., ..RENO_OPS }`.
 pub struct TcpCongestionOps {
+    /// At most 15 bytes.
     pub name: &'static str,
-    /// It wants ECN (`TCP_CONG_NEEDS_ECN`).
-    pub needs_ecn: bool,
-    pub init: fn(tp: &mut TcpSock),
+    pub flags: CaFlags,
+    /// Size and alignment of the type laid over [`TcpSock::ca_priv`]; alignment at most 8.
+    pub priv_layout: (usize, usize),
+    /// The connection begins, or changes to this algorithm.
+    pub init: Option<fn(sk: &Sock, tp: &mut TcpSock)>,
+    /// It ends, or changes to another.
+    pub release: Option<fn(sk: &Sock, tp: &mut TcpSock)>,
     /// The threshold after a loss, in segments.
-    pub ssthresh: fn(tp: &mut TcpSock) -> u32,
-    /// `acked` segments were acknowledged while congestion control may open the window.
-    pub cong_avoid: fn(tp: &mut TcpSock, ack: u32, acked: u32),
+    pub ssthresh: fn(sk: &Sock, tp: &mut TcpSock) -> u32,
+    /// `acked` segments were acknowledged while congestion control may open the window. Not called with `cong_control`.
+    pub cong_avoid: fn(sk: &Sock, tp: &mut TcpSock, ack: u32, acked: u32),
+    /// Instead of the window's usual handling: after each ACK, sets window and pacing rate itself.
+    pub cong_control: Option<fn(sk: &Sock, tp: &mut TcpSock, rs: &RateSample)>,
     /// Before the state becomes `new`.
-    pub set_state: Option<fn(tp: &mut TcpSock, new: TcpCaState)>,
-    pub cwnd_event: Option<fn(tp: &mut TcpSock, ev: TcpCaEvent)>,
-    /// `pkts` segments acknowledged, with a round-trip time sample in microseconds (negative: none).
-    pub pkts_acked: Option<fn(tp: &mut TcpSock, pkts: u32, rtt_us: i64)>,
+    pub set_state: Option<fn(sk: &Sock, tp: &mut TcpSock, new: TcpCaState)>,
+    pub cwnd_event: Option<fn(sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent)>,
+    /// For each ACK, before losses are looked for.
+    pub in_ack_event: Option<fn(sk: &Sock, tp: &mut TcpSock, flags: CaAck)>,
+    /// Segments were acknowledged.
+    pub pkts_acked: Option<fn(sk: &Sock, tp: &mut TcpSock, sample: &AckSample)>,
+    /// Segments of the smallest packet worth building; without it `net.ipv4.tcp_min_tso_segs`.
+    pub min_tso_segs: Option<fn(sk: &Sock, tp: &TcpSock) -> u32>,
+    /// How many windows the send buffer is to hold; without it 2.
+    pub sndbuf_expand: Option<fn(sk: &Sock, tp: &TcpSock) -> u32>,
     /// The window to go back to when a reduction was wrong.
-    pub undo_cwnd: fn(tp: &mut TcpSock) -> u32,
-}
-
-/// 64 bytes for the algorithm at work (`icsk_ca_priv`); each lays its own type over it.
-#[derive(Clone, Copy, Default)]
-pub struct CaPriv([u64; 8]);
-
-impl CaPriv {
-    pub fn get_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> &mut T {
-        T::mut_from_prefix(self.0.as_mut_bytes()).map(|(t, _)| t).unwrap_or_else(|_| unreachable!("ca type too large"))
-    }
-
-    pub fn get<T: FromBytes + KnownLayout + Immutable>(&self) -> &T {
-        T::ref_from_prefix(self.0.as_bytes()).map(|(t, _)| t).unwrap_or_else(|_| unreachable!("ca type too large"))
-    }
+    pub undo_cwnd: fn(sk: &Sock, tp: &mut TcpSock) -> u32,
+    /// What `TCP_CC_INFO` answers.
+    pub get_info: Option<fn(sk: &Sock, tp: &TcpSock) -> TcpCcInfo>,
 }
 
 /// What lower files of TCP must call in higher ones. One table, filled where all are visible.

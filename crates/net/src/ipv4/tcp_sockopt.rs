@@ -5,7 +5,7 @@
 //! Locks and context: process context; takes the socket lock.
 
 use super::inet_csk_timers::*;
-use super::tcp_ca::{tcp_ca_find, tcp_set_congestion_control};
+use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
 use super::tcp_input::{tcp_keepalive_time_when, tcp_stream_is_writeable};
 use super::tcp_output::*;
 use super::tcp_recv::tcp_cleanup_rbuf;
@@ -17,8 +17,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use uapi::tcp::*;
 use uapi::{Errno, Result};
 
-/// `TCP_CA_NAME_MAX`.
-const TCP_CA_NAME_MAX: usize = 16;
 /// `MAX_TCP_WINDOW`'s cousin: the largest `TCP_MAXSEG`.
 const MAX_TCP_MSS: i32 = 32767;
 
@@ -28,8 +26,11 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
     let tp = tcp_sk(&mut *guard);
     if name == TCP_CONGESTION {
         let end = val.iter().position(|&b| b == 0).unwrap_or(val.len()).min(TCP_CA_NAME_MAX - 1);
-        let ca = val.get(..end).and_then(|b| std::str::from_utf8(b).ok()).filter(|s| !s.is_empty());
-        return tcp_set_congestion_control(tp, ca.ok_or(Errno::EINVAL)?);
+        let ca = val.get(..end).and_then(|b| std::str::from_utf8(b).ok());
+        if val.is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        return tcp_set_congestion_control(sk, tp, ca.ok_or(Errno::ENOENT)?);
     }
     let v = int_option(val)?;
     if !is_int_option(name) {
@@ -213,10 +214,13 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
     let or = |v: i64, default: i64| if v != 0 { v } else { default };
     let v: i64 = match name {
         TCP_INFO => return Ok(cut(tcp_get_info(sk, tp).to_bytes(), len)),
+        TCP_CC_INFO => {
+            let info = tp.ca_ops.get_info.map_or(Vec::new(), |f| f(sk, tp).to_bytes());
+            return Ok(cut(info, len));
+        }
         TCP_CONGESTION => {
             let mut name = tp.ca_ops.name.as_bytes().to_vec();
             name.resize(TCP_CA_NAME_MAX, 0);
-            debug_assert!(tcp_ca_find(tp.ca_ops.name).is_some());
             return Ok(cut(name, len));
         }
         TCP_MAXSEG => {

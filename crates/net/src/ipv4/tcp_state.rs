@@ -7,7 +7,8 @@
 
 use super::inet_csk_timers::tcp_clear_xmit_timers;
 use super::inet_hashtables::{inet_put_port, inet_unhash, tcp_hashinfo};
-use super::tcp_ca::DEFAULT_CA;
+use super::tcp_ca::tcp_assign_congestion_control;
+use super::tcp_cong::tcp_cleanup_congestion_control;
 use super::tcp_sock::*;
 use crate::core::snmp::Mib;
 use crate::core::sock::{SHUTDOWN_MASK, Sock, SockFlags};
@@ -20,7 +21,7 @@ use uapi::{Errno, Result};
 /// The state of a new socket, with the namespace's defaults (`tcp_init_sock`).
 pub fn tcp_init_sock(sk: &Arc<Sock>, ops: &'static TcpOps) -> Result<Box<TcpSock>> {
     let s = &sk.net.sysctl;
-    let mut tp = TcpSock::new(ops, DEFAULT_CA);
+    let mut tp = TcpSock::new(ops, tcp_assign_congestion_control(&sk.net));
     tp.icsk_rto_min = (s.tcp_rto_min_us.get() / 1000).max(1) as u32;
     tp.reordering = s.tcp_reordering.get() as u32;
     tp.tsoffset = 0;
@@ -114,6 +115,7 @@ pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) -> usize {
 /// No process has the socket any more and its connection is over: gives everything back (`inet_csk_destroy_sock`).
 pub fn inet_csk_destroy_sock(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_clear_xmit_timers(tp);
+    tcp_cleanup_congestion_control(sk, tp);
     tcp_write_queue_purge(sk, tp);
     tcp_receive_queue_purge(sk, tp);
     inet_unhash(sk);

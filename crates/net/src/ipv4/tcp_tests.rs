@@ -4,6 +4,7 @@
 //! Linux counterpart: `tools/testing/selftests/net/`, packetdrill.
 //! Locks and context: tests.
 
+mod congestion;
 mod old_losses;
 
 use super::test_support::TestNet;

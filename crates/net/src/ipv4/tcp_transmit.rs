@@ -8,6 +8,7 @@ use super::inet_csk_timers::inet_csk_reset_delack_timer;
 use super::tcp_mss::{tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
 use super::tcp_queue::TxSkb;
+use super::tcp_rate::tcp_rate_skb_sent;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_wfree;
 use crate::core::checksum::csum_partial_seed;
@@ -276,10 +277,10 @@ fn tcp_event_ack_sent(tp: &mut TcpSock) {
 fn tcp_event_data_sent(sk: &Sock, tp: &mut TcpSock) {
     let now = tp.jiffies32();
     if tp.packets_out == 0 {
-        super::tcp_cong::tcp_ca_event(tp, TcpCaEvent::TxStart);
+        super::tcp_cong::tcp_ca_event(sk, tp, TcpCaEvent::TxStart);
         let idle = now.wrapping_sub(tp.lsndtime) as i32;
         if sk.net.sysctl.tcp_slow_start_after_idle.on() && idle > tp.icsk_rto as i32 && tp.lsndtime != 0 {
-            super::tcp_cong::tcp_cwnd_restart(tp, idle as u32);
+            super::tcp_cong::tcp_cwnd_restart(sk, tp, idle as u32);
         }
     }
     tp.lsndtime = now;
@@ -296,20 +297,11 @@ pub fn tcp_xmit_piece(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize) -> Result<()> 
     }
     let v6 = tp.is_v6();
     let now = tp.tcp_mstamp;
-    let idle = tp.packets_out == 0;
-    if idle {
-        // `tcp_rate_skb_sent`: nothing is in flight, so the interval starts here.
-        tp.first_tx_mstamp = now;
-        tp.delivered_mstamp = now;
-    }
-    let (first, dm, d, ce) = (tp.first_tx_mstamp, tp.delivered_mstamp, tp.delivered, tp.delivered_ce);
-    let app_limited = tp.app_limited != u32::MAX;
+    tcp_rate_skb_sent(tp, i);
     let xmit_id = tp.data_segs_out;
     let Some(piece) = tp.tx.get_mut(i) else { return Err(Errno::EINVAL) };
     piece.mstamp = now;
     piece.xmit_id = xmit_id;
-    (piece.first_tx_mstamp, piece.delivered_mstamp, piece.delivered, piece.delivered_ce) = (first, dm, d, ce);
-    piece.is_app_limited = app_limited;
     let (skb, seq, flags) = (tcp_packet_of(piece, v6), piece.seq, piece.tcp_flags);
     tcp_transmit_skb(sk, tp, skb, seq, flags)
 }
