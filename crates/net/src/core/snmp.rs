@@ -74,6 +74,7 @@ mibs! {
     TcpExtTCPACKSkippedSeq, TcpExtTCPACKSkippedFinWait2, TcpExtTCPACKSkippedTimeWait,
     TcpExtTCPACKSkippedChallenge, TcpExtTCPWinProbe, TcpExtTCPKeepAlive, TcpExtTCPDelivered, TcpExtTCPAckCompressed,
     TcpExtTCPZeroWindowDrop, TcpExtTCPRcvQFull, TcpExtTCPWqueueTooBig, TcpExtTcpTimeoutRehash,
+    TcpExtTCPDSACKIgnoredDubious, TcpExtTCPDSACKRecvSegs, TcpExtTCPDeliveredCE,
     SockOptUnsupported,
 }
 

@@ -173,6 +173,15 @@ sysctls! {
     tcp_mtu_probing: "net.ipv4.tcp_mtu_probing" = 0, 0, 2;
     tcp_notsent_lowat: "net.ipv4.tcp_notsent_lowat" = u32::MAX as i64, 0, u32::MAX as i64;
     tcp_rto_min_us: "net.ipv4.tcp_rto_min_us" = 200_000, 1, MAX;
+    tcp_retrans_collapse: "net.ipv4.tcp_retrans_collapse" = 1, 0, 255;
+    /// Seconds.
+    tcp_min_rtt_wlen: "net.ipv4.tcp_min_rtt_wlen" = 300, 0, 86_400;
+    tcp_thin_linear_timeouts: "net.ipv4.tcp_thin_linear_timeouts" = 0, 0, 1;
+    tcp_syn_linear_timeouts: "net.ipv4.tcp_syn_linear_timeouts" = 4, 0, 127;
+    tcp_comp_sack_delay_ns: "net.ipv4.tcp_comp_sack_delay_ns" = 1_000_000, 0, MAX;
+    tcp_comp_sack_slack_ns: "net.ipv4.tcp_comp_sack_slack_ns" = 100_000, 0, MAX;
+    tcp_comp_sack_nr: "net.ipv4.tcp_comp_sack_nr" = 44, 0, 255;
+    tcp_backlog_ack_defer: "net.ipv4.tcp_backlog_ack_defer" = 1, 0, 1;
     tcp_rto_max_ms: "net.ipv4.tcp_rto_max_ms" = 120_000, 1000, 120_000;
 }
 

@@ -32,10 +32,11 @@ fn keepalive_timer_of(ops: &TcpOps) -> fn(&Arc<Sock>) {
     ops.keepalive_timer
 }
 
-/// Arms the retransmission timer for `what` (`ICSK_TIME_*`), `when` milliseconds from now, at most `max`.
+/// Arms the retransmission timer for `what` (`ICSK_TIME_*`), `when` milliseconds from now, at most `max` and
+/// `icsk_rto_max`.
 #[inline]
 pub fn inet_csk_reset_xmit_timer(sk: &Sock, tp: &mut TcpSock, what: u8, when: u32, max: u32) {
-    let expires = sk.net.kernel().jiffies() + when.min(max).max(1) as u64;
+    let expires = sk.net.kernel().jiffies() + when.min(max).min(tp.icsk_rto_max).max(1) as u64;
     tp.icsk_pending = what;
     tp.icsk_timeout = expires;
     let ops = tp.ops;

@@ -57,6 +57,7 @@ pub mod tcp_rcvq;
 pub mod tcp_recovery;
 pub mod tcp_recv;
 pub mod tcp_reply;
+pub mod tcp_retransmit;
 pub mod tcp_rtt;
 pub mod tcp_sack;
 pub mod tcp_sock;

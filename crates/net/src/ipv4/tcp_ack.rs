@@ -11,6 +11,7 @@ use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::*;
 use super::tcp_recovery::*;
+use super::tcp_retransmit::*;
 use super::tcp_rtt::tcp_ack_update_rtt;
 use super::tcp_sack::*;
 use super::tcp_sock::*;
@@ -166,6 +167,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         if tcp_ecn_rcv_ecn_echo(tp, th) {
             flag |= Ack::ECE;
         }
+        tcp_count_delivered(tp, st.sack_delivered, flag.contains(Ack::ECE));
     }
     sk.err_soft.store(0, Relaxed);
     tp.icsk_probes_out = 0;
@@ -175,6 +177,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         let mut rexmit = Rexmit::None;
         if flag.contains(Ack::DSACKING_ACK) {
             tcp_fastretrans_alert(sk, tp, prior_una, 0, &mut flag, &mut rexmit);
+            tcp_newly_delivered(sk, tp, prior.delivered, flag);
         }
         // The peer's window is what holds us up.
         tcp_ack_probe(sk, tp);
@@ -199,6 +202,18 @@ fn tcp_in_ack_event(sk: &Sock, tp: &mut TcpSock, flag: Ack) {
     f(sk, tp, what);
 }
 
+/// Segments delivered since there were `prior` (`tcp_newly_delivered`).
+fn tcp_newly_delivered(sk: &Sock, tp: &TcpSock, prior: u32, flag: Ack) -> u32 {
+    let n = tp.delivered.wrapping_sub(prior);
+    if n > 0 {
+        sk.net.mib.add(Mib::TcpExtTCPDelivered, n as u64);
+        if flag.contains(Ack::ECE) {
+            sk.net.mib.add(Mib::TcpExtTCPDeliveredCE, n as u64);
+        }
+    }
+    n
+}
+
 /// How things stood before an ACK.
 struct Prior {
     una: u32,
@@ -220,8 +235,11 @@ fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &
     }
     if tp.rx_opt.sack_blocks > 0 {
         let mut rexmit = Rexmit::None;
+        let delivered = tp.delivered;
         flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, una, st);
+        tcp_count_delivered(tp, st.sack_delivered, false);
         tcp_fastretrans_alert(sk, tp, una, 0, &mut flag, &mut rexmit);
+        tcp_newly_delivered(sk, tp, delivered, flag);
         tcp_xmit_recovery(sk, tp, rexmit);
     }
     Ok(false)
@@ -231,24 +249,24 @@ fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &
 fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &mut SackState, prior: &Prior) {
     let ack = tcp_skb_cb(skb).ack_seq;
     let mut rexmit = Rexmit::None;
-    tcp_rack_update_reo_wnd(tp, st.rate.prior_delivered);
+    tcp_rack_update_reo_wnd(sk, tp, st.rate.prior_delivered);
     if tp.tlp_high_seq != 0 {
         tcp_process_tlp_ack(sk, tp, ack, flag);
     }
     if !flag.intersects(Ack::NOT_DUP) || flag.intersects(Ack::CA_ALERT) || tp.ca_state != TcpCaState::Open {
         let mut num_dupack = 0;
         if !flag.intersects(Ack::SND_UNA_ADVANCED | Ack::NOT_DUP | Ack::DSACKING_ACK) {
-            num_dupack = (skb.gso_segs as u32).max(1);
+            num_dupack = if flag.contains(Ack::DATA) { 1 } else { (skb.gso_segs as u32).max(1) };
         }
         tcp_fastretrans_alert(sk, tp, prior.una, num_dupack, &mut flag, &mut rexmit);
     }
     if flag.contains(Ack::SET_XMIT_TIMER) && !tcp_schedule_loss_probe(sk, tp, true) {
         tcp_rearm_rto(sk, tp);
     }
-    if flag.intersects(Ack::FORWARD_PROGRESS) {
+    if flag.intersects(Ack::FORWARD_PROGRESS) || !flag.intersects(Ack::NOT_DUP) {
         tcp_confirm_neigh(sk, tp);
     }
-    let delivered = tp.delivered.wrapping_sub(prior.delivered);
+    let delivered = tcp_newly_delivered(sk, tp, prior.delivered, flag);
     let lost = tp.lost.wrapping_sub(prior.lost);
     st.rate.is_ack_delayed = flag.contains(Ack::ACK_MAYBE_DELAYED);
     tcp_rate_gen(tp, delivered, lost, tp.is_sack_reneg, &mut st.rate);
@@ -363,6 +381,7 @@ fn tcp_clean_rtx_queue(
         tp.snd_up = tp.snd_una;
     }
     if tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_SACKED_ACKED != 0) {
+        // The peer would have acknowledged it, had it not thrown it away (RFC 2018, 8).
         *flag |= Ack::SACK_RENEGING;
     }
     tcp_cleaned(sk, tp, prior_fack, flag, st, &c);
@@ -394,7 +413,11 @@ fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st:
     if flag.intersects(Ack::ACKED) {
         *flag |= Ack::SET_XMIT_TIMER;
         if !tp.rx_opt.sack_ok {
-            tcp_remove_reno_sacks(tp, c.segs, c.ece);
+            tcp_remove_reno_sacks(sk, tp, c.segs, c.ece);
+            // Which of them was sent once only nobody can tell.
+            if flag.contains(Ack::RETRANS_DATA_ACKED) {
+                flag.remove(Ack::ORIG_SACK_ACKED);
+            }
         } else if before(c.reord, prior_fack) {
             tcp_check_sack_reordering(sk, tp, c.reord, false);
         }
@@ -431,7 +454,9 @@ fn tcp_ack_piece(tp: &mut TcpSock, flag: &mut Ack, p: &AckedPiece, c: &mut Clean
         tp.sacked_out = tp.sacked_out.saturating_sub(p.segs);
     } else if tp.rx_opt.sack_ok {
         tcp_count_delivered(tp, p.segs, c.ece);
-        tcp_rack_advance(tp, p.sacked, p.xmit_id, p.mstamp);
+        if !tcp_spurious_retrans(tp, p.sacked, p.mstamp) {
+            tcp_rack_advance(tp, p.sacked, p.xmit_id, p.mstamp);
+        }
     }
     if p.sacked & TCPCB_LOST != 0 {
         tp.lost_out = tp.lost_out.saturating_sub(p.segs);

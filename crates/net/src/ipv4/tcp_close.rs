@@ -177,7 +177,7 @@ fn forget_connection(tp: &mut TcpSock) {
     tp.rx_opt.user_mss = old.rx_opt.user_mss;
     tp.ca_setsockopt = old.ca_setsockopt;
     tp.icsk_bound = old.icsk_bound;
-    tp.icsk_rto_min = old.icsk_rto_min;
+    (tp.icsk_rto_min, tp.icsk_rto_max, tp.thin_lto) = (old.icsk_rto_min, old.icsk_rto_max, old.thin_lto);
     tp.icsk_delack_max = old.icsk_delack_max;
     tp.icsk_syn_retries = old.icsk_syn_retries;
     tp.icsk_user_timeout = old.icsk_user_timeout;

@@ -85,14 +85,16 @@ pub fn tcp_fragment(sk: &Sock, tp: &mut TcpSock, i: usize, len: u32, mss: u32) -
 
 /// Drops the acknowledged front of the oldest piece (`tcp_trim_head`).
 pub fn tcp_trim_head(sk: &Sock, tp: &mut TcpSock, len: u32) {
-    let Some(s) = tp.tx.rtx_mut(0) else { return };
-    let before = s.truesize;
-    s.trim_payload(len);
-    s.seq = s.seq.wrapping_add(len);
-    let freed = before - s.truesize;
-    if s.gso_segs > 1 {
-        let mss = s.gso_size as u32;
-        tcp_set_tso_segs(s, mss);
-    }
+    let mut freed = 0;
+    tp.tx.restamp(0, |s| {
+        let before = s.truesize;
+        s.trim_payload(len);
+        s.seq = s.seq.wrapping_add(len);
+        freed = before - s.truesize;
+        if s.gso_segs > 1 {
+            let mss = s.gso_size as u32;
+            tcp_set_tso_segs(s, mss);
+        }
+    });
     sk.wmem_queued.fetch_sub(freed as usize, AcqRel);
 }

@@ -390,7 +390,7 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
 /// Socket options of TCP's level that a child takes over.
 fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
     tp.icsk_syn_retries = ltp.icsk_syn_retries;
-    tp.icsk_rto_min = ltp.icsk_rto_min;
+    (tp.icsk_rto_min, tp.icsk_rto_max, tp.thin_lto) = (ltp.icsk_rto_min, ltp.icsk_rto_max, ltp.thin_lto);
     tp.icsk_delack_max = ltp.icsk_delack_max;
     tp.icsk_user_timeout = ltp.icsk_user_timeout;
     tp.icsk_ack.pingpong = ltp.icsk_ack.pingpong;

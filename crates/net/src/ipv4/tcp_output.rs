@@ -1,6 +1,6 @@
 //! TCP transmit: what may be sent, and when.
 //!
-//! Interface: [`tcp_write_xmit`], [`__tcp_push_pending_frames`], [`tcp_retransmit_skb`], [`tcp_connect`], [`tcp_send_fin`],
+//! Interface: [`tcp_write_xmit`], [`__tcp_push_pending_frames`], [`tcp_connect`], [`tcp_send_fin`],
 //! and what `tcp_mss` and `tcp_transmit` below it give.
 //! Linux counterpart: `net/ipv4/tcp_output.c`.
 //! Locks and context: socket lock; process or softirq context.
@@ -54,14 +54,14 @@ fn tcp_cwnd_test(tp: &TcpSock) -> u32 {
 }
 
 /// Whether at least one segment of the piece fits into the peer's window (`tcp_snd_wnd_test`).
-fn tcp_snd_wnd_test(tp: &TcpSock, s: &TxSkb, mss: u32) -> bool {
+pub(super) fn tcp_snd_wnd_test(tp: &TcpSock, s: &TxSkb, mss: u32) -> bool {
     let end = if s.len > mss { s.seq.wrapping_add(mss) } else { s.end_seq };
     !after(end, tp.wnd_end())
 }
 
 /// Segments for one packet to the device: what leaves in a millisecond at the current rate, and more when the path is
 /// short (`tcp_tso_segs`).
-fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
+pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
     let mut bytes = tp.pacing_rate >> 10;
     let shift = tcp_min_rtt(tp) >> 9;
     if shift < 32 {
@@ -369,218 +369,6 @@ pub fn tcp_schedule_loss_probe(sk: &Sock, tp: &mut TcpSock, advancing_rto: bool)
 
 const CLOSING_STATES: u32 =
     TcpState::FinWait1.flag() | TcpState::Closing.flag() | TcpState::LastAck.flag() | TcpState::FinWait2.flag();
-
-/// Sends something to make the peer acknowledge the tail: new data, or the last segment again (`tcp_send_loss_probe`).
-pub fn tcp_send_loss_probe(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    tp.mstamp_refresh(sk);
-    if tp.tlp_high_seq != 0 {
-        tp.icsk_pending = 0;
-        tcp_rearm_rto(sk, tp);
-        return;
-    }
-    tp.tlp_retrans = false;
-    let mss = tcp_current_mss(sk, tp);
-    let before_out = tp.packets_out;
-    if tp.tx.send_head().is_some_and(|s| tcp_snd_wnd_test(tp, s, mss)) {
-        tcp_write_xmit(sk, tp, mss, TCP_NAGLE_OFF, Push::Probe);
-    }
-    if tp.packets_out <= before_out && !tcp_probe_with_tail(sk, tp, mss) {
-        tp.icsk_pending = 0;
-        tcp_rearm_rto(sk, tp);
-        return;
-    }
-    tp.tlp_high_seq = tp.snd_nxt;
-    sk.net.mib.inc(Mib::TcpExtTCPLossProbes);
-    tp.icsk_pending = 0;
-    tcp_rearm_rto(sk, tp);
-}
-
-fn tcp_probe_with_tail(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32) -> bool {
-    let Some(mut i) = tp.tx.rtx_len().checked_sub(1) else { return false };
-    let Some(s) = tp.tx.rtx(i) else { return false };
-    let all_but_one = (s.pcount() - 1) * mss;
-    if s.pcount() > 1 && s.len > all_but_one && tcp_fragment(sk, tp, i, all_but_one, mss) {
-        i += 1;
-    }
-    tp.tlp_retrans = true;
-    tcp_retransmit_skb(sk, tp, i, 1).is_ok()
-}
-
-// --- Retransmission ---
-
-/// Sends piece `i` of the retransmit queue again, at most `segs` segments of it (`__tcp_retransmit_skb`).
-fn __tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -> Result<()> {
-    let una = tp.snd_una;
-    let (seq, end) = tp.tx.rtx(i).map(|s| (s.seq, s.end_seq)).ok_or(Errno::EINVAL)?;
-    if before(seq, una) {
-        if !before(una, end) || i != 0 {
-            return Err(Errno::EINVAL);
-        }
-        if tp.tx.rtx(0).is_some_and(|s| !s.has(tcp_flag::SYN)) {
-            tcp_trim_head(sk, tp, una.wrapping_sub(seq));
-        }
-    }
-    let cur_mss = tcp_current_mss(sk, tp);
-    let seq = tp.tx.rtx(i).map_or(una, |s| s.seq);
-    let mut avail = tp.wnd_end().wrapping_sub(seq) as i32;
-    if avail <= 0 {
-        // Beyond the peer's window: only the very first segment, as a probe.
-        if seq != una {
-            return Err(Errno::EAGAIN);
-        }
-        avail = cur_mss as i32;
-    }
-    let mut len = cur_mss.saturating_mul(segs);
-    if len > avail as u32 {
-        len = avail as u32 / cur_mss * cur_mss;
-        if len == 0 {
-            len = avail as u32;
-        }
-    }
-    if tp.tx.rtx(i).is_some_and(|s| s.len > len) {
-        tcp_fragment(sk, tp, i, len, cur_mss);
-    } else if let Some(s) = tp.tx.rtx_mut(i) {
-        let (old, sacked) = (s.pcount(), s.sacked);
-        let diff = old as i64 - tcp_init_tso_segs(s, cur_mss) as i64;
-        if diff != 0 {
-            tcp_adjust_pcount(tp, sacked, diff);
-        }
-    }
-    let Some(s) = tp.tx.rtx_mut(i) else { return Err(Errno::EINVAL) };
-    s.sacked |= TCPCB_EVER_RETRANS;
-    // RFC 3168, 6.1.1: a SYN that may have been dropped for its ECN bits goes without.
-    if s.has(tcp_flag::SYN) && s.tcp_flags & (tcp_flag::ECE | tcp_flag::CWR) != 0 {
-        s.tcp_flags &= !(tcp_flag::ECE | tcp_flag::CWR);
-    }
-    let (pcount, len, syn) = (s.pcount(), s.len, s.has(tcp_flag::SYN));
-    sk.net.mib.add(Mib::TcpRetransSegs, pcount as u64);
-    if syn {
-        sk.net.mib.inc(Mib::TcpExtTCPSynRetrans);
-    }
-    tp.total_retrans = tp.total_retrans.wrapping_add(pcount);
-    tp.bytes_retrans += len as u64;
-    let r = tcp_xmit_piece(sk, tp, i);
-    if r.is_err() {
-        sk.net.mib.add(Mib::TcpExtTCPRetransFail, pcount as u64);
-    }
-    r
-}
-
-/// Sends piece `i` again and counts it (`tcp_retransmit_skb`).
-pub fn tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -> Result<()> {
-    tp!(tcp_retransmit_skb, sk);
-    let r = __tcp_retransmit_skb(sk, tp, i, segs);
-    let stamp = tp.time_stamp().max(1);
-    if r.is_ok()
-        && let Some(s) = tp.tx.rtx_mut(i)
-    {
-        let (fresh, pcount) = (s.sacked & TCPCB_SACKED_RETRANS == 0, s.pcount());
-        s.sacked |= TCPCB_RETRANS;
-        if fresh {
-            tp.retrans_out += pcount;
-        }
-        if tp.retrans_stamp == 0 {
-            tp.retrans_stamp = stamp;
-        }
-        tp.undo_retrans = tp.undo_retrans.max(0) + pcount as i32;
-    }
-    r
-}
-
-/// Sends again what is marked lost, as far as the window goes (`tcp_xmit_retransmit_queue`).
-pub fn tcp_xmit_retransmit_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    if tp.packets_out == 0 {
-        return;
-    }
-    let mss = tcp_current_mss(sk, tp);
-    let max_segs = tcp_tso_segs(sk, tp, mss);
-    let mib = match tp.ca_state {
-        TcpCaState::Loss => Mib::TcpExtTCPSlowStartRetrans,
-        _ => Mib::TcpExtTCPFastRetrans,
-    };
-    let mut i = tp.retransmit_hint.map_or(0, |seq| tp.tx.rtx_index(seq));
-    let mut rearm = false;
-    while let Some(s) = tp.tx.rtx(i) {
-        if tp.retrans_out >= tp.lost_out {
-            break;
-        }
-        let segs = tp.snd_cwnd.saturating_sub(tp.packets_in_flight()).min(max_segs);
-        if segs == 0 {
-            break;
-        }
-        if s.sacked & TCPCB_LOST == 0 || s.sacked & (TCPCB_SACKED_ACKED | TCPCB_SACKED_RETRANS) != 0 {
-            i += 1;
-            continue;
-        }
-        tp.retransmit_hint = Some(s.seq);
-        let truesize = s.truesize;
-        if tcp_small_queue_check(sk, tp, truesize) || tcp_retransmit_skb(sk, tp, i, segs).is_err() {
-            return;
-        }
-        let pcount = tp.tx.rtx(i).map_or(1, |s| s.pcount());
-        sk.net.mib.add(mib, pcount as u64);
-        if tcp_in_cwnd_reduction(tp) {
-            tp.prr_out += pcount;
-        }
-        rearm |= i == 0 && tp.icsk_pending != ICSK_TIME_REO_TIMEOUT;
-        i += 1;
-        tp.retransmit_hint = tp.tx.rtx(i).map(|s| s.seq).or(Some(tp.snd_nxt));
-    }
-    if rearm {
-        let rto = tp.icsk_rto;
-        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);
-    }
-}
-
-/// The path MTU became smaller (`tcp_v4_mtu_reduced`): sync, and send again what does not fit (`tcp_simple_retransmit`).
-pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
-    if tp.icsk_pmtu_cookie <= mtu {
-        return;
-    }
-    tp.mstamp_refresh(sk);
-    if let Some(l3) = sk.net.l3(tp.is_v6()) {
-        (l3.update_pmtu)(&sk.net, &tp.inet.flow(sk), mtu);
-    }
-    // The route that says so is another than the one at hand.
-    *sk.dst_cache.lock_bh() = None;
-    let mtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());
-    if tp.icsk_pmtu_cookie <= mtu {
-        return;
-    }
-    tcp_sync_mss(tp, mtu);
-    let mss = tcp_current_mss(sk, tp);
-    let mut i = 0;
-    let prior_lost = tp.lost_out;
-    while let Some(s) = tp.tx.rtx_mut(i) {
-        let seglen = if s.gso_segs > 1 { s.gso_size as u32 } else { s.len };
-        if seglen > mss && s.sacked & TCPCB_SACKED_ACKED == 0 {
-            let pcount = s.pcount();
-            let retrans = s.sacked & TCPCB_SACKED_RETRANS != 0;
-            if s.sacked & TCPCB_LOST == 0 {
-                s.sacked |= TCPCB_LOST;
-                tp.lost_out += pcount;
-            }
-            if retrans && let Some(s) = tp.tx.rtx_mut(i) {
-                s.sacked &= !TCPCB_SACKED_RETRANS;
-                tp.retrans_out -= pcount.min(tp.retrans_out);
-            }
-        }
-        i += 1;
-    }
-    tp.retransmit_hint = None;
-    if prior_lost == tp.lost_out {
-        return;
-    }
-    // Not congestion: the window stays, the state is Loss so that everything marked goes out again.
-    if tp.ca_state != TcpCaState::Loss {
-        tp.high_seq = tp.snd_nxt;
-        tp.snd_ssthresh = tcp_current_ssthresh(tp);
-        tp.prior_ssthresh = 0;
-        tp.undo_marker = 0;
-        tcp_set_ca_state(sk, tp, TcpCaState::Loss);
-    }
-    tcp_xmit_retransmit_queue(sk, tp);
-}
 
 // --- ACKs, probes, SYN, FIN ---
 

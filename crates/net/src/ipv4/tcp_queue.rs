@@ -11,11 +11,15 @@
 //! ```
 //! One deque holds both: sending a piece moves `send_head`, not the piece. A cumulative ACK pops from the front, a sequence
 //! number is found by bisection. A piece has no header room: what goes to the wire is a new `Skb` that shares its fragments.
+//!
+//! What was sent once lies in the order of its transmission by itself. Only while something is missing does a [`Scoreboard`]
+//! keep the exceptions in order, so that neither finding what is lost (RFC 8985) nor what is to be sent again walks over the
+//! window: the work an ACK makes does not depend on how much is in flight.
 
 use kernel::Frag;
 use smallvec::SmallVec;
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// Whether `a` lies before `b` in sequence space (RFC 9293, 3.4).
 #[inline]
@@ -179,15 +183,182 @@ impl TxSkb {
     }
 }
 
+/// What is missing, in order (`tsorted_sent_queue`, `retransmit_skb_hint`). Pieces are named by their first byte.
+#[derive(Default)]
+struct Scoreboard {
+    /// Transmissions that may be found lost, the oldest first: retransmitted pieces, and those sent once below `scanned`.
+    sent: BTreeSet<(Seq, Seq)>,
+    /// Found lost and not sent again.
+    lost: BTreeSet<Seq>,
+    /// Pieces from here on that were sent once are in order by themselves and not in `sent`.
+    scanned: u32,
+}
+
+/// Where a piece belongs on the scoreboard.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    Sent,
+    Lost,
+}
+
+impl Scoreboard {
+    fn place(s: &TxSkb, scanned: Option<u32>) -> Place {
+        match s.sacked & TCPCB_TAGBITS {
+            TCPCB_LOST => Place::Lost,
+            tags if tags & TCPCB_SACKED_ACKED != 0 => Place::Nowhere,
+            _ if s.sacked & TCPCB_EVER_RETRANS != 0 || scanned.is_some_and(|at| before(s.seq, at)) => Place::Sent,
+            _ => Place::Nowhere,
+        }
+    }
+
+    fn add(&mut self, s: &TxSkb, at: Place) {
+        match at {
+            Place::Sent => self.sent.insert((Seq(s.xmit_id), Seq(s.seq))),
+            Place::Lost => self.lost.insert(Seq(s.seq)),
+            Place::Nowhere => false,
+        };
+    }
+
+    fn take(&mut self, s: &TxSkb) {
+        match Self::place(s, Some(self.scanned)) {
+            Place::Sent => self.sent.remove(&(Seq(s.xmit_id), Seq(s.seq))),
+            Place::Lost => self.lost.remove(&Seq(s.seq)),
+            Place::Nowhere => false,
+        };
+    }
+}
+
 /// The write queue and the retransmit queue.
 #[derive(Default)]
 pub struct TxQueue {
     list: VecDeque<Box<TxSkb>>,
     /// Index of the first piece that was never sent.
     head: usize,
+    /// Only while something is missing.
+    board: Option<Box<Scoreboard>>,
+    /// Pieces looked at, to show that an ACK's work is bounded.
+    #[cfg(test)]
+    pub steps: std::sync::atomic::AtomicU64,
 }
 
 impl TxQueue {
+    #[inline]
+    fn step(&self) {
+        #[cfg(test)]
+        self.steps.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    // --- The scoreboard ---
+
+    fn unindex(&mut self, i: usize) {
+        if let Some(b) = &mut self.board
+            && i < self.head
+            && let Some(s) = self.list.get(i)
+        {
+            b.take(s);
+        }
+    }
+
+    fn index(&mut self, i: usize) {
+        let Some(s) = self.list.get(i).filter(|_| i < self.head) else { return };
+        let at = Scoreboard::place(s, self.board.as_ref().map(|b| b.scanned));
+        if at != Place::Nowhere {
+            let una = self.list[0].seq;
+            self.board.get_or_insert_with(|| Box::new(Scoreboard { scanned: una, ..Scoreboard::default() })).add(s, at);
+        }
+    }
+
+    /// Sets and clears tags (`TCPCB_*`) of the `i`th piece of the retransmit queue. Nothing else may change them.
+    pub fn tag(&mut self, i: usize, set: u8, clear: u8) {
+        self.restamp(i, |s| s.sacked = (s.sacked & !clear) | set);
+    }
+
+    /// Changes what a piece's place on the scoreboard depends on: its tags, its start, which transmission it was.
+    pub fn restamp(&mut self, i: usize, f: impl FnOnce(&mut TxSkb)) {
+        self.step();
+        self.unindex(i);
+        if let Some(s) = self.list.get_mut(i) {
+            f(s);
+        }
+        self.index(i);
+    }
+
+    /// Pieces that were sent once, and before transmission `xmit_id`, may be found lost from now on. Each is passed once.
+    pub fn scan_sent_before(&mut self, xmit_id: u32) {
+        let Some(front) = self.list.front().filter(|_| self.head > 0) else { return };
+        let una = front.seq;
+        let start = self.board.as_ref().map_or(una, |b| seq_max(b.scanned, una));
+        let mut i = if start == una { 0 } else { self.rtx_index(start) };
+        while let Some(s) = self.rtx(i) {
+            let once = s.sacked & (TCPCB_EVER_RETRANS | TCPCB_SACKED_ACKED | TCPCB_LOST) == 0;
+            if once && !before(s.xmit_id, xmit_id) {
+                break;
+            }
+            let (key, end) = ((Seq(s.xmit_id), Seq(s.seq)), s.end_seq);
+            let b = self.board.get_or_insert_with(Default::default);
+            b.scanned = end;
+            if once {
+                b.sent.insert(key);
+            }
+            i += 1;
+        }
+    }
+
+    /// The piece of the oldest transmission that may be lost.
+    pub fn oldest_sent(&self) -> Option<usize> {
+        let (_, seq) = self.board.as_ref()?.sent.first()?;
+        Some(self.rtx_index(seq.0))
+    }
+
+    /// The piece of the newest transmission before `xmit_id` that may be lost.
+    pub fn newest_sent_before(&self, xmit_id: u32) -> Option<usize> {
+        let b = self.board.as_ref()?;
+        // Before every sequence number in use.
+        let low = Seq(self.list.front()?.seq.wrapping_sub(1 << 30));
+        let (_, seq) = b.sent.range(..(Seq(xmit_id), low)).next_back()?;
+        Some(self.rtx_index(seq.0))
+    }
+
+    /// The first piece that is lost and was not sent again.
+    pub fn first_lost(&self) -> Option<usize> {
+        let seq = self.board.as_ref()?.lost.first()?;
+        Some(self.rtx_index(seq.0))
+    }
+
+    /// Nothing counts as lost any more.
+    pub fn clear_lost(&mut self) {
+        let Some(b) = &self.board else { return };
+        let seqs: Vec<Seq> = b.lost.iter().copied().chain(b.sent.iter().map(|&(_, seq)| seq)).collect();
+        for seq in seqs {
+            self.tag(self.rtx_index(seq.0), 0, TCPCB_LOST);
+        }
+    }
+
+    /// Forgets the scoreboard once nothing is on it.
+    fn board_trim(&mut self, end: u32) {
+        if let Some(b) = &mut self.board {
+            b.scanned = seq_max(b.scanned, end);
+            if b.sent.is_empty() && b.lost.is_empty() && b.scanned == end {
+                self.board = None;
+            }
+        }
+    }
+
+    /// Whether the scoreboard says what the pieces say.
+    #[cfg(any(test, debug_assertions))]
+    pub fn board_is_right(&self) -> bool {
+        let scanned = self.board.as_ref().map(|b| b.scanned);
+        let places = |want| self.list.iter().take(self.head).filter(move |s| Scoreboard::place(s, scanned) == want);
+        let empty = Scoreboard::default();
+        let b = self.board.as_deref().unwrap_or(&empty);
+        places(Place::Sent).count() == b.sent.len()
+            && places(Place::Sent).all(|s| b.sent.contains(&(Seq(s.xmit_id), Seq(s.seq))))
+            && places(Place::Lost).map(|s| Seq(s.seq)).eq(b.lost.iter().copied())
+    }
+
+    // --- The queues ---
+
     /// Nothing queued, sent or not (`tcp_rtx_and_write_queues_empty`).
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -219,11 +390,14 @@ impl TxQueue {
     /// The `i`th piece of the retransmit queue.
     #[inline]
     pub fn rtx(&self, i: usize) -> Option<&TxSkb> {
+        self.step();
         if i < self.head { self.list.get(i).map(|s| &**s) } else { None }
     }
 
+    /// Not for what [`TxQueue::restamp`] is for.
     #[inline]
     pub fn rtx_mut(&mut self, i: usize) -> Option<&mut TxSkb> {
+        self.step();
         if i < self.head { self.list.get_mut(i).map(|s| &mut **s) } else { None }
     }
 
@@ -299,8 +473,13 @@ impl TxQueue {
         if self.head == 0 {
             return None;
         }
+        self.step();
+        self.unindex(0);
         self.head -= 1;
         let skb = self.list.pop_front();
+        if let Some(s) = &skb {
+            self.board_trim(s.end_seq);
+        }
         if self.list.is_empty() {
             // An idle connection keeps next to nothing.
             self.list.shrink_to(4);
@@ -313,11 +492,13 @@ impl TxQueue {
         self.list.insert((i + 1).min(self.list.len()), rest);
         if i < self.head {
             self.head += 1;
+            self.index(i + 1);
         }
     }
 
     /// Takes piece `i` out.
     pub fn remove(&mut self, i: usize) -> Option<Box<TxSkb>> {
+        self.unindex(i);
         let skb = self.list.remove(i)?;
         if i < self.head {
             self.head -= 1;
@@ -330,6 +511,7 @@ impl TxQueue {
         let (mut lo, mut hi) = (0, self.head);
         while lo < hi {
             let mid = (lo + hi) / 2;
+            self.step();
             match self.list.get(mid) {
                 Some(s) if !after(s.end_seq, seq) => lo = mid + 1,
                 _ => hi = mid,
@@ -341,6 +523,7 @@ impl TxQueue {
     /// Empties both queues; the memory that was charged.
     pub fn purge(&mut self) -> usize {
         self.head = 0;
+        self.board = None;
         std::mem::take(&mut self.list).iter().map(|s| s.truesize as usize).sum()
     }
 }

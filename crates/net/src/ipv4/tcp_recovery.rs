@@ -18,10 +18,12 @@ use super::inet_csk_timers::inet_csk_reset_xmit_timer;
 use super::tcp_cong::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
+use super::tcp_retransmit::*;
 use super::tcp_sock::*;
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use std::sync::Arc;
+use uapi::tcp::TcpState;
 
 bitflags::bitflags! {
     /// What an ACK is and did (`FLAG_*` of `tcp_input.c`).
@@ -66,10 +68,12 @@ pub enum Rexmit {
 
 // --- RACK ---
 
-/// Whether the transmission at `t1` was after that at `t2`; ties go by their numbers.
-fn rack_sent_after(t1: u64, t2: u64, id1: u32, id2: u32) -> bool {
-    t1 > t2 || (t1 == t2 && after(id1, id2))
-}
+/// Bits of `tcp_recovery`: the reordering window does not adapt; three duplicates are no proof of loss. Bit 1, RACK itself,
+/// means nothing: there is nothing else.
+const TCP_RACK_STATIC_REO_WND: i64 = 2;
+const TCP_RACK_NO_DUPTHRESH: i64 = 4;
+/// Recoveries for which a wider reordering window is kept (RFC 8985, 6.2, step 4).
+const TCP_RACK_RECOVERY_THRESH: u8 = 16;
 
 /// A segment sent at `xmit_time` was delivered (RFC 8985, 6.2, step 2).
 pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, xmit_id: u32, xmit_time: u64) {
@@ -80,15 +84,20 @@ pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, xmit_id: u32, xmit_time: u
     }
     tp.rack.advanced = true;
     tp.rack.rtt_us = rtt;
-    if rack_sent_after(xmit_time, tp.rack.mstamp, xmit_id, tp.rack.xmit_id) {
+    // Numbers of transmissions grow with time, and tell those apart that the clock does not.
+    if tp.rack.mstamp == 0 || after(xmit_id, tp.rack.xmit_id) {
         tp.rack.mstamp = xmit_time;
         tp.rack.xmit_id = xmit_id;
     }
 }
 
 /// How much reordering is put up with, in microseconds (RFC 8985, 6.2, step 4).
-fn tcp_rack_reo_wnd(tp: &TcpSock) -> u32 {
-    if tp.reord_seen == 0 && (tp.ca_state >= TcpCaState::Recovery || tp.sacked_out >= tp.reordering) {
+fn tcp_rack_reo_wnd(sk: &Sock, tp: &TcpSock) -> u32 {
+    let dupthresh = || {
+        let no = sk.net.sysctl.tcp_recovery.get() & TCP_RACK_NO_DUPTHRESH != 0;
+        tp.sacked_out >= tp.reordering && !no
+    };
+    if tp.reord_seen == 0 && (tp.ca_state >= TcpCaState::Recovery || dupthresh()) {
         return 0;
     }
     ((tcp_min_rtt(tp) as u64 >> 2) * tp.rack.reo_wnd_steps as u64).min(tp.srtt_us as u64 >> 3) as u32
@@ -99,55 +108,22 @@ fn tcp_rack_skb_timeout(tp: &TcpSock, s: &TxSkb, reo_wnd: u32) -> i64 {
     tp.rack.rtt_us as i64 + reo_wnd as i64 - (tp.tcp_mstamp as i64 - s.mstamp as i64)
 }
 
-/// Marks a piece lost, or lost again (`tcp_mark_skb_lost`).
-pub fn tcp_mark_skb_lost(sk: &Sock, tp: &mut TcpSock, i: usize) {
-    let Some(s) = tp.tx.rtx_mut(i) else { return };
-    if s.sacked & TCPCB_SACKED_ACKED != 0 {
-        return;
-    }
-    let (pcount, was, seq) = (s.pcount(), s.sacked, s.seq);
-    s.sacked = (s.sacked | TCPCB_LOST) & !TCPCB_SACKED_RETRANS;
-    if was & TCPCB_SACKED_RETRANS != 0 {
-        tp.retrans_out = tp.retrans_out.saturating_sub(pcount);
-        sk.net.mib.add(Mib::TcpExtTCPLostRetransmit, pcount as u64);
-    } else if was & TCPCB_LOST != 0 {
-        return;
-    }
-    if was & TCPCB_LOST == 0 {
-        tp.lost_out += pcount;
-    }
-    tp.lost = tp.lost.wrapping_add(pcount);
-    if tp.retransmit_hint.is_none_or(|h| before(seq, h)) {
-        tp.retransmit_hint = Some(seq);
-    }
-}
-
 /// Marks what was sent sufficiently long before something that was delivered; microseconds until the next piece may be
-/// (RFC 8985, 6.2, step 5).
+/// (RFC 8985, 6.2, step 5). Looks at what it marks, and at two pieces more.
 fn tcp_rack_detect_loss(sk: &Sock, tp: &mut TcpSock) -> u32 {
-    let reo_wnd = tcp_rack_reo_wnd(tp);
-    let mut timeout = 0;
-    let mut i = 0;
-    while let Some(s) = tp.tx.rtx(i) {
-        let pending = s.sacked & TCPCB_LOST != 0 && s.sacked & TCPCB_SACKED_RETRANS == 0;
-        if !pending && s.sacked & TCPCB_SACKED_ACKED == 0 {
-            if !rack_sent_after(tp.rack.mstamp, s.mstamp, tp.rack.xmit_id, s.xmit_id) {
-                // What follows was sent later still, unless this was a retransmission.
-                if s.sacked & TCPCB_EVER_RETRANS == 0 {
-                    break;
-                }
-            } else {
-                let left = tcp_rack_skb_timeout(tp, s, reo_wnd);
-                if left <= 0 {
-                    tcp_mark_skb_lost(sk, tp, i);
-                } else {
-                    timeout = timeout.max(left.min(u32::MAX as i64) as u32);
-                }
-            }
+    let reo_wnd = tcp_rack_reo_wnd(sk, tp);
+    let newest = tp.rack.xmit_id;
+    tp.tx.scan_sent_before(newest);
+    let sent_before = |tp: &TcpSock, i: usize| tp.tx.rtx(i).filter(|s| before(s.xmit_id, newest)).is_some();
+    while let Some(i) = tp.tx.oldest_sent().filter(|&i| sent_before(tp, i)) {
+        if tp.tx.rtx(i).is_some_and(|s| tcp_rack_skb_timeout(tp, s, reo_wnd) > 0) {
+            break;
         }
-        i += 1;
+        tcp_mark_skb_lost(sk, tp, i);
     }
-    timeout
+    // Those left wait for the one sent last among them.
+    let last = tp.tx.newest_sent_before(newest).and_then(|i| tp.tx.rtx(i));
+    last.map_or(0, |s| tcp_rack_skb_timeout(tp, s, reo_wnd).clamp(0, u32::MAX as i64) as u32)
 }
 
 /// After an ACK (`tcp_rack_mark_lost`); arms the reordering timer. Whether it did.
@@ -157,7 +133,7 @@ fn tcp_rack_mark_lost(sk: &Sock, tp: &mut TcpSock) -> bool {
     }
     let timeout = tcp_rack_detect_loss(sk, tp);
     if timeout != 0 {
-        let (when, rto) = (timeout.div_ceil(1000) + TCP_TIMEOUT_MIN, tp.icsk_rto);
+        let (when, rto) = ((timeout + TCP_TIMEOUT_MIN * 1000).div_ceil(1000), tp.icsk_rto);
         inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_REO_TIMEOUT, when, rto);
     }
     timeout != 0
@@ -180,8 +156,8 @@ pub fn tcp_rack_reo_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) {
 }
 
 /// Adapts the reordering window to duplicates reported (RFC 8985, 6.2, step 4; `tcp_rack_update_reo_wnd`).
-pub fn tcp_rack_update_reo_wnd(tp: &mut TcpSock, prior_delivered: u32) {
-    if prior_delivered == 0 {
+pub fn tcp_rack_update_reo_wnd(sk: &Sock, tp: &mut TcpSock, prior_delivered: u32) {
+    if prior_delivered == 0 || sk.net.sysctl.tcp_recovery.get() & TCP_RACK_STATIC_REO_WND != 0 {
         return;
     }
     if before(prior_delivered, tp.rack.last_delivered) {
@@ -191,7 +167,7 @@ pub fn tcp_rack_update_reo_wnd(tp: &mut TcpSock, prior_delivered: u32) {
         tp.rack.reo_wnd_steps = tp.rack.reo_wnd_steps.saturating_add(1);
         tp.rack.dsack_seen = false;
         tp.rack.last_delivered = tp.delivered;
-        tp.rack.reo_wnd_persist = 16;
+        tp.rack.reo_wnd_persist = TCP_RACK_RECOVERY_THRESH;
     } else if tp.rack.reo_wnd_persist == 0 {
         tp.rack.reo_wnd_steps = 1;
     }
@@ -200,24 +176,35 @@ pub fn tcp_rack_update_reo_wnd(tp: &mut TcpSock, prior_delivered: u32) {
 // --- Without SACK: duplicate ACKs ---
 
 /// Each duplicate ACK says that a segment has left the network (RFC 6582; `tcp_add_reno_sack`).
-fn tcp_add_reno_sack(tp: &mut TcpSock, num_dupack: u32, ece: bool) {
+fn tcp_add_reno_sack(sk: &Sock, tp: &mut TcpSock, num_dupack: u32, ece: bool) {
     if num_dupack == 0 {
         return;
     }
     let prior = tp.sacked_out;
-    tp.sacked_out = (tp.sacked_out + num_dupack).min(tp.packets_out.saturating_sub(tp.lost_out.max(1)));
+    tp.sacked_out = tp.sacked_out.saturating_add(num_dupack);
+    tcp_check_reno_reordering(sk, tp, 0);
     let delivered = tp.sacked_out.saturating_sub(prior);
     tcp_count_delivered(tp, delivered, ece);
 }
 
+/// More duplicates than could be lost segments' are reordering (`tcp_check_reno_reordering`).
+fn tcp_check_reno_reordering(sk: &Sock, tp: &mut TcpSock, addend: u32) {
+    if tcp_limit_reno_sacked(tp) {
+        let max = sk.net.sysctl.tcp_max_reordering.get() as u32;
+        tp.reordering = tp.packets_out.saturating_add(addend).min(max);
+        tp.reord_seen = tp.reord_seen.wrapping_add(1);
+        sk.net.mib.inc(Mib::TcpExtTCPRenoReorder);
+    }
+}
+
 /// `tcp_remove_reno_sacks`.
-pub fn tcp_remove_reno_sacks(tp: &mut TcpSock, acked: u32, ece: bool) {
+pub fn tcp_remove_reno_sacks(sk: &Sock, tp: &mut TcpSock, acked: u32, ece: bool) {
     if acked > 0 {
         // One of them was the hole.
         tcp_count_delivered(tp, acked.saturating_sub(tp.sacked_out).max(1), ece);
         tp.sacked_out = tp.sacked_out.saturating_sub(acked - 1);
     }
-    tp.sacked_out = tp.sacked_out.min(tp.packets_out.saturating_sub(tp.lost_out));
+    tcp_check_reno_reordering(sk, tp, acked);
 }
 
 /// `tcp_count_delivered`.
@@ -272,7 +259,10 @@ fn tcp_ecn_queue_cwr(tp: &mut TcpSock) {
 
 fn tcp_init_undo(tp: &mut TcpSock) {
     tp.undo_marker = tp.snd_una;
-    tp.undo_retrans = if tp.retrans_out != 0 { tp.retrans_out as i32 } else { -1 };
+    // A probe may still be reported as a duplicate as well.
+    let probe = (tp.tlp_high_seq != 0 && tp.tlp_retrans) as u32;
+    // 0 would mean that all retransmissions are known to have been needless.
+    tp.undo_retrans = if tp.retrans_out + probe != 0 { (tp.retrans_out + probe) as i32 } else { -1 };
 }
 
 /// RFC 6937 begins (`tcp_init_cwnd_reduction`).
@@ -391,21 +381,15 @@ fn tcp_timeout_mark_lost(sk: &Sock, tp: &mut TcpSock) {
     } else if !tp.rx_opt.sack_ok {
         tp.sacked_out = 0;
     }
-    let mut i = 0;
-    while let Some(s) = tp.tx.rtx_mut(i) {
+    for i in 0..tp.tx.rtx_len() {
         if reneged {
-            s.sacked &= !TCPCB_SACKED_ACKED;
-        } else if tp.rx_opt.sack_ok && i > 0 {
-            let Some(s) = tp.tx.rtx(i) else { break };
-            if tcp_rack_skb_timeout(tp, s, 0) > 0 {
-                i += 1;
-                continue;
-            }
+            tp.tx.tag(i, 0, TCPCB_SACKED_ACKED);
+        } else if i > 0 && tp.tx.rtx(i).is_some_and(|s| tcp_rack_skb_timeout(tp, s, 0) > 0) {
+            // Sent a moment ago.
+            continue;
         }
         tcp_mark_skb_lost(sk, tp, i);
-        i += 1;
     }
-    tp.retransmit_hint = None;
 }
 
 // --- Undo ---
@@ -415,28 +399,36 @@ fn tcp_any_retrans_done(tp: &TcpSock) -> bool {
     tp.retrans_out != 0 || tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_EVER_RETRANS != 0)
 }
 
-/// The peer echoes a time before the first retransmission: the original arrived (RFC 3522; `tcp_packet_delayed`).
-fn tcp_packet_delayed(tp: &TcpSock) -> bool {
-    tp.retrans_stamp != 0
-        && tp.rx_opt.saw_tstamp
-        && tp.rx_opt.rcv_tsecr != 0
-        && before(tp.rx_opt.rcv_tsecr, tp.retrans_stamp.wrapping_add(tp.tsoffset))
+/// The peer echoes a time before `stamp` (`tcp_tsopt_ecr_before`).
+fn tcp_tsopt_ecr_before(tp: &TcpSock, stamp: u32) -> bool {
+    let o = &tp.rx_opt;
+    o.saw_tstamp && o.rcv_tsecr != 0 && before(o.rcv_tsecr, stamp.wrapping_add(tp.tsoffset))
 }
 
-fn tcp_may_undo(tp: &TcpSock) -> bool {
-    tp.undo_marker != 0 && (tp.undo_retrans == 0 || tcp_packet_delayed(tp))
+/// The ACK is for the original: a piece that was sent again at `mstamp` need not have been (`tcp_skb_spurious_retrans`).
+pub fn tcp_spurious_retrans(tp: &TcpSock, sacked: u8, mstamp: u64) -> bool {
+    sacked & TCPCB_RETRANS != 0 && tcp_tsopt_ecr_before(tp, (mstamp / 1000) as u32)
+}
+
+/// What is acknowledged came from the original, before anything was sent again (RFC 3522; `tcp_packet_delayed`).
+fn tcp_packet_delayed(sk: &Sock, tp: &TcpSock) -> bool {
+    if tp.retrans_stamp != 0 {
+        return tcp_tsopt_ecr_before(tp, tp.retrans_stamp);
+    }
+    // Nothing was sent again yet, unless the stamp was forgotten: without SACK at the recovery point, and for a SYN.
+    let forgotten = !tp.rx_opt.sack_ok && !before(tp.snd_una, tp.high_seq);
+    !forgotten && sk.state() != TcpState::SynSent
+}
+
+fn tcp_may_undo(sk: &Sock, tp: &TcpSock) -> bool {
+    tp.undo_marker != 0 && (tp.undo_retrans == 0 || tcp_packet_delayed(sk, tp))
 }
 
 /// `tcp_undo_cwnd_reduction`.
 fn tcp_undo_cwnd_reduction(sk: &Sock, tp: &mut TcpSock, unmark_loss: bool) {
     if unmark_loss {
-        let mut i = 0;
-        while let Some(s) = tp.tx.rtx_mut(i) {
-            s.sacked &= !TCPCB_LOST;
-            i += 1;
-        }
+        tp.tx.clear_lost();
         tp.lost_out = 0;
-        tp.retransmit_hint = None;
     }
     if tp.prior_ssthresh != 0 {
         let cwnd = (tp.ca_ops.undo_cwnd)(sk, tp);
@@ -465,7 +457,7 @@ fn tcp_is_non_sack_preventing_reopen(tp: &mut TcpSock) -> bool {
 
 /// All is acknowledged: back to Open, with the old window if the reduction was wrong. `true`: stay (`tcp_try_undo_recovery`).
 fn tcp_try_undo_recovery(sk: &Sock, tp: &mut TcpSock) -> bool {
-    if tcp_may_undo(tp) {
+    if tcp_may_undo(sk, tp) {
         let loss = tp.ca_state == TcpCaState::Loss;
         tcp_undo_cwnd_reduction(sk, tp, false);
         sk.net.mib.inc(if loss { Mib::TcpExtTCPLossUndo } else { Mib::TcpExtTCPFullUndo });
@@ -485,7 +477,7 @@ fn tcp_try_undo_dsack(sk: &Sock, tp: &mut TcpSock) -> bool {
     if tp.undo_marker == 0 || tp.undo_retrans != 0 {
         return false;
     }
-    tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_add(1).min(16);
+    tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_add(1).min(TCP_RACK_RECOVERY_THRESH);
     tcp_undo_cwnd_reduction(sk, tp, false);
     sk.net.mib.inc(Mib::TcpExtTCPDSACKUndo);
     true
@@ -493,7 +485,7 @@ fn tcp_try_undo_dsack(sk: &Sock, tp: &mut TcpSock) -> bool {
 
 /// A timeout was spurious (`tcp_try_undo_loss`).
 fn tcp_try_undo_loss(sk: &Sock, tp: &mut TcpSock, frto_undo: bool) -> bool {
-    if !frto_undo && !tcp_may_undo(tp) {
+    if !frto_undo && !tcp_may_undo(sk, tp) {
         return false;
     }
     tcp_undo_cwnd_reduction(sk, tp, true);
@@ -514,7 +506,7 @@ fn tcp_try_undo_loss(sk: &Sock, tp: &mut TcpSock, frto_undo: bool) -> bool {
 
 /// A partial ACK shows that what was retransmitted had arrived (`tcp_try_undo_partial`). `true`: nothing more to do.
 fn tcp_try_undo_partial(sk: &Sock, tp: &mut TcpSock, prior_una: u32) -> bool {
-    if tp.undo_marker == 0 || !tcp_packet_delayed(tp) {
+    if tp.undo_marker == 0 || !tcp_packet_delayed(sk, tp) {
         return false;
     }
     tcp_check_sack_reordering(sk, tp, prior_una, true);
@@ -598,12 +590,20 @@ fn tcp_process_loss(sk: &Sock, tp: &mut TcpSock, flag: Ack, num_dupack: u32, rex
     }
     if !tp.rx_opt.sack_ok {
         if after(tp.snd_nxt, tp.high_seq) && num_dupack != 0 {
-            tcp_add_reno_sack(tp, num_dupack, flag.contains(Ack::ECE));
+            tcp_add_reno_sack(sk, tp, num_dupack, flag.contains(Ack::ECE));
         } else if flag.contains(Ack::SND_UNA_ADVANCED) {
             tp.sacked_out = 0;
         }
     }
     *rexmit = Rexmit::Lost;
+}
+
+/// A recovery from timeouts is over: for `tcp_info` (`tcp_update_rto_time`).
+fn tcp_update_rto_time(tp: &mut TcpSock) {
+    if tp.rto_stamp != 0 {
+        tp.total_rto_time = tp.total_rto_time.wrapping_add(tp.time_stamp().wrapping_sub(tp.rto_stamp));
+        tp.rto_stamp = 0;
+    }
 }
 
 /// An ACK that is more than the acknowledgement of what came in order (`tcp_fastretrans_alert`).
@@ -622,13 +622,14 @@ pub fn tcp_fastretrans_alert(
     if ece {
         tp.prior_ssthresh = 0;
     }
-    if flag.contains(Ack::SACK_RENEGING) {
+    if flag.contains(Ack::SACK_RENEGING | Ack::SND_UNA_ADVANCED) {
         // The peer may have thrown away what it had reported; give it a moment before all is sent again.
         let delay = ((tp.srtt_us >> 4).max(10_000)).div_ceil(1000);
         inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, delay, TCP_RTO_MAX);
         flag.remove(Ack::SET_XMIT_TIMER);
         return;
     }
+    tcp_verify_left_out(tp);
     if tp.ca_state == TcpCaState::Open {
         tp.retrans_stamp = 0;
     } else if !before(tp.snd_una, tp.high_seq) && tcp_left_recovery_point(sk, tp) {
@@ -638,7 +639,7 @@ pub fn tcp_fastretrans_alert(
         TcpCaState::Recovery => {
             if !flag.contains(Ack::SND_UNA_ADVANCED) {
                 if !tp.rx_opt.sack_ok {
-                    tcp_add_reno_sack(tp, num_dupack, ece);
+                    tcp_add_reno_sack(sk, tp, num_dupack, ece);
                 }
             } else if tcp_try_undo_partial(sk, tp, prior_una) {
                 return;
@@ -657,6 +658,9 @@ pub fn tcp_fastretrans_alert(
         state => {
             if state == TcpCaState::Loss {
                 tcp_process_loss(sk, tp, *flag, num_dupack, rexmit);
+                if tp.ca_state != TcpCaState::Loss {
+                    tcp_update_rto_time(tp);
+                }
                 tcp_identify_packet_loss(sk, tp, flag);
                 if !(tp.ca_state == TcpCaState::Open || flag.contains(Ack::LOST_RETRANS)) {
                     return;
@@ -666,7 +670,7 @@ pub fn tcp_fastretrans_alert(
                 if flag.contains(Ack::SND_UNA_ADVANCED) {
                     tp.sacked_out = 0;
                 }
-                tcp_add_reno_sack(tp, num_dupack, ece);
+                tcp_add_reno_sack(sk, tp, num_dupack, ece);
             }
             if tp.ca_state <= TcpCaState::Disorder {
                 tcp_try_undo_dsack(sk, tp);

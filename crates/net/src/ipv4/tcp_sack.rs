@@ -43,6 +43,32 @@ fn tcp_is_sackblock_valid(tp: &TcpSock, is_dsack: bool, b: TcpSackBlock) -> bool
     after(b.end_seq, tp.undo_marker) && !before(b.start_seq, b.end_seq.wrapping_sub(tp.max_window))
 }
 
+/// Segments that a report of duplicates is about; 0 if it is not to be believed (`tcp_dsack_seen`).
+fn tcp_dsack_seen(tp: &mut TcpSock, b: TcpSackBlock, st: &mut SackState) -> u32 {
+    let len = b.end_seq.wrapping_sub(b.start_seq);
+    if !before(b.start_seq, b.end_seq) || len > tp.max_window {
+        return 0;
+    }
+    let dups = len.div_ceil(tp.mss_cache.max(1));
+    if len <= tp.mss_cache && tp.tlp_high_seq != 0 && tp.tlp_high_seq == b.end_seq {
+        // RFC 8985, 7.4.2: the probe was needless.
+        st.flag |= Ack::DSACK_TLP;
+    }
+    tp.dsack_dups = tp.dsack_dups.wrapping_add(dups);
+    // The network made more copies than we did.
+    if tp.dsack_dups > tp.total_retrans {
+        return 0;
+    }
+    tp.rx_opt.dsack = true;
+    // A probe's duplicate says nothing of reordering (RFC 8985, 6.2, step 4).
+    if tp.reord_seen != 0 && !st.flag.contains(Ack::DSACK_TLP) {
+        tp.rack.dsack_seen = true;
+    }
+    st.flag |= Ack::DSACKING_ACK;
+    st.sack_delivered += dups;
+    dups
+}
+
 /// Whether the first block reports a duplicate (RFC 2883, 4; `tcp_check_dsack`), and what follows from it.
 fn tcp_check_dsack(
     sk: &Sock,
@@ -63,20 +89,12 @@ fn tcp_check_dsack(
     } else {
         return false;
     }
-    let len = b0.end_seq.wrapping_sub(b0.start_seq);
-    let dups = len.div_ceil(tp.mss_cache.max(1)).max(1);
-    if before(b0.end_seq, b0.start_seq) || dups > tp.total_retrans.max(tp.packets_out) {
-        // Not for anything we sent twice.
-        sk.net.mib.inc(Mib::TcpExtTCPDSACKIgnoredNoUndo);
-        return true;
+    let dups = tcp_dsack_seen(tp, b0, st);
+    if dups == 0 {
+        sk.net.mib.inc(Mib::TcpExtTCPDSACKIgnoredDubious);
+        return false;
     }
-    st.flag |= Ack::DSACKING_ACK;
-    tp.dsack_dups = tp.dsack_dups.wrapping_add(dups);
-    if tp.tlp_high_seq != 0 && tp.tlp_high_seq == b0.end_seq {
-        st.flag |= Ack::DSACK_TLP;
-    } else {
-        tp.rack.dsack_seen = true;
-    }
+    sk.net.mib.add(Mib::TcpExtTCPDSACKRecvSegs, dups as u64);
     if tp.undo_marker != 0 && tp.undo_retrans > 0 && !after(b0.end_seq, prior_una) && after(b0.end_seq, tp.undo_marker)
     {
         tp.undo_retrans = (tp.undo_retrans - dups as i32).max(0);
@@ -115,7 +133,14 @@ pub fn tcp_sacktag_write_queue(
     for (i, &b) in raw[..n].iter().enumerate() {
         let is_dup = dup && i == 0;
         if !tcp_is_sackblock_valid(tp, is_dup, b) {
-            sk.net.mib.inc(if is_dup { Mib::TcpExtTCPDSACKIgnoredOld } else { Mib::TcpExtTCPSACKDiscard });
+            let mib = match is_dup {
+                true if tp.undo_marker == 0 => Mib::TcpExtTCPDSACKIgnoredNoUndo,
+                true => Mib::TcpExtTCPDSACKIgnoredOld,
+                // An ACK that was overtaken is no news.
+                false if ack != tp.snd_una && !after(b.end_seq, tp.snd_una) => continue,
+                false => Mib::TcpExtTCPSACKDiscard,
+            };
+            sk.net.mib.inc(mib);
         } else if is_dup {
             tcp_sacktag_range(sk, tp, b, true, st);
         } else if after(b.end_seq, prior_una) {
@@ -242,14 +267,13 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
         st.flag |= Ack::DATA_SACKED;
         tp.sacked_out += pcount;
         st.sack_delivered += pcount;
-        tp.delivered = tp.delivered.wrapping_add(pcount);
         tp.highest_sack = if tp.sacked_out == pcount { end_seq } else { seq_max(tp.highest_sack, end_seq) };
     }
     if dup && sacked & TCPCB_SACKED_RETRANS != 0 {
         sacked &= !TCPCB_SACKED_RETRANS;
         tp.retrans_out = tp.retrans_out.saturating_sub(pcount);
     }
-    if let Some(s) = tp.tx.rtx_mut(i) {
-        s.sacked = sacked;
+    if sacked != was {
+        tp.tx.tag(i, sacked, was & !sacked);
     }
 }

@@ -309,6 +309,7 @@ pub struct TcpSock {
     pub icsk_bound: bool,
     pub icsk_rto: u32,
     pub icsk_rto_min: u32,
+    pub icsk_rto_max: u32,
     pub icsk_delack_max: u32,
     /// Bytes of IP options or extension headers.
     pub icsk_ext_hdr_len: u16,
@@ -401,13 +402,13 @@ pub struct TcpSock {
     pub undo_retrans: i32,
     /// End of the highest piece that was SACKed; valid while `sacked_out` is not 0.
     pub highest_sack: u32,
-    /// Where the search for segments to retransmit goes on.
-    pub retransmit_hint: Option<u32>,
     pub reordering: u32,
     pub reord_seen: u32,
     pub rack: TcpRack,
     pub tlp_high_seq: u32,
     pub tlp_retrans: bool,
+    /// Linear timeouts for a thin stream (`TCP_THIN_LINEAR_TIMEOUTS`).
+    pub thin_lto: bool,
     pub is_cwnd_limited: bool,
     pub is_sack_reneg: bool,
     pub frto: bool,
@@ -459,6 +460,11 @@ pub struct TcpSock {
     pub bytes_received: u64,
     pub dsack_dups: u32,
     pub rcv_ooopack: u32,
+    /// Timeouts, recoveries from them, when the last began (units of timestamps; 0: none runs), milliseconds spent in them.
+    pub total_rto: u16,
+    pub total_rto_recoveries: u16,
+    pub rto_stamp: u32,
+    pub total_rto_time: u32,
 
     /// SYN-ACK side: the socket was made by a listener (`tp->saved_syn`'s owner in Linux has more).
     pub passive: bool,
@@ -513,6 +519,7 @@ impl TcpSock {
             icsk_bound: false,
             icsk_rto: TCP_TIMEOUT_INIT,
             icsk_rto_min: TCP_RTO_MIN,
+            icsk_rto_max: TCP_RTO_MAX,
             icsk_delack_max: TCP_DELACK_MAX,
             icsk_ext_hdr_len: 0,
             icsk_pmtu_cookie: 0,
@@ -582,12 +589,16 @@ impl TcpSock {
             undo_marker: 0,
             undo_retrans: 0,
             highest_sack: 0,
-            retransmit_hint: None,
             reordering: TCP_FASTRETRANS_THRESH,
             reord_seen: 0,
             rack: TcpRack { reo_wnd_steps: 1, ..TcpRack::default() },
             tlp_high_seq: 0,
             tlp_retrans: false,
+            thin_lto: false,
+            total_rto: 0,
+            total_rto_recoveries: 0,
+            rto_stamp: 0,
+            total_rto_time: 0,
             is_cwnd_limited: false,
             is_sack_reneg: false,
             frto: false,

@@ -23,6 +23,7 @@ pub fn tcp_init_sock(sk: &Arc<Sock>, ops: &'static TcpOps) -> Result<Box<TcpSock
     let s = &sk.net.sysctl;
     let mut tp = TcpSock::new(ops, tcp_assign_congestion_control(&sk.net));
     tp.icsk_rto_min = (s.tcp_rto_min_us.get() / 1000).max(1) as u32;
+    tp.icsk_rto_max = s.tcp_rto_max_ms.get() as u32;
     tp.reordering = s.tcp_reordering.get() as u32;
     tp.tsoffset = 0;
     sk.sndbuf.store(s.tcp_wmem_default.get() as u32, Relaxed);
@@ -93,7 +94,6 @@ pub fn tcp_write_queue_purge(sk: &Sock, tp: &mut TcpSock) {
     sk.wmem_queued.fetch_sub(freed, AcqRel);
     tp.frag = None;
     (tp.packets_out, tp.retrans_out, tp.lost_out, tp.sacked_out) = (0, 0, 0, 0);
-    tp.retransmit_hint = None;
     tp.icsk_backoff = 0;
 }
 

@@ -11,6 +11,7 @@ use super::tcp_input::{tcp_fin_time, tcp_keepalive_time_when};
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
 use super::tcp_recovery::*;
+use super::tcp_retransmit::*;
 use super::tcp_sock::*;
 use super::tcp_state::*;
 use crate::core::snmp::Mib;

@@ -297,13 +297,19 @@ pub fn tcp_xmit_piece(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize) -> Result<()> 
     }
     let v6 = tp.is_v6();
     let now = tp.tcp_mstamp;
+    let (xmit_id, again) = (tp.segs_out, i < tp.tx.head_index());
     tcp_rate_skb_sent(tp, i);
-    let xmit_id = tp.data_segs_out;
     let Some(piece) = tp.tx.get_mut(i) else { return Err(Errno::EINVAL) };
-    piece.mstamp = now;
-    piece.xmit_id = xmit_id;
+    if !again {
+        (piece.mstamp, piece.xmit_id) = (now, xmit_id);
+    }
     let (skb, seq, flags) = (tcp_packet_of(piece, v6), piece.seq, piece.tcp_flags);
-    tcp_transmit_skb(sk, tp, skb, seq, flags)
+    let r = tcp_transmit_skb(sk, tp, skb, seq, flags);
+    // What could not be sent again was last sent when it was.
+    if again && r.is_ok() {
+        tp.tx.restamp(i, |s| (s.mstamp, s.xmit_id) = (now, xmit_id));
+    }
+    r
 }
 
 /// The sequence number of a segment without data, inside the peer's window as well as can be (`tcp_acceptable_seq`).
