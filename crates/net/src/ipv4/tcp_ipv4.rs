@@ -28,10 +28,10 @@ use crate::ipv4::tcp_conn_request::{
 use crate::ipv4::tcp_input::{tcp_rcv_established, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::{CheckReq, TcpTwStatus, tcp_check_req, tcp_timewait_state_process};
 use crate::ipv4::tcp_output::tcp_connect;
-use crate::ipv4::tcp_retransmit::tcp_mtu_reduced;
 use crate::ipv4::tcp_reply::{
     skb_addrs, skb_dif, skb_tuple, tcp_v4_reqsk_send_ack, tcp_v4_send_reset, tcp_v4_timewait_ack,
 };
+use crate::ipv4::tcp_retransmit::tcp_mtu_reduced;
 use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPF_MTU_REDUCED_DEFERRED, TcpSkbCb, TcpSock, between, tcp_sk, tcp_skb_cb,
     tcp_skb_cb_mut,
