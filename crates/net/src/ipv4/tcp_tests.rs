@@ -5,6 +5,7 @@
 //! Locks and context: tests.
 
 mod congestion;
+mod hostile_found;
 mod old_losses;
 
 use super::test_support::TestNet;
