@@ -9,7 +9,7 @@ use kernel::task::{Runnable, TASK_RUNNING, Task};
 use kernel::{Arch, TICK_NSEC};
 use std::sync::Arc;
 use std::thread::Thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Rounds that the waiter for a contended lock spins before it yields the CPU, and before it gives that up as well: on a
 /// machine with more threads than CPUs a thread that yields all the time is put ever further behind those that do not.
@@ -20,17 +20,23 @@ const MOMENT: Duration = Duration::from_micros(1);
 
 /// Threads, clocks and entropy of this machine; timers and softirq threads are those of [`Worker`]s.
 pub struct HostArch {
-    /// A second before the kernel was made: its time starts above zero.
-    origin: Instant,
+    /// A second before the kernel was made, in nanoseconds: its time starts above zero.
+    origin: u64,
     workers: Box<[Arc<Worker>]>,
 }
 
 impl HostArch {
     /// At least one worker must run for timers to fire.
     pub fn new(workers: Box<[Arc<Worker>]>) -> HostArch {
-        let now = Instant::now();
-        HostArch { origin: now.checked_sub(Duration::from_secs(1)).unwrap_or(now), workers }
+        HostArch { origin: monotonic().saturating_sub(1_000_000_000), workers }
     }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds. `Instant` says the same in twice the time, and each packet asks.
+#[inline]
+fn monotonic() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// A thread that sleeps by parking.
@@ -49,7 +55,7 @@ thread_local! {
 impl Arch for HostArch {
     fn ktime_get(&self) -> u64 {
         // Never zero, which code may take for "not set".
-        self.origin.elapsed().as_nanos() as u64 | 1
+        (monotonic() - self.origin) | 1
     }
 
     fn ktime_get_real(&self) -> u64 {

@@ -122,13 +122,22 @@ impl Kernel {
     /// Monotonic nanoseconds.
     #[inline]
     pub fn ktime_get(&self) -> u64 {
-        self.arch.ktime_get()
+        let now = self.arch.ktime_get();
+        self.timers.saw(now / TICK_NSEC);
+        now
     }
 
     /// Monotonic milliseconds.
     #[inline]
     pub fn jiffies(&self) -> u64 {
         self.ktime_get() / TICK_NSEC
+    }
+
+    /// [`jiffies`](Self::jiffies) as somebody last read them: for who has just read the clock on the way here, as each packet
+    /// does, and has no need to do it again.
+    #[inline]
+    pub fn jiffies_coarse(&self) -> u64 {
+        self.timers.jiffies_coarse()
     }
 
     /// Random bytes.

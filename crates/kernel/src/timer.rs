@@ -106,6 +106,8 @@ struct TimerBase {
 /// All wheels of a kernel.
 pub struct Timers {
     arch: Arc<dyn Arch>,
+    /// The last jiffy that anybody read.
+    seen: AtomicU64,
     bases: Box<[TimerBase]>,
 }
 
@@ -119,12 +121,32 @@ impl Timers {
             running: AtomicPtr::new(ptr::null_mut()),
             running_cpu: AtomicUsize::new(0),
         };
-        Arc::new(Timers { bases: (0..bases.clamp(1, NR_TIMER_BASES)).map(|_| base()).collect(), arch })
+        Arc::new(Timers {
+            seen: AtomicU64::new(clk),
+            bases: (0..bases.clamp(1, NR_TIMER_BASES)).map(|_| base()).collect(),
+            arch,
+        })
     }
 
     /// Now, in jiffies.
     pub fn jiffies(&self) -> u64 {
-        self.arch.ktime_get() / TICK_NSEC
+        let now = self.arch.ktime_get() / TICK_NSEC;
+        self.saw(now);
+        now
+    }
+
+    /// Notes what the clock said.
+    #[inline]
+    pub(crate) fn saw(&self, now: u64) {
+        if self.seen.load(Relaxed) != now {
+            self.seen.store(now, Relaxed);
+        }
+    }
+
+    /// The last jiffy that anybody read: never later than now.
+    #[inline]
+    pub fn jiffies_coarse(&self) -> u64 {
+        self.seen.load(Relaxed)
     }
 
     /// Timers that are armed. Walks all wheels under their locks: for tests, and for whoever shuts down. One whose function
@@ -192,7 +214,8 @@ impl Timers {
             if expires >= SHUTDOWN {
                 return;
             }
-            w.forward(self.jiffies());
+            // Who arms a timer has read the clock to say when.
+            w.forward(self.jiffies_coarse());
             w.insert(node, expires)
         };
         self.program(node.base as usize, at);

@@ -36,7 +36,8 @@ fn keepalive_timer_of(ops: &TcpOps) -> fn(&Arc<Sock>) {
 /// `icsk_rto_max`.
 #[inline]
 pub fn inet_csk_reset_xmit_timer(sk: &Sock, tp: &mut TcpSock, what: u8, when: u32, max: u32) {
-    let expires = sk.net.kernel().jiffies() + when.min(max).min(tp.icsk_rto_max).max(1) as u64;
+    // A packet's way here leads past `tcp_mstamp_refresh`.
+    let expires = sk.net.kernel().jiffies_coarse() + when.min(max).min(tp.icsk_rto_max).max(1) as u64;
     tp.icsk_pending = what;
     tp.icsk_timeout = expires;
     let ops = tp.ops;
