@@ -5,7 +5,6 @@
 //! Locks and context: tests.
 
 mod congestion;
-mod hostile_found;
 mod old_losses;
 
 use super::test_support::TestNet;

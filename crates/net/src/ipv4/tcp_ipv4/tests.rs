@@ -1,5 +1,7 @@
 //! A listener and a wire: segments in, segments out, on a clock set by hand.
 
+mod transitions;
+
 use super::*;
 use crate::core::checksum::{csum_fold, csum_partial, csum_tcpudp_magic};
 use crate::core::dev::{
