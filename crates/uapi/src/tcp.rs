@@ -89,17 +89,19 @@ pub const TCPI_OPT_TIMESTAMPS: u8 = 1;
 pub const TCPI_OPT_SACK: u8 = 2;
 pub const TCPI_OPT_WSCALE: u8 = 4;
 pub const TCPI_OPT_ECN: u8 = 8;
+/// A packet with ECT came.
+pub const TCPI_OPT_ECN_SEEN: u8 = 16;
 
 macro_rules! tcp_info {
     ($($(#[$m:meta])* $f:ident: $t:ty,)*) => {
-        /// `struct tcp_info` up to `tcpi_snd_wnd`; times in microseconds unless a comment says otherwise.
+        /// `struct tcp_info` up to `tcpi_accecn_opt_seen`; times in microseconds unless a comment says otherwise.
         #[derive(Clone, Copy, Debug, Default)]
         pub struct TcpInfo { $($(#[$m])* pub $f: $t,)* }
 
         impl TcpInfo {
             /// The bytes of the C structure (its fields are laid out without implicit padding).
             pub fn to_bytes(&self) -> Vec<u8> {
-                let mut v = Vec::with_capacity(232);
+                let mut v = Vec::with_capacity(280);
                 $(v.extend_from_slice(&self.$f.to_ne_bytes());)*
                 v
             }
@@ -125,4 +127,10 @@ tcp_info! {
     tcpi_busy_time: u64, tcpi_rwnd_limited: u64, tcpi_sndbuf_limited: u64,
     tcpi_delivered: u32, tcpi_delivered_ce: u32, tcpi_bytes_sent: u64, tcpi_bytes_retrans: u64,
     tcpi_dsack_dups: u32, tcpi_reord_seen: u32, tcpi_rcv_ooopack: u32, tcpi_snd_wnd: u32,
+    tcpi_rcv_wnd: u32, tcpi_rehash: u32, tcpi_total_rto: u16, tcpi_total_rto_recoveries: u16, tcpi_total_rto_time: u32,
+    /// Accurate ECN (RFC 9768): packets, and payload bytes by code point, as far as the peer has told, and as they came.
+    tcpi_received_ce: u32,
+    tcpi_delivered_e1_bytes: u32, tcpi_delivered_e0_bytes: u32, tcpi_delivered_ce_bytes: u32,
+    tcpi_received_e1_bytes: u32, tcpi_received_e0_bytes: u32, tcpi_received_ce_bytes: u32,
+    tcpi_accecn_fail_mode: u16, tcpi_accecn_opt_seen: u16,
 }

@@ -66,6 +66,8 @@ struct Segment {
     seq: u32,
     ack_seq: u32,
     flags: u8,
+    /// AE and the reserved bits before it.
+    reserved: u8,
     id: u16,
     df: bool,
     /// TTL and TOS, or hop limit and traffic class.
@@ -90,7 +92,7 @@ pub fn dev_gro_receive(list: &mut GroList, mut skb: Box<Skb>) -> Ready {
     if let Some(at) = at {
         ready.push(list.held.remove(at).complete());
     }
-    if !single || seg.payload == 0 || seg.flags & (FLUSH_FLAGS | tcp_flag::CWR) != 0 {
+    if !single || seg.payload == 0 || seg.flags & FLUSH_FLAGS != 0 {
         ready.push(skb);
         return ready;
     }
@@ -131,7 +133,8 @@ fn parse(skb: &mut Skb) -> Option<(Flow, Segment)> {
         return None;
     }
     seg.payload = skb.len() - iphlen - seg.thlen;
-    (seg.seq, seg.ack_seq, seg.flags) = (th.seq.get(), th.ack_seq.get(), th.flags);
+    (seg.seq, seg.ack_seq) = (th.seq.get(), th.ack_seq.get());
+    (seg.flags, seg.reserved) = (th.flags, th.doff & 15);
     let mut ports = [0; 4];
     ports.copy_from_slice(skb.data().get(iphlen..iphlen + 4)?);
     let mut mac = [0; 14];
@@ -143,7 +146,18 @@ fn parse(skb: &mut Skb) -> Option<(Flow, Segment)> {
 
 /// A segment of which only the network layer is known.
 fn segment_of(iphlen: usize) -> Segment {
-    Segment { iphlen, thlen: 0, payload: 0, seq: 0, ack_seq: 0, flags: 0, id: 0, df: false, hops_and_class: [0; 2] }
+    Segment {
+        iphlen,
+        thlen: 0,
+        payload: 0,
+        seq: 0,
+        ack_seq: 0,
+        flags: 0,
+        reserved: 0,
+        id: 0,
+        df: false,
+        hops_and_class: [0; 2],
+    }
 }
 
 fn parse_ipv4(skb: &mut Skb) -> Option<(IpAddr, IpAddr, u32, Segment)> {
@@ -198,7 +212,8 @@ impl Held {
     /// Whether the segment goes right behind what is held (`tcp_gro_receive`).
     fn accepts(&self, s: &Segment, skb: &Skb) -> bool {
         let p = &self.seg;
-        let flags = s.flags & tcp_flag::CWR == 0 && (s.flags ^ p.flags) & !(tcp_flag::FIN | tcp_flag::PSH) == 0;
+        // CWR in both is Accurate ECN's: a counter, not an event (RFC 9768, 3.2.2).
+        let flags = (s.flags ^ p.flags) & !(tcp_flag::FIN | tcp_flag::PSH) == 0 && s.reserved == p.reserved;
         let next = s.seq == p.seq.wrapping_add(self.len as u32) && s.ack_seq == p.ack_seq;
         let size = s.payload > 0
             && s.payload <= self.mss
@@ -262,6 +277,9 @@ impl Held {
         self.skb.gso_size = self.mss as u16;
         self.skb.gso_segs = self.count;
         self.skb.gso_type = if v6 { GsoType::TCPV6 } else { GsoType::TCPV4 };
+        if s.flags & tcp_flag::CWR != 0 {
+            self.skb.gso_type |= GsoType::TCP_ACCECN;
+        }
     }
 }
 

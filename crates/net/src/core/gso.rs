@@ -34,6 +34,8 @@ struct Plan {
     id: u16,
     seq: u32,
     flags: u8,
+    /// CWR is part of a counter that is in all segments (`SKB_GSO_TCP_ACCECN`).
+    accecn: bool,
     hw_csum: bool,
 }
 
@@ -95,7 +97,8 @@ impl Plan {
             _ => return None,
         };
         let payload = transport + thlen;
-        Some(Plan { network, transport, payload, tcp, v6, saddr, daddr, id, seq, flags, hw_csum })
+        let accecn = skb.gso_type.contains(GsoType::TCP_ACCECN);
+        Some(Plan { network, transport, payload, tcp, v6, saddr, daddr, id, seq, flags, accecn, hw_csum })
     }
 
     /// Segment `i`: the payload bytes `[from, from + len)` behind a copy of the headers.
@@ -146,7 +149,7 @@ impl Plan {
                 flags &= !(tcp_flag::FIN | tcp_flag::PSH);
             }
             // CWR answers one ECE: once is enough (RFC 3168, 6.1.2).
-            if !first {
+            if !first && !self.accecn {
                 flags &= !tcp_flag::CWR;
             }
             th.flags = flags;

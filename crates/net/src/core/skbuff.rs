@@ -63,6 +63,7 @@ bitflags::bitflags! {
         const TCPV4 = 1 << 0;
         const TCP_ECN = 1 << 2;
         const TCPV6 = 1 << 4;
+        const TCP_ACCECN = 1 << 19;
         const UDP_L4 = 1 << 17;
     }
 }

@@ -134,7 +134,10 @@ sysctls! {
     tcp_dsack: "net.ipv4.tcp_dsack" = 1, 0, 1;
     tcp_timestamps: "net.ipv4.tcp_timestamps" = 1, 0, 2;
     tcp_window_scaling: "net.ipv4.tcp_window_scaling" = 1, 0, 1;
-    tcp_ecn: "net.ipv4.tcp_ecn" = 2, 0, 2;
+    tcp_ecn: "net.ipv4.tcp_ecn" = 2, 0, 5;
+    tcp_ecn_fallback: "net.ipv4.tcp_ecn_fallback" = 1, 0, 1;
+    tcp_ecn_option: "net.ipv4.tcp_ecn_option" = 2, 0, 2;
+    tcp_ecn_option_beacon: "net.ipv4.tcp_ecn_option_beacon" = 3, 0, 3;
     tcp_syn_retries: "net.ipv4.tcp_syn_retries" = 6, 1, 127;
     tcp_synack_retries: "net.ipv4.tcp_synack_retries" = 5, 0, 255;
     tcp_retries1: "net.ipv4.tcp_retries1" = 3, 0, 255;

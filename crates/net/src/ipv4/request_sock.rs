@@ -25,6 +25,10 @@ pub struct RequestSock {
     pub sack_ok: bool,
     pub wscale_ok: bool,
     pub ecn_ok: bool,
+    /// Accurate ECN (RFC 9768), how the SYN's IP header was marked, and what is known of the peer's option (`OptSeen`).
+    pub accecn_ok: bool,
+    pub syn_ect_rcv: u8,
+    pub saw_accecn_opt: AtomicU8,
     pub snd_wscale: u8,
     pub rcv_wscale: u8,
     pub rcv_isn: u32,

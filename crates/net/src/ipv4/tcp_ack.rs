@@ -6,7 +6,10 @@
 
 use super::inet_csk_timers::*;
 use super::inet_hashtables::tcp_hashinfo;
+use super::tcp_accecn::{AceSample, tcp_accecn_ace};
 use super::tcp_cong::*;
+use super::tcp_ecn::{tcp_accecn_process, tcp_ecn_rcv_ecn_echo};
+use super::tcp_options::accecn_option;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::*;
@@ -77,13 +80,15 @@ pub fn tcp_store_ts_recent(tp: &mut TcpSock) {
 }
 
 /// RFC 7323, 4.3: only a segment that reaches the last ACK sent may update (`tcp_replace_ts_recent`).
-fn tcp_replace_ts_recent(tp: &mut TcpSock, seq: u32) {
+fn tcp_replace_ts_recent(tp: &mut TcpSock, seq: u32) -> Ack {
     if tp.rx_opt.saw_tstamp && !after(seq, tp.rcv_wup) {
-        let newer = tp.rx_opt.rcv_tsval.wrapping_sub(tp.rx_opt.ts_recent) as i32 >= 0 || tp.rx_opt.ts_recent == 0;
-        if newer {
+        let delta = tp.rx_opt.rcv_tsval.wrapping_sub(tp.rx_opt.ts_recent) as i32;
+        if delta >= 0 || tp.rx_opt.ts_recent == 0 {
             tcp_store_ts_recent(tp);
+            return if delta > 0 { Ack::TS_PROGRESS } else { Ack::empty() };
         }
     }
+    Ack::empty()
 }
 
 fn tcp_snd_una_update(tp: &mut TcpSock, ack: u32) {
@@ -116,9 +121,33 @@ fn tcp_ack_update_window(tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> A
     flag
 }
 
-/// ECN-echo on an ACK (RFC 3168, 6.1.2).
-fn tcp_ecn_rcv_ecn_echo(tp: &TcpSock, th: &TcpHdr) -> bool {
-    th.has(tcp_flag::ECE) && !th.has(tcp_flag::SYN) && tp.ecn_flags & TCP_ECN_OK != 0
+/// What Accurate ECN's counters say (RFC 9768, 3.2.2). Marks that are new are like an echo.
+#[inline]
+fn tcp_ack_accecn(sk: &Sock, tp: &mut TcpSock, skb: &Skb, flag: &mut Ack, delivered: u32, bytes: u32) {
+    if tp.accecn.is_some() {
+        ack_accecn(sk, tp, skb, flag, delivered, bytes);
+    }
+}
+
+fn ack_accecn(sk: &Sock, tp: &mut TcpSock, skb: &Skb, flag: &mut Ack, delivered: u32, bytes: u32) {
+    let Some(th) = tcp_hdr(skb) else { return };
+    let sample = AceSample {
+        ace: tcp_accecn_ace(th),
+        option: accecn_option(tcp_hdr_opts(skb), &tp.rx_opt),
+        pkts: delivered,
+        bytes,
+        slow: flag.contains(Ack::SLOWPATH),
+        progress: flag.intersects(Ack::FORWARD_PROGRESS | Ack::TS_PROGRESS),
+        syn: flag.contains(Ack::SYN_ACKED),
+        bytes_sent: tp.bytes_sent,
+        mss: tp.mss_cache,
+        exact: tp.rx_opt.sack_ok || matches!(tp.ca_state, TcpCaState::Open | TcpCaState::Cwr),
+    };
+    let n = tcp_accecn_process(tp, &sample);
+    if n > 0 {
+        flag.insert(Ack::ECE);
+        sk.net.mib.add(Mib::TcpExtTCPDeliveredCE, n as u64);
+    }
 }
 
 /// An acknowledgement that is of no use to anybody.
@@ -146,7 +175,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
     }
     let prior_fack = if tp.sacked_out != 0 { tp.highest_sack } else { tp.snd_una };
     if flag.contains(Ack::UPDATE_TS_RECENT) {
-        tcp_replace_ts_recent(tp, cb.seq);
+        flag |= tcp_replace_ts_recent(tp, cb.seq);
     }
     if flag & (Ack::SLOWPATH | Ack::SND_UNA_ADVANCED) == Ack::SND_UNA_ADVANCED {
         // The window has not changed, and the ACK is new: nothing to compare.
@@ -173,6 +202,8 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
     tp.icsk_probes_out = 0;
     tp.rcv_tstamp = tp.jiffies32();
     if prior.packets == 0 {
+        let delivered = tp.delivered.wrapping_sub(prior.delivered);
+        tcp_ack_accecn(sk, tp, skb, &mut flag, delivered, st.delivered_bytes);
         tcp_in_ack_event(sk, tp, flag);
         let mut rexmit = Rexmit::None;
         if flag.contains(Ack::DSACKING_ACK) {
@@ -185,6 +216,8 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         return Ok(true);
     }
     tcp_clean_rtx_queue(sk, tp, prior_fack, prior_una, &mut flag, &mut st);
+    let delivered = tp.delivered.wrapping_sub(prior.delivered);
+    tcp_ack_accecn(sk, tp, skb, &mut flag, delivered, st.delivered_bytes);
     tcp_in_ack_event(sk, tp, flag);
     tcp_ack_react(sk, tp, skb, flag, &mut st, &prior);
     Ok(true)
@@ -207,7 +240,7 @@ fn tcp_newly_delivered(sk: &Sock, tp: &TcpSock, prior: u32, flag: Ack) -> u32 {
     let n = tp.delivered.wrapping_sub(prior);
     if n > 0 {
         sk.net.mib.add(Mib::TcpExtTCPDelivered, n as u64);
-        if flag.contains(Ack::ECE) {
+        if flag.contains(Ack::ECE) && tp.accecn.is_none() {
             sk.net.mib.add(Mib::TcpExtTCPDeliveredCE, n as u64);
         }
     }
@@ -238,6 +271,8 @@ fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &
         let delivered = tp.delivered;
         flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, una, st);
         tcp_count_delivered(tp, st.sack_delivered, false);
+        let newly = tp.delivered.wrapping_sub(delivered);
+        tcp_ack_accecn(sk, tp, skb, &mut flag, newly, st.delivered_bytes);
         tcp_fastretrans_alert(sk, tp, una, 0, &mut flag, &mut rexmit);
         tcp_newly_delivered(sk, tp, delivered, flag);
         tcp_xmit_recovery(sk, tp, rexmit);
@@ -352,6 +387,7 @@ fn tcp_clean_rtx_queue(
             piece.segs -= tp.tx.rtx_front().map_or(0, |s| s.pcount()).min(piece.segs);
             if piece.segs > 0 {
                 *flag |= Ack::DATA_ACKED;
+                st.delivered_bytes = st.delivered_bytes.wrapping_add(len);
                 tcp_ack_piece(tp, flag, &piece, &mut c);
             }
             break;
@@ -366,6 +402,7 @@ fn tcp_clean_rtx_queue(
         }
         // What was SACKed has been counted.
         if s.sacked & TCPCB_SACKED_ACKED == 0 {
+            st.delivered_bytes = st.delivered_bytes.wrapping_add(s.len);
             tcp_rate_skb_delivered(tp, &TxInfo::of(&s), &mut st.rate);
         }
         freed += s.truesize as usize;

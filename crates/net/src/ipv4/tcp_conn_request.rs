@@ -11,7 +11,7 @@ use crate::core::net_namespace::Net;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
 use crate::core::sock::{Sock, SockFlags};
-use crate::hdr::tcp_flag::{ACK, CWR, ECE};
+use crate::hdr::tcp_flag::ACK;
 use crate::hdr::{IPPROTO_TCP, TcpHdr};
 use crate::ipv4::inet_connection_sock::{
     inet_child_forget, inet_csk_clone_lock, inet_csk_reqsk_queue_add, inet_csk_reqsk_queue_hash_add,
@@ -26,6 +26,9 @@ use crate::ipv4::secure_seq::{
     CookieOpts, TCP_SYNCOOKIE_VALID, cookie_check, cookie_init_sequence, cookie_init_timestamp,
     cookie_timestamp_decode, secure_tcp_seq, secure_tcp_ts_off, tcp_clock_ms,
 };
+use crate::ipv4::tcp_accecn::ECT_0;
+use crate::ipv4::tcp_cong::tcp_ca_needs_ecn;
+use crate::ipv4::tcp_ecn::{cookie_accecn_ok, tcp_ecn_create_request, tcp_ecn_make_synack, tcp_ecn_synack_option};
 use crate::ipv4::tcp_input::tcp_rcv_state_process;
 use crate::ipv4::tcp_minisocks::tcp_create_openreq_child;
 use crate::ipv4::tcp_mss::{tcp_advertise_mss, tcp_full_space, tcp_select_initial_window, tcp_sync_mss};
@@ -136,7 +139,7 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
     let cb = tcp_skb_cb(skb);
     let dev = sk.bound_dev_if.load(Relaxed);
     let params = ltp.inet.xmit_params_to(sk, tuple.laddr.is_ipv6());
-    let ecn_wanted = th.flags & (ECE | CWR) == ECE | CWR && cb.ip_dsfield & 3 == 0;
+    let ecn = tcp_ecn_create_request(net, tcp_ca_needs_ecn(ltp), skb, th);
     RequestSock {
         tuple,
         bound_dev_if: dev,
@@ -145,7 +148,10 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         tstamp_ok,
         sack_ok: room && opt.sack_ok && net.sysctl.tcp_sack.on(),
         wscale_ok: room && opt.wscale_ok && net.sysctl.tcp_window_scaling.on(),
-        ecn_ok: room && ecn_wanted && net.sysctl.tcp_ecn.on(),
+        ecn_ok: room && ecn.ecn_ok,
+        accecn_ok: room && ecn.accecn_ok,
+        syn_ect_rcv: ecn.syn_ect_rcv,
+        saw_accecn_opt: AtomicU8::new(0),
         snd_wscale: opt.snd_wscale,
         rcv_wscale: 0,
         rcv_isn: cb.seq,
@@ -154,7 +160,8 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         rsk_rcv_wnd: 0,
         rsk_window_clamp: 0,
         advmss: 0,
-        tos: params.tos,
+        // DCTCP's SYN-ACKs are marked like all of its packets (RFC 8257, 3.5).
+        tos: params.tos | if tcp_ca_needs_ecn(ltp) { ECT_0 } else { 0 },
         ttl: params.ttl,
         mark: params.mark,
         iif: skb_dif(skb),
@@ -237,7 +244,8 @@ fn send_synack(net: &Arc<Net>, req: &RequestSock, dst: Arc<Dst>, flow: &Flow, ts
         wscale_ok: req.wscale_ok,
         rcv_wscale: req.rcv_wscale,
         sack_ok: req.sack_ok,
-        ecn_ok: req.ecn_ok,
+        ace: tcp_ecn_make_synack(req),
+        accecn_option: tcp_ecn_synack_option(net, req),
     };
     let mut skb = tcp_make_synack(net, &args);
     skb.dst = Some(dst);
@@ -359,6 +367,7 @@ pub fn tcp_v4_cookie_check(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr
     req.tstamp_ok = opt.saw_tstamp;
     req.sack_ok = carried.sack_ok;
     req.ecn_ok = carried.ecn_ok;
+    req.accecn_ok = carried.ecn_ok && cookie_accecn_ok(th);
     req.wscale_ok = carried.snd_wscale.is_some();
     req.snd_wscale = carried.snd_wscale.unwrap_or(0);
     req.snt_synack.store(0, Relaxed);

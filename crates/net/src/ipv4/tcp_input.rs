@@ -7,8 +7,9 @@
 use super::inet_csk_timers::*;
 use super::tcp_ack::*;
 use super::tcp_cong::*;
+use super::tcp_ecn::*;
 use super::tcp_minisocks::tcp_time_wait;
-use super::tcp_options::tcp_parse_options;
+use super::tcp_options::{accecn_option, tcp_parse_options};
 use super::tcp_output::*;
 use super::tcp_rcvq::*;
 use super::tcp_recovery::Ack;
@@ -147,6 +148,9 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
         return false;
     }
     if syn {
+        tcp_accecn_reflect(tp, skb);
+        let opt = accecn_option(tcp_hdr_opts(skb), &tp.rx_opt);
+        tcp_accecn_syn_option(tp, opt);
         // The SYN-ACK that answers the SYN we sent again while both opened at once.
         let crossed = sk.state() == TcpState::SynRecv
             && th.has(tcp_flag::ACK)
@@ -237,9 +241,10 @@ enum Predicted {
 /// Header prediction: the next segment in order, with nothing new but data or an ACK. Parses the timestamp if there is one.
 #[inline]
 fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted {
-    const ODD: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::URG | tcp_flag::ECE | tcp_flag::CWR;
+    const ODD: u8 = tcp_flag::SYN | tcp_flag::FIN | tcp_flag::RST | tcp_flag::URG;
     let cb = tcp_skb_cb(skb);
     let plain = th.flags & (ODD | tcp_flag::ACK) == tcp_flag::ACK
+        && tcp_ecn_predicted(tp, th)
         && cb.seq == tp.rcv_nxt
         && !after(cb.ack_seq, tp.snd_nxt)
         && (th.window.get() as u32) << tp.rx_opt.snd_wscale == tp.snd_wnd
@@ -251,6 +256,7 @@ fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted
     let header = th.header_len();
     tp.rx_opt.sack_blocks = 0;
     tp.rx_opt.saw_tstamp = false;
+    tp.rx_opt.accecn = 0;
     if header != TcpHdr::LEN {
         if header != TcpHdr::LEN + TCPOLEN_TSTAMP_ALIGNED || !tp.rx_opt.tstamp_ok {
             return Predicted::No;
@@ -284,6 +290,7 @@ pub fn tcp_rcv_established(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) 
     tcp_segs_in(tp, &skb, &th);
     match tcp_predict(sk, tp, &skb, &th) {
         Predicted::PureAck => {
+            tcp_ecn_received_counters(tp, &skb, &th);
             if tp.rx_opt.saw_tstamp && tp.rcv_nxt == tp.rcv_wup {
                 tcp_store_ts_recent(tp);
             }
@@ -292,6 +299,7 @@ pub fn tcp_rcv_established(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) 
         }
         Predicted::Data => {
             sk.net.mib.inc(Mib::TcpExtTCPHPHits);
+            tcp_ecn_received_counters(tp, &skb, &th);
             if tp.rx_opt.saw_tstamp {
                 let len = (skb.len() - th.header_len()) as u32;
                 tcp_rcv_rtt_measure_ts(sk, tp, len);
@@ -336,6 +344,7 @@ fn tcp_rcv_slow(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) {
     if !tcp_validate_incoming(sk, tp, &skb, th, true) {
         return;
     }
+    tcp_ecn_received_counters(tp, &skb, th);
     if tcp_ack(sk, tp, &skb, Ack::SLOWPATH | Ack::UPDATE_TS_RECENT).is_err() {
         return;
     }
@@ -444,7 +453,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     parse_syn_options(sk, tp, &skb);
     if !th.has(tcp_flag::ACK) {
         if !th.has(tcp_flag::RST) && th.has(tcp_flag::SYN) {
-            tcp_simultaneous_open(sk, tp, &cb, th);
+            tcp_simultaneous_open(sk, tp, &skb, th);
         }
         return Ok(());
     }
@@ -467,10 +476,8 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     if !th.has(tcp_flag::SYN) {
         return Ok(());
     }
-    // RFC 3168, 6.1.1: ECE alone accepts.
-    if th.flags & (tcp_flag::ECE | tcp_flag::CWR) != tcp_flag::ECE {
-        tp.ecn_flags &= !TCP_ECN_OK;
-    }
+    let accecn = accecn_option(tcp_hdr_opts(&skb), &tp.rx_opt);
+    tcp_ecn_rcv_synack(sk, tp, &skb, th, accecn);
     tp.rcv_nxt = cb.seq.wrapping_add(1);
     let _ = tcp_ack(sk, tp, &skb, Ack::SLOWPATH);
     take_syn(tp, &cb, th);
@@ -490,6 +497,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
         tp.icsk_ack.pending |= ICSK_ACK_TIMER;
         inet_csk_reset_delack_timer(sk, tp, expires);
     } else {
+        // Whoever speaks AccECN tells in this ACK how the SYN-ACK came (RFC 9768, 3.2.2.1).
         tcp_send_ack(sk, tp);
     }
     tcp_urg(sk, tp, &skb, th);
@@ -498,13 +506,11 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
 }
 
 /// The peer's SYN crossed ours (RFC 9293, figure 8).
-fn tcp_simultaneous_open(sk: &Arc<Sock>, tp: &mut TcpSock, cb: &TcpSkbCb, th: &TcpHdr) {
+fn tcp_simultaneous_open(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
     tcp_set_state(sk, tp, TcpState::SynRecv);
-    take_syn(tp, cb, th);
+    take_syn(tp, tcp_skb_cb(skb), th);
     tp.max_window = tp.snd_wnd;
-    if th.flags & (tcp_flag::ECE | tcp_flag::CWR) != tcp_flag::ECE | tcp_flag::CWR {
-        tp.ecn_flags &= !TCP_ECN_OK;
-    }
+    tcp_ecn_rcv_syn(tp, skb, th);
     let pmtu = tp.icsk_pmtu_cookie;
     tcp_sync_mss(tp, pmtu);
     tcp_initialize_rcv_mss(tp);
@@ -528,6 +534,10 @@ pub fn tcp_rcv_state_process(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) ->
     }
     if !tcp_validate_incoming(sk, tp, &skb, &th, false) {
         return Ok(());
+    }
+    // The packet that made a child was counted then.
+    if sk.state() != TcpState::SynRecv {
+        tcp_ecn_received_counters(tp, &skb, &th);
     }
     let ack = tcp_ack(sk, tp, &skb, Ack::SLOWPATH | Ack::UPDATE_TS_RECENT | Ack::NO_CHALLENGE_ACK);
     if ack != Ok(true) {

@@ -16,10 +16,11 @@ use crate::ipv4::inet_hashtables::{inet_csk, inet_twsk_expired, inet_twsk_hashda
 use crate::ipv4::inet_timewait_sock::{InetTimewaitSock, TCP_TIMEWAIT_LEN, TimewaitInit};
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_ca::tcp_ca_openreq_child;
-use crate::ipv4::tcp_options::tcp_parse_options;
+use crate::ipv4::tcp_ecn::{tcp_ecn_openreq_child, tcp_ecn_request_option};
+use crate::ipv4::tcp_options::{accecn_option, tcp_parse_options};
 use crate::ipv4::tcp_sock::{
-    TCP_ECN_OK, TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED,
-    TcpOptionsReceived, TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
+    TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived,
+    TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
 };
 use crate::ipv4::tcp_state::tcp_done;
 use kernel::{Fault, should_fail};
@@ -265,6 +266,9 @@ pub fn tcp_check_req(net: &Net, req: &RequestSock, skb: &Skb, th: &TcpHdr) -> Ch
             paws_reject = tcp_paws_reject(&opt, opt.ts_recent_stamp, th.has(RST));
         }
     }
+    if req.accecn_ok {
+        tcp_ecn_request_option(req, accecn_option(option_bytes(skb, th), &opt));
+    }
     let rcv_nxt = req.rcv_isn.wrapping_add(1);
     if cb.seq == req.rcv_isn && th.flags & (SYN | RST | ACK) == SYN && !paws_reject {
         return if note_oow(net, req, cb, Mib::TcpExtTCPACKSkippedSynRecv) {
@@ -367,7 +371,7 @@ pub fn tcp_create_openreq_child(
         tp.icsk_ack.last_seg_size = (skb.len() - tp.tcp_header_len as usize).min(u16::MAX as usize) as u16;
     }
     tp.advmss = req.advmss;
-    tp.ecn_flags = if req.ecn_ok { TCP_ECN_OK } else { 0 };
+    tcp_ecn_openreq_child(&child.net, tp, req, skb, th);
     tp.icsk_rto = TCP_TIMEOUT_INIT;
     tp.icsk_ack.lrcvtime = tp.jiffies32();
     tp.total_retrans = req.num_retrans.load(Relaxed) as u32;

@@ -4,6 +4,7 @@
 //! Linux counterpart: the first half of `net/ipv4/tcp_output.c`.
 //! Locks and context: socket lock.
 
+use super::tcp_ecn::tcp_accecn_fit;
 use super::tcp_sock::*;
 use crate::core::dst::Dst;
 use crate::core::net_namespace::Net;
@@ -63,7 +64,7 @@ pub fn tcp_sync_mss(tp: &mut TcpSock, pmtu: u32) -> u32 {
 }
 
 /// Options of the moment in a data segment, in bytes: timestamps and SACK blocks (`tcp_established_options`' size).
-pub fn tcp_established_options_size(tp: &TcpSock) -> u32 {
+pub fn tcp_established_options_size(sk: &Sock, tp: &TcpSock) -> u32 {
     let mut n = 0;
     if tp.rx_opt.tstamp_ok {
         n += TCPOLEN_TSTAMP_ALIGNED;
@@ -73,6 +74,10 @@ pub fn tcp_established_options_size(tp: &TcpSock) -> u32 {
         .min(TCP_NUM_SACKS);
     if blocks > 0 {
         n += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK;
+    }
+    if tp.accecn.is_some() {
+        let saving = if blocks > 0 { 2 } else { 0 };
+        n += tcp_accecn_fit(sk, tp, MAX_TCP_OPTION_SPACE - n, saving).map_or(0, |o| o.size as usize);
     }
     n as u32
 }
@@ -85,7 +90,7 @@ pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
     {
         tcp_sync_mss(tp, pmtu);
     }
-    let header = 20 + tcp_established_options_size(tp);
+    let header = 20 + tcp_established_options_size(sk, tp);
     let mss = tp.mss_cache as i64 + tp.tcp_header_len as i64 - header as i64;
     mss.max(1) as u32
 }

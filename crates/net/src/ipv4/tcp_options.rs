@@ -1,9 +1,10 @@
 //! TCP options: reading and writing.
 //!
-//! Interface: [`tcp_parse_options`], [`sack_block`], [`TcpOutOptions`].
+//! Interface: [`tcp_parse_options`], [`sack_block`], [`accecn_option`], [`TcpOutOptions`].
 //! Linux counterpart: `tcp_parse_options` in `net/ipv4/tcp_input.c`, `tcp_options_write` in `tcp_output.c`.
 //! Locks and context: plain data.
 
+use super::tcp_accecn::{AccEcnOut, TCPOPT_ACCECN0, TCPOPT_ACCECN1};
 use super::tcp_sock::*;
 
 fn be16(b: &[u8]) -> Option<u16> {
@@ -19,6 +20,7 @@ fn be32(b: &[u8]) -> Option<u32> {
 pub fn tcp_parse_options(hdr_opts: &[u8], out: &mut TcpOptionsReceived, estab: bool) {
     out.saw_tstamp = false;
     out.sack_blocks = 0;
+    out.accecn = 0;
     if estab && parse_aligned_timestamp(hdr_opts, out) {
         return;
     }
@@ -77,6 +79,7 @@ fn parse_one(kind: u8, body: &[u8], at: usize, out: &mut TcpOptionsReceived, est
             out.sack_off = (at + 2) as u8;
             out.sack_blocks = (n / 8).min(TCP_NUM_SACKS) as u8;
         }
+        (TCPOPT_ACCECN0 | TCPOPT_ACCECN1, _) => out.accecn = at as u8 + 1,
         _ => {}
     }
 }
@@ -90,6 +93,13 @@ pub fn sack_block(hdr_opts: &[u8], o: &TcpOptionsReceived, i: usize) -> Option<T
     Some(TcpSackBlock { start_seq: be32(b)?, end_seq: be32(b.get(4..)?)? })
 }
 
+/// The AccECN option of the option area just parsed, kind and length included.
+pub fn accecn_option<'a>(hdr_opts: &'a [u8], o: &TcpOptionsReceived) -> Option<&'a [u8]> {
+    let at = (o.accecn as usize).checked_sub(1)?;
+    let len = *hdr_opts.get(at + 1)? as usize;
+    hdr_opts.get(at..at + len)
+}
+
 /// What goes into a header (`struct tcp_out_options`).
 #[derive(Clone, Copy, Default, Debug)]
 pub struct TcpOutOptions {
@@ -101,6 +111,7 @@ pub struct TcpOutOptions {
     pub tstamp: Option<(u32, u32)>,
     pub sacks: [TcpSackBlock; TCP_NUM_SACKS],
     pub num_sacks: u8,
+    pub accecn: Option<AccEcnOut>,
 }
 
 impl TcpOutOptions {
@@ -121,42 +132,91 @@ impl TcpOutOptions {
         if self.num_sacks > 0 {
             n += TCPOLEN_SACK_BASE_ALIGNED + self.num_sacks as usize * TCPOLEN_SACK_PERBLOCK;
         }
+        if let Some(a) = &self.accecn {
+            n += a.size as usize;
+        }
         n
+    }
+
+    /// Bytes of padding before the next option that the end of an AccECN option may take the place of.
+    pub fn accecn_saving(&self) -> usize {
+        match self {
+            _ if self.num_sacks > 0 => 2,
+            _ if self.sack_perm && self.tstamp.is_none() => 2,
+            _ if self.wscale.is_some() => 1,
+            _ => 0,
+        }
     }
 
     /// Writes them in Linux's order to `to`, which is [`size`](Self::size) bytes long (`tcp_options_write`).
     pub fn write(&self, to: &mut [u8]) {
-        let mut at = 0;
-        let mut put = |b: &[u8]| {
-            if let Some(d) = to.get_mut(at..at + b.len()) {
-                d.copy_from_slice(b);
-            }
-            at += b.len();
-        };
-        if self.mss != 0 {
-            put(&[TCPOPT_MSS, 4]);
-            put(&self.mss.to_be_bytes());
+        if to.is_empty() {
+            return;
         }
-        match self.tstamp {
-            Some((val, ecr)) => {
-                put(if self.sack_perm { &[TCPOPT_SACK_PERM, 2] } else { &[TCPOPT_NOP, TCPOPT_NOP] });
-                put(&[TCPOPT_TIMESTAMP, 10]);
-                put(&val.to_be_bytes());
-                put(&ecr.to_be_bytes());
+        // Nothing else fits beside a timestamp: the usual header.
+        if let Some((val, ecr)) = self.tstamp
+            && !self.sack_perm
+            && let Ok(to) = <&mut [u8; TCPOLEN_TSTAMP_ALIGNED]>::try_from(&mut *to)
+        {
+            to[..4].copy_from_slice(&[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_TIMESTAMP, 10]);
+            to[4..8].copy_from_slice(&val.to_be_bytes());
+            to[8..].copy_from_slice(&ecr.to_be_bytes());
+            return;
+        }
+        self.write_all(to);
+    }
+
+    fn write_all(&self, to: &mut [u8]) {
+        let mut out = Writer { to, at: 0 };
+        if self.mss != 0 {
+            out.put(&[TCPOPT_MSS, 4]);
+            out.put(&self.mss.to_be_bytes());
+        }
+        if let Some((val, ecr)) = self.tstamp {
+            out.put(if self.sack_perm { &[TCPOPT_SACK_PERM, 2] } else { &[TCPOPT_NOP, TCPOPT_NOP] });
+            out.put(&[TCPOPT_TIMESTAMP, 10]);
+            out.put(&val.to_be_bytes());
+            out.put(&ecr.to_be_bytes());
+        }
+        // Padding, or the end of an AccECN option that has no room of its own.
+        let mut pad = [TCPOPT_NOP; 2];
+        if let Some(a) = &self.accecn {
+            let (b, len) = a.encode();
+            out.put(&b[..a.size as usize]);
+            if let Some(rest) = b.get(a.size as usize..len) {
+                pad[..rest.len()].copy_from_slice(rest);
             }
-            None if self.sack_perm => put(&[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_SACK_PERM, 2]),
-            None => {}
+        }
+        if self.tstamp.is_none() && self.sack_perm {
+            out.put(&std::mem::replace(&mut pad, [TCPOPT_NOP; 2]));
+            out.put(&[TCPOPT_SACK_PERM, 2]);
         }
         if let Some(shift) = self.wscale {
-            put(&[TCPOPT_NOP, TCPOPT_WINDOW, 3, shift]);
+            out.put(&[std::mem::replace(&mut pad[0], TCPOPT_NOP), TCPOPT_WINDOW, 3, shift]);
         }
         if self.num_sacks > 0 {
-            put(&[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_SACK, 2 + self.num_sacks * 8]);
+            out.put(&pad);
+            out.put(&[TCPOPT_SACK, 2 + self.num_sacks * 8]);
             for b in &self.sacks[..(self.num_sacks as usize).min(TCP_NUM_SACKS)] {
-                put(&b.start_seq.to_be_bytes());
-                put(&b.end_seq.to_be_bytes());
+                out.put(&b.start_seq.to_be_bytes());
+                out.put(&b.end_seq.to_be_bytes());
             }
         }
+    }
+}
+
+/// Fills an option area from its start.
+struct Writer<'a> {
+    to: &'a mut [u8],
+    at: usize,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, b: &[u8]) {
+        if let Some(d) = self.to.get_mut(self.at..self.at + b.len()) {
+            d.copy_from_slice(b);
+        }
+        self.at += b.len();
     }
 }
 
@@ -193,6 +253,23 @@ mod tests {
         tcp_parse_options(&b, &mut r, true);
         assert_eq!(sack_block(&b, &r, 1), Some(out.sacks[1]));
         assert_eq!(sack_block(&b, &r, 2), None);
+    }
+
+    #[test]
+    fn an_accecn_option_ends_in_the_padding_of_the_next() {
+        for (fields, size) in [(3, 12), (2, 8), (1, 4), (0, 0)] {
+            let accecn = Some(AccEcnOut { fields, size, bytes: [0, 7, 9] });
+            let mut out = TcpOutOptions { tstamp: Some((1, 2)), num_sacks: 1, accecn, ..TcpOutOptions::default() };
+            out.sacks[0] = TcpSackBlock { start_seq: 10, end_seq: 20 };
+            assert_eq!(out.accecn_saving(), 2);
+            let mut b = vec![0; out.size()];
+            out.write(&mut b);
+            let mut r = TcpOptionsReceived { tstamp_ok: true, sack_ok: true, ..TcpOptionsReceived::default() };
+            tcp_parse_options(&b, &mut r, true);
+            assert_eq!(sack_block(&b, &r, 0), Some(out.sacks[0]), "{b:?}");
+            let whole = [174, 2 + 3 * fields, 0, 0, 1, 0, 0, 9, 0, 0, 8];
+            assert_eq!(accecn_option(&b, &r), Some(&whole[..2 + 3 * fields as usize]), "{b:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub use super::tcp_transmit::*;
 
 use super::inet_csk_timers::*;
 use super::tcp_cong::*;
+use super::tcp_ecn::{tcp_ecn_send_syn, tcp_ecn_send_synack};
 use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_small_queue_check;
@@ -533,12 +534,7 @@ pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tp!(tcp_connect, sk);
     tp.mstamp_refresh(sk);
     tcp_connect_init(sk, tp)?;
-    let mut flags = tcp_flag::SYN;
-    tp.ecn_flags = 0;
-    if sk.net.sysctl.tcp_ecn.get() == 1 || tp.ca_ops.flags.contains(CaFlags::NEEDS_ECN) {
-        flags |= tcp_flag::ECE | tcp_flag::CWR;
-        tp.ecn_flags = TCP_ECN_OK;
-    }
+    let flags = tcp_flag::SYN | tcp_ecn_send_syn(sk, tp);
     let seq = tp.write_seq;
     tcp_queue_nondata(sk, tp, seq, flags);
     tp.write_seq = seq.wrapping_add(1);
@@ -560,16 +556,11 @@ pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
 
 /// The answer to a SYN that crossed ours: the same SYN with an ACK (RFC 9293, figure 8; `tcp_send_synack`).
 pub fn tcp_send_synack(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    let ecn = tcp_ecn_send_synack(tp);
     if let Some(s) = tp.tx.rtx_mut(0)
         && s.has(tcp_flag::SYN)
     {
-        s.tcp_flags |= tcp_flag::ACK;
-        s.tcp_flags &= !(tcp_flag::ECE | tcp_flag::CWR);
-        if tp.ecn_flags & TCP_ECN_OK != 0
-            && let Some(s) = tp.tx.rtx_mut(0)
-        {
-            s.tcp_flags |= tcp_flag::ECE;
-        }
+        s.tcp_flags = s.tcp_flags & !(tcp_flag::ECE | tcp_flag::CWR) | tcp_flag::ACK | ecn;
         let _ = tcp_xmit_piece(sk, tp, 0);
     }
 }

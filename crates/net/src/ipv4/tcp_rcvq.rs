@@ -8,6 +8,8 @@
 //! `seq` is that of its first byte, and its memory is counted in `sk.rmem_alloc`.
 
 use super::tcp_ack::tcp_hdr;
+use super::tcp_cong::tcp_ca_event;
+use super::tcp_ecn::{tcp_data_ecn_check, tcp_ecn_accept_cwr};
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
 use super::tcp_queue::*;
@@ -123,39 +125,21 @@ pub fn tcp_event_data_recv(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
         }
     }
     tp.icsk_ack.lrcvtime = now;
-    tcp_ecn_check_ce(tp, skb);
+    tcp_ecn_check(sk, tp, skb);
     if skb.len() >= GROW_WINDOW_LEN {
         tcp_grow_window(sk, tp, skb);
     }
 }
 
-/// A CE mark is echoed until the peer says that it has reacted (RFC 3168, 6.1.3).
-fn tcp_ecn_check_ce(tp: &mut TcpSock, skb: &Skb) {
-    if tp.ecn_flags & TCP_ECN_OK == 0 {
-        return;
+/// The mark of a segment that is taken.
+#[inline]
+fn tcp_ecn_check(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
+    let ecn = tcp_data_ecn_check(tp, skb);
+    if let Some(ev) = ecn.event {
+        tcp_ca_event(sk, tp, ev);
     }
-    match tcp_skb_cb(skb).ip_dsfield & INET_ECN_MASK {
-        // An unmarked segment of a marking sender is a retransmission.
-        0 if tp.ecn_flags & TCP_ECN_SEEN != 0 => tcp_enter_quickack_mode(tp, 2),
-        0 => {}
-        INET_ECN_CE => {
-            if tp.ecn_flags & TCP_ECN_DEMAND_CWR == 0 {
-                tcp_enter_quickack_mode(tp, 2);
-                tp.ecn_flags |= TCP_ECN_DEMAND_CWR;
-            }
-            tp.ecn_flags |= TCP_ECN_SEEN;
-        }
-        _ => tp.ecn_flags |= TCP_ECN_SEEN,
-    }
-}
-
-fn tcp_ecn_accept_cwr(tp: &mut TcpSock, skb: &Skb) {
-    let cb = tcp_skb_cb(skb);
-    if cb.tcp_flags & tcp_flag::CWR != 0 {
-        tp.ecn_flags &= !TCP_ECN_DEMAND_CWR;
-        if cb.seq != cb.end_seq {
-            tp.icsk_ack.pending |= ICSK_ACK_NOW;
-        }
+    if ecn.quick {
+        tcp_enter_quickack_mode(tp, 2);
     }
 }
 
@@ -610,7 +594,7 @@ fn tcp_ofo_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
 
 /// A segment beyond a hole: kept, trimmed to what is new (`tcp_data_queue_ofo`).
 fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
-    tcp_ecn_check_ce(tp, &skb);
+    tcp_ecn_check(sk, tp, &skb);
     inet_csk_schedule_ack(tp);
     tp.icsk_ack.pending |= ICSK_ACK_NOW;
     if !tcp_try_rmem_schedule(sk, tp) {

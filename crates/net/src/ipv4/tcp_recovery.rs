@@ -16,6 +16,7 @@
 
 use super::inet_csk_timers::inet_csk_reset_xmit_timer;
 use super::tcp_cong::*;
+use super::tcp_ecn::{tcp_ecn_queue_cwr, tcp_ecn_withdraw_cwr};
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_retransmit::*;
@@ -49,6 +50,8 @@ bitflags::bitflags! {
         const NO_CHALLENGE_ACK = 0x8000;
         const ACK_MAYBE_DELAYED = 0x10000;
         const DSACK_TLP = 0x20000;
+        /// Its timestamp is newer than the last.
+        const TS_PROGRESS = 0x40000;
         const ACKED = Self::DATA_ACKED.bits() | Self::SYN_ACKED.bits();
         const NOT_DUP = Self::DATA.bits() | Self::WIN_UPDATE.bits() | Self::ACKED.bits();
         const CA_ALERT = Self::DATA_SACKED.bits() | Self::ECE.bits() | Self::DSACKING_ACK.bits();
@@ -210,7 +213,8 @@ pub fn tcp_remove_reno_sacks(sk: &Sock, tp: &mut TcpSock, acked: u32, ece: bool)
 /// `tcp_count_delivered`.
 pub fn tcp_count_delivered(tp: &mut TcpSock, n: u32, ece: bool) {
     tp.delivered = tp.delivered.wrapping_add(n);
-    if ece {
+    // With Accurate ECN the counters say how many were marked.
+    if ece && tp.accecn.is_none() {
         tp.delivered_ce = tp.delivered_ce.wrapping_add(n);
     }
 }
@@ -249,13 +253,6 @@ fn tcp_identify_packet_loss(sk: &Sock, tp: &mut TcpSock, flag: &mut Ack) {
 }
 
 // --- Reducing the window ---
-
-/// RFC 3168, 6.1.2: the reduction is to be announced.
-fn tcp_ecn_queue_cwr(tp: &mut TcpSock) {
-    if tp.ecn_flags & TCP_ECN_OK != 0 {
-        tp.ecn_flags |= TCP_ECN_QUEUE_CWR;
-    }
-}
 
 fn tcp_init_undo(tp: &mut TcpSock) {
     tp.undo_marker = tp.snd_una;
@@ -435,7 +432,7 @@ fn tcp_undo_cwnd_reduction(sk: &Sock, tp: &mut TcpSock, unmark_loss: bool) {
         tcp_snd_cwnd_set(tp, cwnd);
         if tp.prior_ssthresh > tp.snd_ssthresh {
             tp.snd_ssthresh = tp.prior_ssthresh;
-            tp.ecn_flags &= !TCP_ECN_QUEUE_CWR;
+            tcp_ecn_withdraw_cwr(tp);
         }
     }
     tp.snd_cwnd_stamp = tp.jiffies32();

@@ -201,10 +201,7 @@ fn __tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -
         }
     }
     let Some(s) = tp.tx.rtx_mut(i) else { return Err(Errno::EINVAL) };
-    // RFC 3168, 6.1.1: a SYN that may have been dropped for its ECN bits goes without.
-    if s.has(tcp_flag::SYN) && s.tcp_flags & (tcp_flag::ECE | tcp_flag::CWR) != 0 {
-        s.tcp_flags &= !(tcp_flag::ECE | tcp_flag::CWR);
-    }
+    super::tcp_ecn::tcp_ecn_clear_syn(sk, &mut s.tcp_flags);
     let (pcount, len, syn) = (s.pcount(), s.len, s.has(tcp_flag::SYN));
     sk.net.mib.add(Mib::TcpRetransSegs, pcount as u64);
     if syn {

@@ -23,6 +23,8 @@ pub struct SackState {
     pub last_sackt: u64,
     pub flag: Ack,
     pub sack_delivered: u32,
+    /// Payload bytes newly acknowledged or SACKed.
+    pub delivered_bytes: u32,
     pub rate: RateSample,
 }
 
@@ -267,6 +269,7 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
         st.flag |= Ack::DATA_SACKED;
         tp.sacked_out += pcount;
         st.sack_delivered += pcount;
+        st.delivered_bytes = st.delivered_bytes.wrapping_add(end_seq.wrapping_sub(seq));
         tp.highest_sack = if tp.sacked_out == pcount { end_seq } else { seq_max(tp.highest_sack, end_seq) };
     }
     if dup && sacked & TCPCB_SACKED_RETRANS != 0 {

@@ -5,6 +5,7 @@
 //! Locks and context: under the socket lock.
 
 use super::inet_sock::InetSock;
+use super::tcp_accecn::AccEcn;
 use super::tcp_queue::{Seq, TxQueue};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
@@ -94,11 +95,15 @@ pub const TCP_NAGLE_OFF: u8 = 1;
 pub const TCP_NAGLE_CORK: u8 = 2;
 pub const TCP_NAGLE_PUSH: u8 = 4;
 
-/// `tp->ecn_flags`.
-pub const TCP_ECN_OK: u8 = 1;
+/// `tp->ecn_flags`: RFC 3168 was agreed; a reduction is to be announced; marks are to be echoed; the peer sends marks.
+pub const TCP_ECN_MODE_RFC3168: u8 = 1;
 pub const TCP_ECN_QUEUE_CWR: u8 = 2;
 pub const TCP_ECN_DEMAND_CWR: u8 = 4;
 pub const TCP_ECN_SEEN: u8 = 8;
+/// RFC 9768 was agreed. Together with RFC 3168: asked for, and not answered yet.
+pub const TCP_ECN_MODE_ACCECN: u8 = 16;
+pub const TCP_ECN_MODE_PENDING: u8 = TCP_ECN_MODE_RFC3168 | TCP_ECN_MODE_ACCECN;
+pub const TCP_ECN_MODE_ANY: u8 = TCP_ECN_MODE_PENDING;
 
 /// `tp->urg_data`.
 pub const TCP_URG_VALID: u16 = 0x0100;
@@ -205,6 +210,8 @@ pub struct TcpOptionsReceived {
     /// SACK blocks of the packet at hand: offset in the option area and number; offset is to the first block.
     pub sack_off: u8,
     pub sack_blocks: u8,
+    /// Offset of the AccECN option of the packet at hand in the option area, + 1; 0: none (`accecn`).
+    pub accecn: u8,
     /// `TCP_MAXSEG`.
     pub user_mss: u16,
     /// The MSS the peer named, clamped.
@@ -430,6 +437,8 @@ pub struct TcpSock {
     pub rcv_tune: RcvTune,
     pub nonagle: u8,
     pub ecn_flags: u8,
+    /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
+    pub accecn: Option<Box<AccEcn>>,
     pub urg_data: u16,
     pub urg_seq: u32,
     /// Defers ACKs of an accepted but silent connection; 0: off (`rskq_defer_accept`), retransmissions.
@@ -615,6 +624,7 @@ impl TcpSock {
             rcv_tune: RcvTune::default(),
             nonagle: 0,
             ecn_flags: 0,
+            accecn: None,
             urg_data: 0,
             urg_seq: 0,
             defer_accept: 0,

@@ -6,6 +6,7 @@
 
 use super::inet_csk_timers::*;
 use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
+use super::tcp_ecn::tcp_ecn_mode_any;
 use super::tcp_input::{tcp_keepalive_time_when, tcp_stream_is_writeable};
 use super::tcp_output::*;
 use super::tcp_recv::tcp_cleanup_rbuf;
@@ -285,8 +286,11 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
         i.tcpi_options |= TCPI_OPT_WSCALE;
         i.tcpi_wscale = tp.rx_opt.snd_wscale | tp.rx_opt.rcv_wscale << 4;
     }
-    if tp.ecn_flags & TCP_ECN_OK != 0 {
+    if tcp_ecn_mode_any(tp) {
         i.tcpi_options |= TCPI_OPT_ECN;
+    }
+    if tp.ecn_flags & TCP_ECN_SEEN != 0 {
+        i.tcpi_options |= TCPI_OPT_ECN_SEEN;
     }
     i.tcpi_delivery_rate_app_limited = tp.rate_app_limited as u8;
     i.tcpi_rto = tp.icsk_rto * 1000;
@@ -339,4 +343,12 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
     i.tcpi_reord_seen = tp.reord_seen;
     i.tcpi_rcv_ooopack = tp.rcv_ooopack;
     i.tcpi_snd_wnd = tp.snd_wnd;
+    i.tcpi_rcv_wnd = tp.rcv_wnd;
+    if let Some(a) = &tp.accecn {
+        i.tcpi_received_ce = a.received_ce;
+        [i.tcpi_delivered_e1_bytes, i.tcpi_delivered_e0_bytes, i.tcpi_delivered_ce_bytes] = a.delivered_bytes;
+        [i.tcpi_received_e1_bytes, i.tcpi_received_e0_bytes, i.tcpi_received_ce_bytes] = a.received_bytes;
+        i.tcpi_accecn_fail_mode = a.fail_mode as u16;
+        i.tcpi_accecn_opt_seen = a.saw_opt as u16;
+    }
 }

@@ -5,6 +5,7 @@
 //! Locks and context: tests.
 
 mod congestion;
+mod ecn;
 mod old_losses;
 
 use super::test_support::TestNet;

@@ -5,6 +5,8 @@
 //! Locks and context: socket lock; process or softirq context.
 
 use super::inet_csk_timers::inet_csk_reset_delack_timer;
+use super::tcp_accecn::{AccEcnOut, ace_ae, ace_flags};
+use super::tcp_ecn::{tcp_accecn_fit, tcp_accecn_option_sent, tcp_ecn_mark_syn, tcp_ecn_send};
 use super::tcp_mss::{tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
 use super::tcp_queue::TxSkb;
@@ -48,28 +50,34 @@ pub struct SynAckArgs {
     pub wscale_ok: bool,
     pub rcv_wscale: u8,
     pub sack_ok: bool,
-    pub ecn_ok: bool,
+    /// The flags AE, CWR and ECE as a number (RFC 9768, 3.1).
+    pub ace: u8,
+    pub accecn_option: bool,
 }
 
 /// The SYN-ACK for a request: TCP header with options and checksum (`Partial`), `data` at the header, headroom for the
 /// rest (`tcp_make_synack`).
 pub fn tcp_make_synack(net: &Net, a: &SynAckArgs) -> Box<Skb> {
-    let opts = TcpOutOptions {
+    let mut opts = TcpOutOptions {
         mss: a.mss,
         sack_perm: a.sack_ok,
         wscale: a.wscale_ok.then_some(a.rcv_wscale),
         tstamp: a.tstamp_ok.then_some((a.tsval, a.tsecr)),
         ..TcpOutOptions::default()
     };
+    if a.accecn_option {
+        // Nothing is counted yet: the fields show that the option gets through (RFC 9768, 3.2.3.2.1).
+        opts.accecn = AccEcnOut::fit(&[0; 3], 0, MAX_TCP_OPTION_SPACE - opts.size(), opts.accecn_saving());
+    }
     let mut skb = Skb::alloc(MAX_TCP_HEADER);
     skb.reserve(MAX_TCP_HEADER);
-    let ece = if a.ecn_ok { tcp_flag::ECE } else { 0 };
     let h = Header {
         sport: a.sport,
         dport: a.dport,
         seq: a.isn,
         ack: a.rcv_nxt,
-        flags: tcp_flag::SYN | tcp_flag::ACK | ece,
+        flags: tcp_flag::SYN | tcp_flag::ACK | ace_flags(a.ace),
+        ae: ace_ae(a.ace),
         window: a.rcv_wnd.min(65535) as u16,
         urg_ptr: 0,
     };
@@ -86,6 +94,7 @@ struct Header {
     seq: u32,
     ack: u32,
     flags: u8,
+    ae: bool,
     window: u16,
     urg_ptr: u16,
 }
@@ -98,7 +107,7 @@ fn push_header(skb: &mut Skb, h: &Header, opts: &TcpOutOptions) {
         th.dest.set(h.dport);
         th.seq.set(h.seq);
         th.ack_seq.set(h.ack);
-        th.doff = (len as u8 / 4) << 4;
+        th.doff = (len as u8 / 4) << 4 | h.ae as u8;
         th.flags = h.flags;
         th.window.set(h.window);
         th.check = [0; 2];
@@ -134,14 +143,29 @@ fn tcp_syn_options(sk: &Sock, tp: &TcpSock, synack: bool) -> TcpOutOptions {
 }
 
 /// Options of a segment on a synchronised connection (`tcp_established_options`).
-fn tcp_established_options(tp: &mut TcpSock) -> TcpOutOptions {
+fn tcp_established_options(sk: &Sock, tp: &mut TcpSock) -> TcpOutOptions {
     let mut o = TcpOutOptions::default();
     if tp.rx_opt.tstamp_ok {
         o.tstamp = Some((tp.time_stamp().wrapping_add(tp.tsoffset), tp.rx_opt.ts_recent));
     }
-    if tp.rx_opt.num_sacks == 0 && tp.duplicate_sack.is_none() {
-        return o;
+    if tp.rx_opt.num_sacks != 0 || tp.duplicate_sack.is_some() {
+        tcp_sack_options(tp, &mut o);
     }
+    if tp.accecn.is_some() {
+        tcp_accecn_options(sk, tp, &mut o);
+    }
+    o
+}
+
+#[cold]
+fn tcp_accecn_options(sk: &Sock, tp: &mut TcpSock, o: &mut TcpOutOptions) {
+    o.accecn = tcp_accecn_fit(sk, tp, MAX_TCP_OPTION_SPACE - o.size(), o.accecn_saving());
+    if o.accecn.is_some() {
+        tcp_accecn_option_sent(tp);
+    }
+}
+
+fn tcp_sack_options(tp: &mut TcpSock, o: &mut TcpOutOptions) {
     let room = (MAX_TCP_OPTION_SPACE - o.size() - TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK;
     let ours = tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize).copied();
     // RFC 2883: a duplicate is reported once, in the first block.
@@ -149,7 +173,6 @@ fn tcp_established_options(tp: &mut TcpSock) -> TcpOutOptions {
         o.sacks[o.num_sacks as usize] = block;
         o.num_sacks += 1;
     }
-    o
 }
 
 /// A new packet that shares a piece's payload, without headers.
@@ -175,29 +198,6 @@ fn tcp_empty_packet() -> Result<Box<Skb>> {
     Ok(skb)
 }
 
-/// `tcp_ecn_send`: marks of RFC 3168, 6.1; answers the ECN bits for the IP header.
-fn tcp_ecn_send(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: &mut u8) -> u8 {
-    if tp.ecn_flags & TCP_ECN_OK == 0 {
-        return 0;
-    }
-    let mut tos = 0;
-    // New data only: neither pure ACKs nor retransmissions are marked.
-    if !skb.is_empty() && !before(seq, tp.snd_nxt) {
-        tos = INET_ECN_ECT_0;
-        if tp.ecn_flags & TCP_ECN_QUEUE_CWR != 0 {
-            tp.ecn_flags &= !TCP_ECN_QUEUE_CWR;
-            *flags |= tcp_flag::CWR;
-            if skb.is_gso() {
-                skb.gso_type |= GsoType::TCP_ECN;
-            }
-        }
-    }
-    if tp.ecn_flags & TCP_ECN_DEMAND_CWR != 0 {
-        *flags |= tcp_flag::ECE;
-    }
-    tos
-}
-
 /// Puts the TCP header on `skb`, which holds the payload, and hands it to IP (`__tcp_transmit_skb`).
 pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq: u32, flags: u8) -> Result<()> {
     if kernel::trace::enabled() {
@@ -211,14 +211,16 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     let syn = flags & tcp_flag::SYN != 0;
     let mut flags = flags;
     let (opts, window, ecn) = if syn {
-        (tcp_syn_options(sk, tp, flags & tcp_flag::ACK != 0), tp.rcv_wnd.min(65535) as u16, 0)
+        let opts = tcp_syn_options(sk, tp, flags & tcp_flag::ACK != 0);
+        (opts, tp.rcv_wnd.min(65535) as u16, tcp_ecn_mark_syn(tp, flags))
     } else {
-        let opts = tcp_established_options(tp);
-        (opts, tcp_select_window(sk, tp), tcp_ecn_send(tp, &mut skb, seq, &mut flags))
+        let opts = tcp_established_options(sk, tp);
+        (opts, tcp_select_window(sk, tp), tcp_ecn_send(tp, &mut skb, seq))
     };
+    flags |= ecn.flags;
     let urg_ptr = tcp_urg_ptr(tp, seq, len, &mut flags);
     let ack = if flags & tcp_flag::ACK != 0 { tp.rcv_nxt } else { 0 };
-    let h = Header { sport: tp.inet.sport, dport: tp.inet.dport, seq, ack, flags, window, urg_ptr };
+    let h = Header { sport: tp.inet.sport, dport: tp.inet.dport, seq, ack, flags, ae: ecn.ae, window, urg_ptr };
     push_header(&mut skb, &h, &opts);
     tcp_v_send_check(&mut skb, tp.inet.saddr, tp.inet.daddr);
 
@@ -239,7 +241,7 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     sk.net.mib.add(Mib::TcpOutSegs, pcount as u64);
     skb.dst = Some(dst);
     let mut params = tp.inet.xmit_params(sk);
-    params.tos = (params.tos & !INET_ECN_MASK) | ecn;
+    params.tos = (params.tos & !INET_ECN_MASK) | ecn.tos;
     (l3.queue_xmit)(&sk.net, Some(sk), skb, &tp.inet.flow(sk), &params)
 }
 
