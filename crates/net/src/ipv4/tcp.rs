@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
-use uapi::socket::{MSG_DONTWAIT, MSG_MORE, MSG_OOB};
+use uapi::socket::{MSG_DONTWAIT, MSG_EOR, MSG_MORE, MSG_OOB};
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
@@ -137,6 +137,11 @@ fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>) -> Opti
         let left = msg.iter.count();
         if left == 0 {
             if msg.done > 0 {
+                if msg.flags & MSG_EOR != 0
+                    && let Some(s) = tp.tx.write_back_mut()
+                {
+                    s.eor = true;
+                }
                 tcp_push(sk, tp, msg.flags, mss, goal);
             }
             return Some(Stop::Done);

@@ -49,7 +49,7 @@ fn tcp_rtt_estimator(tp: &mut TcpSock, mrtt_us: u32) {
 /// `tcp_set_rto`: SRTT + 4 RTTVAR, in milliseconds.
 pub fn tcp_set_rto(tp: &mut TcpSock) {
     let us = (tp.srtt_us >> 3) as u64 + tp.rttvar_us as u64;
-    tp.icsk_rto = us.div_ceil(1000).clamp(tp.icsk_rto_min as u64, TCP_RTO_MAX as u64) as u32;
+    tp.icsk_rto = us.div_ceil(1000).max(tp.icsk_rto_min as u64).min(TCP_RTO_MAX as u64) as u32;
 }
 
 /// Takes over a round-trip time from an ACK: the sample of the newest segment it covers, else of the newest SACKed, else

@@ -75,13 +75,18 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
                 sk.write_space();
             }
         }
-        TCP_RTO_MIN_US => {
-            tp.icsk_rto_min = (range(1000, 3_600_000_000u32.min(i32::MAX as u32) as i32)? as u32).div_ceil(1000)
-        }
-        TCP_DELACK_MAX_US => tp.icsk_delack_max = (range(1000, i32::MAX)? as u32).div_ceil(1000),
+        // Only smaller than the default, never larger, as in Linux.
+        TCP_RTO_MIN_US => tp.icsk_rto_min = timeout_ms(v, TCP_RTO_MIN)?,
+        TCP_DELACK_MAX_US => tp.icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
         _ => return unsupported(sk),
     }
     Ok(())
+}
+
+/// Microseconds as milliseconds, from `TCP_TIMEOUT_MIN` to `most`.
+fn timeout_ms(us: i32, most: u32) -> Result<u32> {
+    let ms = u32::try_from(us).map_err(|_| Errno::EINVAL)?.div_ceil(1000);
+    if (TCP_TIMEOUT_MIN..=most).contains(&ms) { Ok(ms) } else { Err(Errno::EINVAL) }
 }
 
 /// Options whose value is a number.

@@ -6,6 +6,7 @@
 
 mod congestion;
 mod ecn;
+mod hostile_found;
 mod old_losses;
 
 use super::test_support::TestNet;

@@ -219,6 +219,10 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     };
     flags |= ecn.flags;
     let urg_ptr = tcp_urg_ptr(tp, seq, len, &mut flags);
+    if pcount > 1 && !syn {
+        // The receiver's GRO ends a packet there, instead of waiting for more of the same.
+        flags |= tcp_flag::PSH;
+    }
     let ack = if flags & tcp_flag::ACK != 0 { tp.rcv_nxt } else { 0 };
     let h = Header { sport: tp.inet.sport, dport: tp.inet.dport, seq, ack, flags, ae: ecn.ae, window, urg_ptr };
     push_header(&mut skb, &h, &opts);
