@@ -7,6 +7,7 @@
 //! What a test needs and the machine lacks is named in the failure; nothing is skipped.
 
 pub mod simulate;
+pub mod wan;
 
 use sha2::{Digest, Sha256};
 use sockeye::Stack;

@@ -9,7 +9,7 @@ use crate::test::step;
 use std::path::Path;
 use std::process::Command;
 
-const BENCHES: [&str; 5] = ["net", "tcp", "programs", "napi", "machinery"];
+const BENCHES: [&str; 6] = ["net", "tcp", "programs", "napi", "machinery", "wan"];
 
 /// Runs one benchmark with its words, or all of them.
 pub fn run(root: &Path, words: &[String]) -> Outcome {

@@ -105,6 +105,20 @@ macro_rules! tcp_info {
                 $(v.extend_from_slice(&self.$f.to_ne_bytes());)*
                 v
             }
+
+            /// The structure from its bytes; what is missing at the end is zero.
+            pub fn from_bytes(bytes: &[u8]) -> TcpInfo {
+                let mut rest = bytes;
+                $(
+                    let mut field = <$t>::default().to_ne_bytes();
+                    let n = rest.len().min(field.len());
+                    field[..n].copy_from_slice(&rest[..n]);
+                    rest = &rest[n..];
+                    let $f = <$t>::from_ne_bytes(field);
+                )*
+                let _ = rest;
+                TcpInfo { $($f,)* }
+            }
         }
     };
 }

@@ -1,0 +1,136 @@
+//! A cell's network as a model without a clock: what is sent where and when, and what comes out where and when.
+//!
+//! Interface: [`Path`] (`send`, `next`, `take`, `impair`), [`End`].
+//! Linux counterpart: `net/sched/sch_netem.c` in purpose.
+//! Locks and context: none; whoever drives it gives the time, virtual or real.
+//!
+//! The same wires with the same chances as the simulator's: of two stacks that send the same packets, the same are lost.
+
+use super::cell::Cell;
+use sim::Rng;
+use sim::link::{LinkParams, Wire, WireStats};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::BinaryHeap;
+
+/// The chances of the bottleneck and of the way back are drawn under these labels: the simulator's names for the lanes of
+/// the cable `receiver`.
+const THERE: &str = "cable/receiver/back";
+const BACK: &str = "cable/receiver/there";
+
+/// Who is at an end of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Sender(usize),
+    Receiver,
+}
+
+/// What a frame comes to next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Bottleneck,
+    Out(End),
+}
+
+struct Way {
+    wire: Wire,
+    rng: Rng,
+}
+
+impl Way {
+    fn new(params: LinkParams, seed: u64, label: &str) -> Way {
+        Way { wire: Wire::new(params), rng: Rng::stream(seed, label) }
+    }
+
+    fn send(&mut self, now: u64, len: usize) -> Option<u64> {
+        let rng = &mut self.rng;
+        self.wire.send(now, len, &mut || rng.next_u64()).arrivals.first().map(|a| a.at)
+    }
+}
+
+/// The network of a cell, with frames of type `F` on their way.
+pub struct Path<F> {
+    cell: Cell,
+    there: Way,
+    back: Way,
+    /// When each frame that is under way gets somewhere, and its number.
+    due: BinaryHeap<Reverse<(u64, u64)>>,
+    flying: BTreeMap<u64, (Stop, usize, F)>,
+    serial: u64,
+}
+
+impl<F> Path<F> {
+    /// Nothing goes wrong on it yet.
+    pub fn new(cell: &Cell, seed: u64) -> Path<F> {
+        let (there, back) = cell.quiet();
+        Path {
+            cell: cell.clone(),
+            there: Way::new(there, seed, THERE),
+            back: Way::new(back, seed, BACK),
+            due: BinaryHeap::new(),
+            flying: BTreeMap::new(),
+            serial: 0,
+        }
+    }
+
+    /// From now on, what the cell says goes wrong.
+    pub fn impair(&mut self) {
+        let (there, back) = self.cell.impaired();
+        self.there.wire.set(there);
+        self.back.wire.set(back);
+    }
+
+    pub fn stats(&self) -> WireStats {
+        self.there.wire.stats
+    }
+
+    /// Sends a frame of `len` bytes, link-layer header included, from a sender, or from the receiver to sender `to`. `now`
+    /// never goes back, and nothing is due before it.
+    pub fn send(&mut self, from: End, to: usize, now: u64, len: usize, frame: F) {
+        match from {
+            End::Sender(i) => self.fly(now + self.cell.flows[i] / 2, Stop::Bottleneck, len, frame),
+            End::Receiver => {
+                if let Some(at) = self.back.send(now, len) {
+                    self.fly(at + self.cell.flows[to] / 2, Stop::Out(End::Sender(to)), len, frame);
+                }
+            }
+        }
+        self.advance(now);
+    }
+
+    fn fly(&mut self, at: u64, stop: Stop, len: usize, frame: F) {
+        self.serial += 1;
+        self.due.push(Reverse((at, self.serial)));
+        self.flying.insert(self.serial, (stop, len, frame));
+    }
+
+    /// Puts what has come to the bottleneck by `now` on it, as far as nothing comes out before.
+    fn advance(&mut self, now: u64) {
+        while let Some(&Reverse((at, n))) = self.due.peek().filter(|d| d.0.0 <= now) {
+            if self.flying.get(&n).is_none_or(|f| f.0 != Stop::Bottleneck) {
+                return;
+            }
+            self.due.pop();
+            let Some((_, len, frame)) = self.flying.remove(&n) else { continue };
+            if let Some(out) = self.there.send(at, len) {
+                self.fly(out, Stop::Out(End::Receiver), len, frame);
+            }
+        }
+    }
+
+    /// When something is due next.
+    pub fn next(&self) -> Option<u64> {
+        self.due.peek().map(|d| d.0.0)
+    }
+
+    /// What comes out next, if it is out by `now`.
+    pub fn take(&mut self, now: u64) -> Option<(End, F)> {
+        self.advance(now);
+        let &Reverse((_, n)) = self.due.peek().filter(|d| d.0.0 <= now)?;
+        self.due.pop();
+        match self.flying.remove(&n)? {
+            (Stop::Out(end), _, frame) => Some((end, frame)),
+            (Stop::Bottleneck, ..) => None,
+        }
+    }
+}
