@@ -36,7 +36,17 @@ fn main() {
         let smol = smol::simulate(c, 1).goodput();
         let kj = k.iter().map(|v| jain(v)).sum::<f64>() / k.len().max(1) as f64;
         let oj = runs.iter().map(Outcome::jain).sum::<f64>() / seeds as f64;
-        println!("{:55} limit {:8.1} law {:8.1} ours {:8.2} kernel {:8.2} smol {:8.2} ratio {:.3} jain {oj:.3} {kj:.3} {}", c.name(), c.limit() / 1e6, c.law() / 1e6, ours / 1e6, kernel / 1e6, smol / 1e6, ours / kernel, if ours < 0.95 * kernel { "WORSE" } else { "" });
+        println!(
+            "{:55} limit {:8.1} law {:8.1} ours {:8.2} kernel {:8.2} smol {:8.2} ratio {:.3} jain {oj:.3} {kj:.3} {}",
+            c.name(),
+            c.limit() / 1e6,
+            c.law() / 1e6,
+            ours / 1e6,
+            kernel / 1e6,
+            smol / 1e6,
+            ours / kernel,
+            if ours < 0.95 * kernel { "WORSE" } else { "" }
+        );
     }
 }
 
@@ -47,7 +57,27 @@ fn trace(c: &Cell, cc: &str, seed: u64) {
     for (who, out) in [("ours", &ours), ("kernel", &kernel)] {
         println!("{who}: {} {:.3} Mbit/s {:?}", c.name(), out.goodput() / 1e6, out.wire);
         for Sample { at, flow, bytes, info: i } in &out.samples {
-            println!("{who} {:8.3} {flow} bytes {bytes:10} cwnd {:5} ssthresh {:10} unacked {:5} lost {:4} retrans {:3} sacked {:4} reord {:3} srtt {:6} min {:6} rto {:7} ca {} snd_wnd {} rwnd_lim {} snd_lim {} notsent {} total {} pacing {}", *at as f64 / 1e9, i.tcpi_snd_cwnd, i.tcpi_snd_ssthresh, i.tcpi_unacked, i.tcpi_lost, i.tcpi_retrans, i.tcpi_sacked, i.tcpi_reordering, i.tcpi_rtt, i.tcpi_min_rtt, i.tcpi_rto, i.tcpi_ca_state, i.tcpi_snd_wnd, i.tcpi_rwnd_limited, i.tcpi_sndbuf_limited, i.tcpi_notsent_bytes, i.tcpi_total_retrans, i.tcpi_pacing_rate);
+            println!(
+                "{who} {:8.3} {flow} bytes {bytes:10} cwnd {:5} ssthresh {:10} unacked {:5} lost {:4} retrans {:3} sacked {:4} reord {:3} srtt {:6} min {:6} rto {:7} ca {} snd_wnd {} rwnd_lim {} snd_lim {} notsent {} total {} pacing {}",
+                *at as f64 / 1e9,
+                i.tcpi_snd_cwnd,
+                i.tcpi_snd_ssthresh,
+                i.tcpi_unacked,
+                i.tcpi_lost,
+                i.tcpi_retrans,
+                i.tcpi_sacked,
+                i.tcpi_reordering,
+                i.tcpi_rtt,
+                i.tcpi_min_rtt,
+                i.tcpi_rto,
+                i.tcpi_ca_state,
+                i.tcpi_snd_wnd,
+                i.tcpi_rwnd_limited,
+                i.tcpi_sndbuf_limited,
+                i.tcpi_notsent_bytes,
+                i.tcpi_total_retrans,
+                i.tcpi_pacing_rate
+            );
         }
     }
     let find = |all: &[(String, u64)], n: &str| all.iter().find(|c| c.0 == n).map_or(0, |c| c.1);

@@ -272,9 +272,7 @@ fn info(s: &TcpStream) -> TcpInfo {
     let mut len = buf.len() as u32;
     let fd = s.as_raw_fd();
     // SAFETY: the buffer and its length outlive the call.
-    let r = unsafe {
-        libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, buf.as_mut_ptr().cast(), &raw mut len)
-    };
+    let r = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, buf.as_mut_ptr().cast(), &raw mut len) };
     if r < 0 { TcpInfo::default() } else { TcpInfo::from_bytes(&buf[..len as usize]) }
 }
 

@@ -161,7 +161,8 @@ impl World {
     /// Goes to what happens next.
     fn step(&mut self) {
         let now = self.now;
-        let timers = self.senders.iter_mut().map(|s| s.next(now)).min().unwrap_or(u64::MAX).min(self.receiver.next(now));
+        let timers =
+            self.senders.iter_mut().map(|s| s.next(now)).min().unwrap_or(u64::MAX).min(self.receiver.next(now));
         self.now = self.path.next().unwrap_or(u64::MAX).min(timers).max(now);
         while let Some((end, frame)) = self.path.take(self.now) {
             match end {

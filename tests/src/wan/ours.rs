@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use uapi::SockAddr;
-use uapi::socket::{AF_INET, IPPROTO_TCP, SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET};
+use uapi::socket::{AF_INET, IPPROTO_TCP, SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 use uapi::tcp::{TCP_CONGESTION, TCP_INFO, TcpInfo};
 
 const PORT: u16 = 5001;
@@ -155,7 +155,8 @@ fn watch(host: &Host, shared: &Rc<Shared>, flow: usize, every: u64) {
         while !shared.stop.get() {
             sim::sleep(every);
             let Some(Some((t, fd))) = shared.sockets.borrow().get(flow).cloned() else { return };
-            let info = t.getsockopt(fd, IPPROTO_TCP, TCP_INFO, 256).map_or(TcpInfo::default(), |b| TcpInfo::from_bytes(&b));
+            let info =
+                t.getsockopt(fd, IPPROTO_TCP, TCP_INFO, 256).map_or(TcpInfo::default(), |b| TcpInfo::from_bytes(&b));
             let bytes = shared.bytes.borrow()[flow];
             shared.samples.borrow_mut().push(Sample { at: sim::now() - start, flow, bytes, info });
         }
@@ -201,7 +202,7 @@ fn read(t: &FdTable, fd: i32, shared: &Shared, flow: usize) {
 fn send(host: &Host, shared: &Rc<Shared>, flow: usize, congestion: &str) {
     let (t, shared, congestion) = (host.table(), shared.clone(), congestion.to_owned());
     host.machine.spawn("sender", move || {
-        sim::sleep(MS);
+        meet(&t);
         let fd = socket(&t, &congestion);
         t.setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &[0; 16]).expect("no time-out");
         t.connect(fd, &at(RECEIVER)).expect("the server listens");
@@ -217,6 +218,16 @@ fn send(host: &Host, shared: &Rc<Shared>, flow: usize, congestion: &str) {
         }
         abort(&t, fd);
     });
+}
+
+/// Has both ends learn each other's hardware address, so that the handshake measures the round trip and no more.
+fn meet(t: &FdTable) {
+    let fd = t.socket(AF_INET, SOCK_DGRAM, 0).expect("a socket");
+    t.connect(fd, &at(RECEIVER)).expect("a route");
+    let _ = t.send(fd, &[0], 0);
+    // Nobody listens; the answer says so.
+    let _ = t.recv(fd, &mut [0], 0);
+    t.close(fd).expect("closed");
 }
 
 fn abort(t: &FdTable, fd: i32) {

@@ -134,3 +134,66 @@ impl<F> Path<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wan::Loss;
+
+    const MS: u64 = 1_000_000;
+
+    fn drain(p: &mut Path<u32>) -> Vec<(u64, End, u32)> {
+        let next = |p: &mut Path<u32>| {
+            let at = p.next()?;
+            Some(p.take(at).map(|(end, f)| (at, end, f)))
+        };
+        std::iter::from_fn(|| next(p)).flatten().collect()
+    }
+
+    #[test]
+    fn frames_take_the_time_of_the_line_and_half_a_round_trip() {
+        let mut p = Path::new(&Cell::clean(10_000_000, 10), 1);
+        p.send(End::Sender(0), 0, 0, 1250, 1);
+        p.send(End::Sender(0), 0, 0, 1250, 2);
+        p.send(End::Receiver, 0, 0, 1250, 3);
+        let end = End::Receiver;
+        assert_eq!(drain(&mut p), [(6 * MS, end, 1), (6 * MS, End::Sender(0), 3), (7 * MS, end, 2)]);
+    }
+
+    #[test]
+    fn a_flow_with_a_longer_way_takes_longer_both_ways() {
+        let cell = Cell { flows: vec![0, 30 * MS], ..Cell::clean(10_000_000, 10) };
+        let mut p = Path::new(&cell, 1);
+        p.send(End::Sender(1), 0, 0, 1250, 1);
+        p.send(End::Sender(0), 0, 10 * MS, 1250, 2);
+        assert_eq!(drain(&mut p), [(16 * MS, End::Receiver, 2), (21 * MS, End::Receiver, 1)]);
+        p.send(End::Receiver, 1, 30 * MS, 1250, 3);
+        assert_eq!(drain(&mut p), [(51 * MS, End::Sender(1), 3)]);
+    }
+
+    #[test]
+    fn trouble_begins_when_asked_for() {
+        let cell = Cell { loss: Loss::Random(500_000), ..Cell::clean(10_000_000, 10) };
+        let mut p = Path::new(&cell, 1);
+        let send = |p: &mut Path<u32>, from: u32| {
+            for i in 0..1000 {
+                p.send(End::Sender(0), 0, u64::from(from + i) * 10 * MS, 1250, i);
+            }
+            drain(p).len()
+        };
+        assert_eq!(send(&mut p, 0), 1000);
+        p.impair();
+        let through = send(&mut p, 1000);
+        assert!((400..600).contains(&through), "{through}");
+        assert_eq!(p.stats().lost, 1000 - through as u64);
+    }
+
+    #[test]
+    fn what_the_buffer_has_no_room_for_is_dropped() {
+        let cell = Cell { buffer: 100, ..Cell::clean(10_000_000, 10) };
+        let mut p = Path::new(&cell, 1);
+        // The product is 12,500 bytes.
+        (0..20).for_each(|i| p.send(End::Sender(0), 0, 0, 1250, i));
+        assert_eq!((drain(&mut p).len(), p.stats().overflow), (10, 10));
+    }
+}

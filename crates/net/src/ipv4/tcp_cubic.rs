@@ -9,6 +9,8 @@
 
 use super::tcp_cong::{RENO_OPS, tcp_cong_avoid_ai, tcp_is_cwnd_limited, tcp_slow_start};
 use super::tcp_sock::*;
+use crate::core::skbuff::GSO_MAX_SIZE;
+use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -192,13 +194,13 @@ fn cubictcp_state(_sk: &Sock, tp: &mut TcpSock, new: TcpCaState) {
     }
 }
 
-fn cubictcp_acked(_sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
+fn cubictcp_acked(sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
     let rtt_us = sample.rtt_us;
     if rtt_us < 0 {
         return;
     }
     let now = tp.jiffies32();
-    let (slow_start, cwnd) = (tp.in_slow_start(), tp.snd_cwnd);
+    let slow_start = tp.in_slow_start();
     let c = ca(tp);
     if c.epoch_start != 0 && (now.wrapping_sub(c.epoch_start) as i32) < 1000 {
         return;
@@ -207,36 +209,53 @@ fn cubictcp_acked(_sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
     if c.delay_min == 0 || c.delay_min > delay {
         c.delay_min = delay;
     }
-    if c.found == 0 && slow_start && cwnd >= HYSTART_LOW_WINDOW {
-        hystart_update(tp, delay);
+    if c.found == 0 && slow_start {
+        hystart_update(sk, tp, delay);
     }
 }
 
 /// Ends slow start before it overflows the path: when a train of ACKs lasts as long as the path is, or when the delay grows.
-fn hystart_update(tp: &mut TcpSock, delay: u32) {
+/// Rounds begin with the connection, below the least window too: one that began in the middle of a flight would take the
+/// queue of its own packets for delay.
+fn hystart_update(sk: &Sock, tp: &mut TcpSock, delay: u32) {
     if after(tp.snd_una, ca(tp).end_seq) {
         hystart_reset(tp);
     }
-    let now = clock_us(tp);
     let cwnd = tp.snd_cwnd;
+    if cwnd < HYSTART_LOW_WINDOW {
+        return;
+    }
+    let (now, ack_delay) = (clock_us(tp), hystart_ack_delay(tp));
     let c = ca(tp);
-    let mut found = false;
+    let mut found = None;
     if now.wrapping_sub(c.last_ack) as i32 <= HYSTART_ACK_DELTA_US as i32 {
         c.last_ack = now;
-        let threshold = c.delay_min >> 1;
-        found |= now.wrapping_sub(c.round_start) as i32 > threshold.max(1) as i32 && c.delay_min > HYSTART_ACK_DELTA_US;
+        if now.wrapping_sub(c.round_start) > c.delay_min.saturating_add(ack_delay) >> 1 {
+            found = Some((Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd));
+        }
     }
     c.curr_rtt = c.curr_rtt.min(delay);
     if (c.sample_cnt as u32) < HYSTART_MIN_SAMPLES {
         c.sample_cnt += 1;
-    } else {
-        let slack = (c.delay_min >> 3).clamp(HYSTART_DELAY_MIN_US, HYSTART_DELAY_MAX_US);
-        found |= c.curr_rtt > c.delay_min.saturating_add(slack);
+    } else if c.curr_rtt > c.delay_min.saturating_add(hystart_delay_slack(c.delay_min)) && found.is_none() {
+        found = Some((Mib::TcpExtTCPHystartDelayDetect, Mib::TcpExtTCPHystartDelayCwnd));
     }
-    if found {
+    if let Some((detect, sum)) = found {
         c.found = 1;
         tp.snd_ssthresh = cwnd;
+        sk.net.mib.inc(detect);
+        sk.net.mib.add(sum, cwnd as u64);
     }
+}
+
+/// How much longer than the least a round trip may be in slow start.
+fn hystart_delay_slack(delay_min: u32) -> u32 {
+    (delay_min >> 3).clamp(HYSTART_DELAY_MIN_US, HYSTART_DELAY_MAX_US)
+}
+
+/// What ACKs may wait on their way for others to go with, microseconds: four of the largest bursts' time, 1 ms at most.
+fn hystart_ack_delay(tp: &TcpSock) -> u32 {
+    (4 * GSO_MAX_SIZE as u64 * 1_000_000).checked_div(tp.pacing_rate).map_or(0, |us| us.min(1000) as u32)
 }
 
 #[cfg(test)]
