@@ -243,7 +243,11 @@ fn write(mut to: TcpStream, shared: &Shared) {
         thread::sleep(Duration::from_micros(100));
     }
     let data = vec![7; 256 * 1024];
-    while !shared.stop.load(Relaxed) && to.write(&data).is_ok() {}
+    while !shared.stop.load(Relaxed) {
+        if to.write(&data).is_err() {
+            return;
+        }
+    }
 }
 
 /// Lets the flows run for the cell's time, and looks at them.
