@@ -17,6 +17,7 @@ pub mod l3;
 pub mod neighbour;
 pub mod net_namespace;
 pub mod netfilter;
+pub mod proto_mem;
 pub mod skbuff;
 pub mod snmp;
 pub mod sock;

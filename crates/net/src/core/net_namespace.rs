@@ -9,6 +9,7 @@ use crate::core::flow::Flow;
 use crate::core::l3::L3Ops;
 use crate::core::neighbour::{NeighOps, NeighTables};
 use crate::core::netfilter::NfHooks;
+use crate::core::proto_mem::ProtoMem;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::MibTable;
 use crate::core::sysctl::NetSysctl;
@@ -148,6 +149,8 @@ pub struct Net {
     pub devs: DeviceTable,
     pub neigh: NeighTables,
     pub nf: NfHooks,
+    /// What TCP's sockets hold (`tcp_mem`).
+    pub tcp_mem: ProtoMem,
     /// Asked once for each connection: whether its packets are to be marked for tracing.
     pub trace_filter: Rcu<TraceFilter>,
     generic: [OnceLock<Box<dyn Any + Send + Sync>>; NR_GENERIC],
@@ -172,6 +175,7 @@ impl Net {
             devs: DeviceTable::default(),
             neigh: NeighTables::default(),
             nf: NfHooks::default(),
+            tcp_mem: ProtoMem::default(),
             trace_filter: Rcu::default(),
             generic: Default::default(),
             cookie: AtomicU64::new(1),

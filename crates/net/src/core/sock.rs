@@ -131,6 +131,8 @@ pub struct Proto {
     pub options_changed: Option<fn(sk: &Sock, state: &mut dyn ProtoSock)>,
     /// `SO_KEEPALIVE` has changed, [`SockFlags::KEEPOPEN`] not yet. Lock held.
     pub keepalive: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, on: bool),
+    /// `SO_RCVLOWAT` for the value asked for, at least 1 (`set_rcvlowat` of `struct proto_ops`). Lock held.
+    pub set_rcvlowat: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, val: u32),
     /// The next established child of a listener. Takes the lock itself.
     pub accept: fn(sk: &Arc<Sock>, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Sock>>>,
     pub ioctl: fn(sk: &Arc<Sock>, cmd: u32) -> Result<i32>,
@@ -405,6 +407,11 @@ impl Sock {
         self.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
         skb.sk = Some(self.hold());
         skb.destructor = Some(sock_rfree);
+    }
+
+    /// Keeps the mark and nothing more, as most transports do.
+    pub fn set_rcvlowat(sk: &Arc<Sock>, _state: &mut dyn ProtoSock, val: u32) {
+        sk.rcvlowat.store(val, Relaxed);
     }
 
     /// `sk_rcvqueues_full`.

@@ -74,7 +74,10 @@ pub fn sock_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         SO_PRIORITY => sk.priority.store(v as u32, Relaxed),
         SO_LINGER => set_linger(sk, v, val)?,
         SO_TIMESTAMP | SO_TIMESTAMP_NEW | SO_TIMESTAMPNS | SO_TIMESTAMPNS_NEW => set_timestamp(sk, name, on),
-        SO_RCVLOWAT => sk.rcvlowat.store(if v < 0 { i32::MAX as u32 } else { v.max(1) as u32 }, Relaxed),
+        SO_RCVLOWAT => {
+            let mut state = sk.lock_sock();
+            (sk.prot.set_rcvlowat)(sk, &mut *state, if v < 0 { i32::MAX as u32 } else { v.max(1) as u32 });
+        }
         SO_RCVTIMEO | SO_RCVTIMEO_NEW => sk.rcvtimeo.store(timeval(val)?, Relaxed),
         SO_SNDTIMEO | SO_SNDTIMEO_NEW => sk.sndtimeo.store(timeval(val)?, Relaxed),
         SO_MARK => {

@@ -130,6 +130,21 @@ sysctls! {
     tcp_wmem_min: "net.ipv4.tcp_wmem.min" = 4096, 1, MAX;
     tcp_wmem_default: "net.ipv4.tcp_wmem.default" = 16384, 1, MAX;
     tcp_wmem_max: "net.ipv4.tcp_wmem.max" = 4_194_304, 1, MAX;
+    /// The three values of `net.ipv4.tcp_mem`, in pages; Linux takes them from the machine's memory, here of 8 GiB.
+    tcp_mem_low: "net.ipv4.tcp_mem.low" = 98_304, 0, MAX;
+    tcp_mem_pressure: "net.ipv4.tcp_mem.pressure" = 131_072, 0, MAX;
+    tcp_mem_high: "net.ipv4.tcp_mem.high" = 196_608, 0, MAX;
+    /// Share of the buffer kept from the window for the process's slowness, as a shift; 31: one byte.
+    tcp_app_win: "net.ipv4.tcp_app_win" = 31, 0, 31;
+    tcp_shrink_window: "net.ipv4.tcp_shrink_window" = 0, 0, 1;
+    tcp_workaround_signed_windows: "net.ipv4.tcp_workaround_signed_windows" = 0, 0, 1;
+    tcp_stdurg: "net.ipv4.tcp_stdurg" = 0, 0, 1;
+    tcp_pingpong_thresh: "net.ipv4.tcp_pingpong_thresh" = 1, 1, 255;
+    /// Nanoseconds that ACKs of data beyond a hole may be held back; further; and how many of them.
+    tcp_comp_sack_delay_ns: "net.ipv4.tcp_comp_sack_delay_ns" = 1_000_000, 0, MAX;
+    tcp_comp_sack_slack_ns: "net.ipv4.tcp_comp_sack_slack_ns" = 100_000, 0, MAX;
+    tcp_comp_sack_nr: "net.ipv4.tcp_comp_sack_nr" = 44, 0, 255;
+    tcp_backlog_ack_defer: "net.ipv4.tcp_backlog_ack_defer" = 1, 0, 1;
     tcp_sack: "net.ipv4.tcp_sack" = 1, 0, 1;
     tcp_dsack: "net.ipv4.tcp_dsack" = 1, 0, 1;
     tcp_timestamps: "net.ipv4.tcp_timestamps" = 1, 0, 2;
@@ -149,6 +164,8 @@ sysctls! {
     tcp_syncookies: "net.ipv4.tcp_syncookies" = 1, 0, 2;
     tcp_abort_on_overflow: "net.ipv4.tcp_abort_on_overflow" = 0, 0, 1;
     tcp_tw_reuse: "net.ipv4.tcp_tw_reuse" = 2, 0, 2;
+    /// Milliseconds.
+    tcp_tw_reuse_delay: "net.ipv4.tcp_tw_reuse_delay" = 1000, 1, 60_000;
     tcp_rfc1337: "net.ipv4.tcp_rfc1337" = 0, 0, 1;
     /// Seconds.
     tcp_fin_timeout: "net.ipv4.tcp_fin_timeout" = 60, 0, MAX;
@@ -159,10 +176,12 @@ sysctls! {
     tcp_keepalive_intvl: "net.ipv4.tcp_keepalive_intvl" = 75, 1, MAX;
     tcp_reordering: "net.ipv4.tcp_reordering" = 3, 1, MAX;
     tcp_max_reordering: "net.ipv4.tcp_max_reordering" = 300, 1, MAX;
+    /// Without effect since Linux 6.6, as there: the share of payload is measured.
     tcp_adv_win_scale: "net.ipv4.tcp_adv_win_scale" = 1, -31, 31;
     tcp_moderate_rcvbuf: "net.ipv4.tcp_moderate_rcvbuf" = 1, 0, 1;
     tcp_slow_start_after_idle: "net.ipv4.tcp_slow_start_after_idle" = 1, 0, 1;
     tcp_no_metrics_save: "net.ipv4.tcp_no_metrics_save" = 0, 0, 1;
+    tcp_no_ssthresh_metrics_save: "net.ipv4.tcp_no_ssthresh_metrics_save" = 1, 0, 1;
     tcp_early_retrans: "net.ipv4.tcp_early_retrans" = 3, 0, 4;
     tcp_recovery: "net.ipv4.tcp_recovery" = 1, 0, MAX;
     tcp_frto: "net.ipv4.tcp_frto" = 2, 0, MAX;
@@ -181,10 +200,6 @@ sysctls! {
     tcp_min_rtt_wlen: "net.ipv4.tcp_min_rtt_wlen" = 300, 0, 86_400;
     tcp_thin_linear_timeouts: "net.ipv4.tcp_thin_linear_timeouts" = 0, 0, 1;
     tcp_syn_linear_timeouts: "net.ipv4.tcp_syn_linear_timeouts" = 4, 0, 127;
-    tcp_comp_sack_delay_ns: "net.ipv4.tcp_comp_sack_delay_ns" = 1_000_000, 0, MAX;
-    tcp_comp_sack_slack_ns: "net.ipv4.tcp_comp_sack_slack_ns" = 100_000, 0, MAX;
-    tcp_comp_sack_nr: "net.ipv4.tcp_comp_sack_nr" = 44, 0, 255;
-    tcp_backlog_ack_defer: "net.ipv4.tcp_backlog_ack_defer" = 1, 0, 1;
     tcp_rto_max_ms: "net.ipv4.tcp_rto_max_ms" = 120_000, 1000, 120_000;
 }
 

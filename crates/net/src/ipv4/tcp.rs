@@ -4,7 +4,7 @@
 //! Linux counterpart: `net/ipv4/tcp.c`. Receiving is in `tcp_recv`, closing in `tcp_close`, options in `tcp_sockopt`.
 //! Locks and context: process context, socket lock.
 
-use super::tcp_input::tcp_stream_is_writeable;
+use super::tcp_mem::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::tcp_rate_check_app_limited;
@@ -148,18 +148,18 @@ fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>) -> Opti
         }
         let room = tp.tx.write_back().filter(|s| !s.eor).map_or(0, |s| goal.saturating_sub(s.len));
         if room == 0 {
-            if tcp_sndbuf_full(sk) {
-                sk.set_flag(SockFlags::NOSPACE, true);
-                if msg.done > 0 {
-                    tcp_push_with(sk, tp, msg.flags & !MSG_MORE, mss, goal, TCP_NAGLE_PUSH);
-                }
-                // The push may have gone all the way and come back.
-                return Some(Stop::Full);
+            if tcp_sndbuf_full(sk, tp) {
+                return Some(tcp_wait_for_space(sk, tp, msg, mss, goal));
             }
             tcp_skb_entail(sk, tp);
             continue;
         }
-        let n = tcp_fill(sk, tp, msg, room as usize, left);
+        let room = tcp_wmem_schedule(sk, tp, (room as usize).min(left));
+        if room == 0 {
+            tcp_remove_empty_skb(sk, tp);
+            return Some(tcp_wait_for_space(sk, tp, msg, mss, goal));
+        }
+        let n = tcp_fill(sk, tp, msg, room, left);
         if n == 0 {
             // No room for another fragment.
             tcp_mark_push(tp);
@@ -177,6 +177,25 @@ fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>) -> Opti
             tcp_push_one(sk, tp, mss);
         }
         return None;
+    }
+}
+
+/// Sends what there is, and has the writer wait: for his own buffer, or for others' memory.
+fn tcp_wait_for_space(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &MsgHdr<'_>, mss: u32, goal: u32) -> Stop {
+    sk.set_flag(SockFlags::NOSPACE, true);
+    if msg.done > 0 {
+        // The push may go all the way and come back.
+        tcp_push_with(sk, tp, msg.flags & !MSG_MORE, mss, goal, TCP_NAGLE_PUSH);
+    }
+    Stop::Full
+}
+
+/// `tcp_remove_empty_skb`.
+fn tcp_remove_empty_skb(sk: &Sock, tp: &mut TcpSock) {
+    if tp.tx.write_back().is_some_and(|s| s.seq == s.end_seq)
+        && let Some(s) = tp.tx.pop_write_back()
+    {
+        sk.wmem_queued.fetch_sub(s.truesize as usize, AcqRel);
     }
 }
 

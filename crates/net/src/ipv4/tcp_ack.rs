@@ -9,6 +9,7 @@ use super::inet_hashtables::tcp_hashinfo;
 use super::tcp_accecn::{AceSample, tcp_accecn_ace};
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_accecn_process, tcp_ecn_rcv_ecn_echo};
+use super::tcp_mem::tcp_mem_reclaim;
 use super::tcp_options::accecn_option;
 use super::tcp_output::*;
 use super::tcp_queue::*;
@@ -409,6 +410,7 @@ fn tcp_clean_rtx_queue(
     }
     if freed > 0 {
         sk.wmem_queued.fetch_sub(freed, AcqRel);
+        tcp_mem_reclaim(sk, tp);
     }
     if tp.tx.is_empty() {
         tp.frag = None;

@@ -112,7 +112,7 @@ fn tcp_adjudge_to_death(sk: &Arc<Sock>, tp: &mut TcpSock) {
             return;
         }
     }
-    if sk.state() != TcpState::Close && tcp_too_many_orphans(sk, 0) {
+    if sk.state() != TcpState::Close && tcp_check_oom(sk, 0) {
         tcp_set_state(sk, tp, TcpState::Close);
         tcp_send_active_reset(sk, tp);
         sk.net.mib.inc(Mib::TcpExtTCPAbortOnMemory);
@@ -182,6 +182,7 @@ fn forget_connection(tp: &mut TcpSock) {
     tp.icsk_syn_retries = old.icsk_syn_retries;
     tp.icsk_user_timeout = old.icsk_user_timeout;
     tp.nonagle = old.nonagle;
+    tp.recvmsg_inq = old.recvmsg_inq;
     tp.defer_accept = old.defer_accept;
     tp.linger2 = old.linger2;
     (tp.keepalive_time, tp.keepalive_intvl, tp.keepalive_probes) =

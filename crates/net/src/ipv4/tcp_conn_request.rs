@@ -188,7 +188,9 @@ fn tcp_openreq_init_rwin(sk: &Sock, ltp: &TcpSock, req: &mut RequestSock, dst: &
     let options = if req.tstamp_ok { TCPOLEN_TSTAMP_ALIGNED as u32 } else { 0 };
     let mss = (req.advmss as u32).saturating_sub(options);
     let space = tcp_full_space(sk, ltp);
-    let clamp = if sk.flag(SockFlags::RCVBUF_LOCK) { space.min(ltp.window_clamp.max(1)) } else { ltp.window_clamp };
+    // A buffer that the user has fixed bounds the window too.
+    let bound = sk.flag(SockFlags::RCVBUF_LOCK) && (ltp.window_clamp > space || ltp.window_clamp == 0);
+    let clamp = if bound { space } else { ltp.window_clamp };
     (req.rsk_rcv_wnd, req.rsk_window_clamp, req.rcv_wscale) =
         tcp_select_initial_window(&sk.net, space, mss, clamp, req.wscale_ok);
 }

@@ -8,11 +8,13 @@ use super::inet_csk_timers::*;
 use super::tcp_ack::*;
 use super::tcp_cong::*;
 use super::tcp_ecn::*;
+use super::tcp_mem::*;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_options::{accecn_option, tcp_parse_options};
 use super::tcp_output::*;
 use super::tcp_rcvq::*;
 use super::tcp_recovery::Ack;
+use super::tcp_rmem::tcp_can_ingest;
 use super::tcp_rtt::*;
 use super::tcp_sock::*;
 use super::tcp_state::*;
@@ -22,7 +24,7 @@ use crate::core::sock::{RCV_SHUTDOWN, SEND_SHUTDOWN, Sock, SockFlags};
 use crate::hdr::{TcpHdr, tcp_flag};
 use kernel::tp;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::Ordering::AcqRel;
 use uapi::tcp::TcpState;
 
 /// A timestamp older than this many seconds means nothing any more (RFC 7323, 5.5).
@@ -34,41 +36,6 @@ const TCP_PAWS_24DAYS: u32 = 60 * 60 * 24 * 24;
 fn tcp_data_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_push_pending_frames(sk, tp);
     tcp_check_space(sk, tp);
-}
-
-/// `tcp_check_space`, `tcp_new_space`.
-fn tcp_check_space(sk: &Sock, tp: &mut TcpSock) {
-    if tcp_should_expand_sndbuf(sk, tp) {
-        tcp_sndbuf_expand(sk, tp);
-        tp.snd_cwnd_stamp = tp.jiffies32();
-    }
-    if sk.flag(SockFlags::NOSPACE) && tcp_stream_is_writeable(sk, tp) {
-        sk.set_flag(SockFlags::NOSPACE, false);
-        sk.write_space();
-    }
-}
-
-/// Whether the buffer, not the window, is what limits (`tcp_should_expand_sndbuf`).
-fn tcp_should_expand_sndbuf(sk: &Sock, tp: &TcpSock) -> bool {
-    sk.flag(SockFlags::NOSPACE) && !sk.flag(SockFlags::SNDBUF_LOCK) && tp.packets_in_flight() < tp.snd_cwnd
-}
-
-/// Unsent bytes a socket may hold and still be writable (`tcp_notsent_lowat`).
-pub fn tcp_notsent_lowat(sk: &Sock, tp: &TcpSock) -> u32 {
-    match tp.notsent_lowat {
-        0 => sk.net.sysctl.tcp_notsent_lowat.get() as u32,
-        n => n,
-    }
-}
-
-/// A third of the buffer is free (`sk_stream_is_writeable`).
-pub fn tcp_stream_is_writeable(sk: &Sock, tp: &TcpSock) -> bool {
-    let lowat = tcp_notsent_lowat(sk, tp);
-    if tp.write_seq.wrapping_sub(tp.snd_nxt) >= lowat {
-        return false;
-    }
-    let queued = sk.wmem_queued.load(Relaxed);
-    (sk.sndbuf.load(Relaxed) as usize).saturating_sub(queued) >= queued >> 1
 }
 
 // --- Acceptability ---
@@ -93,9 +60,27 @@ fn tcp_disordered_ack(tp: &TcpSock, th: &TcpHdr, cb: &TcpSkbCb) -> bool {
         && (tp.rx_opt.ts_recent.wrapping_sub(tp.rx_opt.rcv_tsval) as i32) <= tp.icsk_rto as i32
 }
 
-/// RFC 9293, 3.10.7.4, first step: anything of it in the window.
-fn tcp_sequence(tp: &TcpSock, cb: &TcpSkbCb) -> bool {
-    !before(cb.end_seq, tp.rcv_wup) && !after(cb.seq, tp.rcv_nxt.wrapping_add(tp.receive_window()))
+/// Where a segment lies outside the window.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outside {
+    /// All of it has come before.
+    Old,
+    Beyond,
+}
+
+/// RFC 9293, 3.10.7.4, first step: anything of it in the window. What reaches beyond it is taken only while nothing waits to
+/// be read: a peer that does not keep to the window must not make us keep more than it (`tcp_sequence`).
+fn tcp_sequence(tp: &TcpSock, cb: &TcpSkbCb) -> Result<(), Outside> {
+    if before(cb.end_seq, tp.rcv_wup) {
+        return Err(Outside::Old);
+    }
+    let end = tp.rcv_nxt.wrapping_add(tp.receive_window());
+    // A FIN takes no room.
+    let fin = (cb.tcp_flags & tcp_flag::FIN != 0) as u32;
+    if !after(cb.end_seq.wrapping_sub(fin), end) {
+        return Ok(());
+    }
+    if after(cb.seq, end) || !tp.receive_queue.is_empty() { Err(Outside::Beyond) } else { Ok(()) }
 }
 
 /// A RST from a peer that has counted its own FIN (`tcp_reset_check`).
@@ -124,10 +109,13 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
         }
         return false;
     }
-    if !tcp_sequence(tp, &cb) {
+    if let Err(outside) = tcp_sequence(tp, &cb) {
         if !rst {
             if syn {
                 return syn_challenge(sk, tp, syn_inerr);
+            }
+            if outside == Outside::Beyond {
+                sk.net.mib.inc(Mib::TcpExtBeyondWindow);
             }
             if !tcp_oow_rate_limited(sk, tp, Some(skb), Mib::TcpExtTCPACKSkippedSeq) {
                 tcp_send_dupack(sk, tp, skb);
@@ -135,7 +123,6 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
         } else if tcp_reset_check(sk, tp, &cb) {
             tcp_reset(sk, tp);
         }
-        sk.net.mib.inc(Mib::TcpExtBeyondWindow);
         return false;
     }
     if rst {
@@ -183,8 +170,12 @@ fn syn_challenge(sk: &Arc<Sock>, tp: &mut TcpSock, syn_inerr: bool) -> bool {
 
 /// A new urgent pointer (RFC 9293, 3.8.5; RFC 6093; `tcp_check_urg`).
 fn tcp_check_urg(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr) {
-    // The pointer is to the byte behind, as everyone has it.
-    let ptr = th.seq.get().wrapping_add((th.urg_ptr.get() as u32).saturating_sub(1));
+    // The pointer is to the byte behind, as everyone has it; to the byte itself, if RFC 1122 is to be followed.
+    let mut ptr = th.urg_ptr.get() as u32;
+    if !sk.net.sysctl.tcp_stdurg.on() {
+        ptr = ptr.saturating_sub(1);
+    }
+    let ptr = th.seq.get().wrapping_add(ptr);
     if after(tp.copied_seq, ptr) || before(ptr, tp.rcv_nxt) || (tp.urg_data != 0 && !after(ptr, tp.urg_seq)) {
         return;
     }
@@ -273,8 +264,9 @@ fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted
             Predicted::No
         };
     }
-    let room = sk.rmem_alloc.load(Relaxed) <= sk.rcvbuf.load(Relaxed) as usize
-        && (skb.len() - header) as u32 <= tp.receive_window();
+    let room = (skb.len() - header) as u32 <= tp.receive_window()
+        && tcp_can_ingest(sk, skb)
+        && tcp_mem_schedule(sk, tp, skb.truesize as usize, SkMem::Recv);
     if skb.len() > header && room { Predicted::Data } else { Predicted::No }
 }
 
@@ -489,7 +481,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     tcp_sync_mss(tp, pmtu);
     tcp_initialize_rcv_mss(tp);
     tcp_finish_connect(sk, tp);
-    if tp.defer_accept != 0 || tp.icsk_ack.pingpong >= 3 {
+    if tp.defer_accept != 0 || tp.in_pingpong_mode(sk) {
         // Data is to follow at once: the ACK may ride on it.
         inet_csk_schedule_ack(tp);
         tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
@@ -549,8 +541,10 @@ pub fn tcp_rcv_state_process(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) ->
             return Ok(());
         }
     }
-    if !tcp_step5(sk, tp, &skb, &th)? {
-        return Ok(());
+    match tcp_step5(sk, tp, &skb, &th) {
+        Step5::Continue => {}
+        Step5::Done => return Ok(()),
+        Step5::Reset => return Err(skb),
     }
     tcp_urg(sk, tp, &skb, &th);
     tcp_step7(sk, tp, skb, &th)?;
@@ -587,22 +581,32 @@ fn beyond_fin(tp: &TcpSock, cb: &TcpSkbCb, th: &TcpHdr) -> bool {
     cb.end_seq != cb.seq && after(cb.end_seq.wrapping_sub(fin), tp.rcv_nxt)
 }
 
-/// What a new ACK does to the state (RFC 9293, 3.10.7.4, fifth step). `Ok(false)`: the packet is dealt with.
-fn tcp_step5(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Result<bool, Box<Skb>> {
+/// What a new ACK did to the state.
+#[derive(PartialEq, Eq)]
+enum Step5 {
+    Continue,
+    /// The packet is dealt with.
+    Done,
+    /// It is to be answered with a RST.
+    Reset,
+}
+
+/// What a new ACK does to the state (RFC 9293, 3.10.7.4, fifth step).
+fn tcp_step5(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Step5 {
     match sk.state() {
         TcpState::SynRecv => tcp_syn_recv_acked(sk, tp, skb, th),
-        TcpState::FinWait1 if tp.snd_una == tp.write_seq => return Ok(tcp_fin_acked(sk, tp, skb, th)),
+        TcpState::FinWait1 if tp.snd_una == tp.write_seq => return tcp_fin_acked(sk, tp, skb, th),
         TcpState::Closing if tp.snd_una == tp.write_seq => {
             tcp_time_wait(sk, tp, TcpState::TimeWait, 0);
-            return Ok(false);
+            return Step5::Done;
         }
         TcpState::LastAck if tp.snd_una == tp.write_seq => {
             tcp_done(sk, tp);
-            return Ok(false);
+            return Step5::Done;
         }
         _ => {}
     }
-    Ok(true)
+    Step5::Continue
 }
 
 /// SYN_RECV: our SYN is acknowledged.
@@ -638,31 +642,30 @@ fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) 
     }
 }
 
-/// FIN_WAIT1: our FIN is acknowledged. `false`: the packet is dealt with.
-fn tcp_fin_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> bool {
+/// FIN_WAIT1: our FIN is acknowledged.
+fn tcp_fin_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Step5 {
     let cb = *tcp_skb_cb(skb);
     tcp_set_state(sk, tp, TcpState::FinWait2);
     sk.add_shutdown(SEND_SHUTDOWN);
     if !sk.flag(SockFlags::DEAD) {
+        // Wakes a close that lingers.
         sk.state_change();
-        return true;
+        return Step5::Continue;
     }
     if tp.linger2 < 0 || beyond_fin(tp, &cb, th) {
-        sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
-        tcp_send_active_reset(sk, tp);
         tcp_done(sk, tp);
-        return false;
+        sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
+        return Step5::Reset;
     }
     let tmo = tcp_fin_time(sk, tp);
     if tmo > TCP_TIMEWAIT_LEN {
         inet_csk_reset_keepalive_timer(sk, tp, tmo - TCP_TIMEWAIT_LEN);
-        return true;
-    }
-    if th.has(tcp_flag::FIN) {
+    } else if th.has(tcp_flag::FIN) {
         // It is in this very packet: TIME_WAIT begins when it is processed.
         inet_csk_reset_keepalive_timer(sk, tp, tmo);
-        return true;
+    } else {
+        tcp_time_wait(sk, tp, TcpState::FinWait2, tmo);
+        return Step5::Done;
     }
-    tcp_time_wait(sk, tp, TcpState::FinWait2, tmo);
-    false
+    Step5::Continue
 }

@@ -199,7 +199,7 @@ impl Seen<'_> {
             return TcpTwStatus::Syn(if isn == 0 { 1 } else { isn });
         }
         if self.paws_reject {
-            net.mib.inc(Mib::TcpExtPAWSEstab);
+            net.mib.inc(Mib::TcpExtPAWSTimewait);
         }
         if th.has(RST) {
             return TcpTwStatus::Success;
@@ -375,7 +375,6 @@ pub fn tcp_create_openreq_child(
     tp.icsk_rto = TCP_TIMEOUT_INIT;
     tp.icsk_ack.lrcvtime = tp.jiffies32();
     tp.total_retrans = req.num_retrans.load(Relaxed) as u32;
-    tp.passive = true;
     tp.icsk_bound = true;
     child.net.mib.inc(Mib::TcpPassiveOpens);
 }
@@ -400,6 +399,7 @@ fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
     tp.icsk_ack.pingpong = ltp.icsk_ack.pingpong;
     tp.ca_setsockopt = ltp.ca_setsockopt;
     tp.nonagle = ltp.nonagle;
+    tp.recvmsg_inq = ltp.recvmsg_inq;
     tp.defer_accept = ltp.defer_accept;
     tp.linger2 = ltp.linger2;
     tp.keepalive_time = ltp.keepalive_time;

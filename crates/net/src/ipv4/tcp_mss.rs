@@ -9,7 +9,7 @@ use super::tcp_sock::*;
 use crate::core::dst::Dst;
 use crate::core::net_namespace::Net;
 use crate::core::snmp::Mib;
-use crate::core::sock::Sock;
+use crate::core::sock::{SOCK_MIN_RCVBUF, Sock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use uapi::{Errno, Result};
@@ -125,39 +125,65 @@ pub fn tcp_full_space(sk: &Sock, tp: &TcpSock) -> u32 {
 }
 
 /// A window to start with (RFC 9293, 3.8.6.2.2; RFC 7323, 2.2): from the buffer `space`, the `mss` and the clamp given
-/// (0: none). Answers `(rcv_wnd, window_clamp, rcv_wscale)` (`tcp_select_initial_window`).
+/// (0: none). Answers `(rcv_wnd, window_clamp, rcv_wscale)`; what does not fit the SYN's 16 bits is offered later
+/// (`tcp_select_initial_window`).
 pub fn tcp_select_initial_window(net: &Net, space: u32, mss: u32, clamp: u32, wscale_ok: bool) -> (u32, u32, u8) {
+    let s = &net.sysctl;
     let clamp = if clamp == 0 { 65535 << TCP_MAX_WSCALE } else { clamp };
     let mut space = space.min(clamp);
     if space > mss && mss > 0 {
         space = space / mss * mss;
     }
-    let rcv_wnd = space.min(65535);
+    // Some old peers take the number for a signed one.
+    let rcv_wnd = if s.tcp_workaround_signed_windows.on() { space.min(MAX_TCP_WINDOW) } else { space };
     let mut wscale = 0;
     if wscale_ok {
-        let most = (space as i64).max(net.sysctl.tcp_rmem_max.get()).max(net.sysctl.rmem_max.get()).min(clamp as i64);
-        while wscale < TCP_MAX_WSCALE && (most >> wscale) > 65535 {
-            wscale += 1;
-        }
+        let most = (space as i64).max(s.tcp_rmem_max.get()).max(s.rmem_max.get()).min(clamp as i64);
+        wscale = (most.max(1).ilog2() as i32 - 15).clamp(0, TCP_MAX_WSCALE as i32) as u8;
     }
     (rcv_wnd, clamp.min(65535 << wscale), wscale)
 }
 
-/// The window to advertise now, in the header's units, never taking back what was offered (RFC 7323, 2.4; `tcp_select_window`).
+/// The growing of the window ends at `limit` (`__tcp_adjust_rcv_ssthresh`); under memory pressure at four segments.
+pub fn tcp_adjust_rcv_ssthresh(tp: &mut TcpSock) {
+    tp.rcv_ssthresh = tp.rcv_ssthresh.min(4 * tp.advmss as u32);
+}
+
+/// Bounds the window by what the process, or the buffer, allows (`tcp_set_window_clamp`).
+pub fn tcp_set_window_clamp(tp: &mut TcpSock, clamp: u32) {
+    let new = clamp.max(SOCK_MIN_RCVBUF / 2);
+    let old = std::mem::replace(&mut tp.window_clamp, new);
+    if new < old {
+        tp.rcv_ssthresh = tp.rcv_ssthresh.min(new);
+    } else if new > old {
+        tp.rcv_ssthresh = tp.rcv_ssthresh.max(tp.rcv_wnd.min(new));
+    }
+}
+
+/// The window to advertise now, in the header's units, never taking back what was offered (RFC 7323, 2.4), unless
+/// `tcp_shrink_window` says so (`tcp_select_window`).
 pub fn tcp_select_window(sk: &Sock, tp: &mut TcpSock) -> u16 {
     let old_win = tp.rcv_wnd;
-    let cur_win = tp.receive_window();
     let scale = tp.rx_opt.rcv_wscale;
+    if tp.icsk_ack.pending & ICSK_ACK_NOMEM != 0 {
+        // What came had to be dropped: no more of it.
+        (tp.rcv_wnd, tp.rcv_wup) = (0, tp.rcv_nxt);
+        return 0;
+    }
+    let cur_win = tp.receive_window();
     let mut new_win = __tcp_select_window(sk, tp);
-    if new_win < cur_win {
+    if new_win < cur_win && !may_shrink(sk, tp) {
         if new_win == 0 {
             sk.net.mib.inc(Mib::TcpExtTCPWantZeroWindowAdv);
         }
-        new_win = (cur_win + (1 << scale) - 1) >> scale << scale;
+        new_win = round_up(cur_win, scale);
     }
     tp.rcv_wnd = new_win;
     tp.rcv_wup = tp.rcv_nxt;
-    let most = if scale == 0 { MAX_TCP_WINDOW.max(65535) } else { 65535 << scale };
+    let most = match scale {
+        0 if sk.net.sysctl.tcp_workaround_signed_windows.on() => MAX_TCP_WINDOW,
+        _ => 65535 << scale,
+    };
     let field = (new_win.min(most) >> scale) as u16;
     if field == 0 {
         if old_win != 0 {
@@ -169,36 +195,56 @@ pub fn tcp_select_window(sk: &Sock, tp: &mut TcpSock) -> u16 {
     field
 }
 
+fn round_up(win: u32, scale: u8) -> u32 {
+    win.div_ceil(1 << scale) << scale
+}
+
+fn round_down(win: u32, scale: u8) -> u32 {
+    win >> scale << scale
+}
+
+fn may_shrink(sk: &Sock, tp: &TcpSock) -> bool {
+    tp.rx_opt.rcv_wscale != 0 && sk.net.sysctl.tcp_shrink_window.on()
+}
+
 /// The window the buffer allows, without silly ones (RFC 9293, 3.8.6.2.2; `__tcp_select_window`).
 pub fn __tcp_select_window(sk: &Sock, tp: &mut TcpSock) -> u32 {
-    let mut mss = tp.icsk_ack.rcv_mss as u32;
-    let mut free_space = tcp_space(sk, tp);
-    let allowed_space = tcp_full_space(sk, tp);
-    let full_space = tp.window_clamp.min(allowed_space);
-    mss = mss.min(full_space).max(if full_space == 0 { 0 } else { 1 });
+    let scale = tp.rx_opt.rcv_wscale;
+    let mut free = tcp_space(sk, tp);
+    let allowed = tcp_full_space(sk, tp);
+    let full = tp.window_clamp.min(allowed);
+    let mss = (tp.icsk_ack.rcv_mss as u32).min(full);
     if mss == 0 {
         return 0;
     }
-    if free_space < full_space >> 1 {
+    let shrink = may_shrink(sk, tp);
+    if shrink {
+        free = round_down(free, scale);
+    }
+    if free < full >> 1 {
         tp.icsk_ack.quick = 0;
-        // Pressure: do not offer what is not there, and close below a sixteenth or one segment.
-        let floor = 1 << tp.rx_opt.rcv_wscale;
-        free_space = free_space / floor * floor;
-        if free_space < allowed_space >> 4 || free_space < mss {
+        if sk.net.tcp_mem.under_pressure() {
+            tcp_adjust_rcv_ssthresh(tp);
+        }
+        // Do not offer what is not there, and close in time: below a sixteenth of the buffer, or a segment.
+        free = round_down(free, scale);
+        if free < allowed >> 4 || free < mss || (shrink && free < 1 << scale) {
             return 0;
         }
     }
-    let free_space = free_space.min(tp.rcv_ssthresh);
-    let scale = tp.rx_opt.rcv_wscale;
+    if shrink && free <= tp.rcv_ssthresh {
+        return free;
+    }
+    let free = free.min(tp.rcv_ssthresh);
     if scale != 0 {
         // Rounded up: a zero would look like a closed window.
-        return (free_space.div_ceil(1 << scale)) << scale;
+        return round_up(free, scale);
     }
     let window = tp.rcv_wnd;
-    if window <= free_space.saturating_sub(mss) || window > free_space {
-        free_space / mss * mss
-    } else if mss == full_space && free_space > window + (full_space >> 1) {
-        free_space
+    if window <= free.saturating_sub(mss) || window > free {
+        free / mss * mss
+    } else if mss == full && free > window + (full >> 1) {
+        free
     } else {
         window
     }

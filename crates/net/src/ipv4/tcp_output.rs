@@ -12,6 +12,7 @@ pub use super::tcp_transmit::*;
 use super::inet_csk_timers::*;
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_ecn_send_syn, tcp_ecn_send_synack};
+use super::tcp_mem::tcp_check_space;
 use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_small_queue_check;
@@ -21,7 +22,7 @@ use crate::core::sock::{Sock, SockFlags};
 use crate::hdr::tcp_flag;
 use kernel::tp;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::Ordering::AcqRel;
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
@@ -237,6 +238,7 @@ fn tcp_event_new_data_sent(sk: &Sock, tp: &mut TcpSock, mss: u32) -> u32 {
         tcp_rearm_rto(sk, tp);
     }
     sk.net.mib.add(Mib::TcpExtTCPOrigDataSent, pcount as u64);
+    tcp_check_space(sk, tp);
     pcount
 }
 
@@ -378,14 +380,15 @@ pub fn tcp_send_delayed_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let a = tp.icsk_ack;
     let mut ato = a.ato;
     if ato > TCP_DELACK_MIN {
-        let slow = a.pingpong >= 3 || a.pending & ICSK_ACK_PUSHED != 0;
+        let slow = tp.in_pingpong_mode(sk) || a.pending & ICSK_ACK_PUSHED != 0;
         let mut max_ato = if slow { TCP_DELACK_MAX } else { 500 };
         if tp.srtt_us != 0 {
             max_ato = max_ato.min((tp.srtt_us >> 3).div_ceil(1000).max(TCP_DELACK_MIN));
         }
         ato = ato.min(max_ato);
     }
-    ato = ato.min(tp.icsk_delack_max).max(1);
+    // Sooner than a peer with the same least timeout would retransmit (`tcp_delack_max`).
+    ato = ato.min(tp.icsk_delack_max).min(tp.icsk_rto_min.max(2) - 1).max(1);
     let now = sk.net.kernel().jiffies();
     let mut timeout = now + ato as u64;
     if a.pending & ICSK_ACK_TIMER != 0 {
@@ -568,10 +571,4 @@ pub fn tcp_send_synack(sk: &Arc<Sock>, tp: &mut TcpSock) {
 /// How much is sent and not acknowledged, or waits, in bytes with SYN and FIN (`SIOCOUTQ`).
 pub fn tcp_outq(tp: &TcpSock) -> u32 {
     tp.write_seq.wrapping_sub(tp.snd_una)
-}
-
-/// Whether the socket's send buffer is used up (`!sk_stream_memory_free`).
-#[inline]
-pub fn tcp_sndbuf_full(sk: &Sock) -> bool {
-    sk.wmem_queued.load(Relaxed) >= sk.sndbuf.load(Relaxed) as usize
 }

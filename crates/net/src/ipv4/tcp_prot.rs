@@ -13,7 +13,7 @@ use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect
 use super::tcp_minisocks::tcp_listen_publish;
 use super::tcp_recv::tcp_recvmsg;
 use super::tcp_sock::TcpOps;
-use super::tcp_sockopt::{tcp_getsockopt, tcp_set_keepalive, tcp_setsockopt};
+use super::tcp_sockopt::{tcp_getsockopt, tcp_set_keepalive, tcp_set_rcvlowat, tcp_setsockopt};
 use super::tcp_state::tcp_init_sock;
 use super::tcp_timer::*;
 use super::tcp_tsq::tcp_tasklet_init;
@@ -42,6 +42,7 @@ pub static TCP_PROT: Proto = Proto {
     listen: tcp_listen,
     options_changed: Some(tcp_listen_publish),
     keepalive: tcp_set_keepalive,
+    set_rcvlowat: tcp_set_rcvlowat,
     accept: inet_csk_accept,
     ioctl: tcp_ioctl,
     setsockopt: tcp_setsockopt,

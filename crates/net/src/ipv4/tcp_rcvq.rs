@@ -10,9 +10,11 @@
 use super::tcp_ack::tcp_hdr;
 use super::tcp_cong::tcp_ca_event;
 use super::tcp_ecn::{tcp_data_ecn_check, tcp_ecn_accept_cwr};
+use super::tcp_mem::*;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
 use super::tcp_queue::*;
+use super::tcp_rmem::{tcp_try_coalesce, tcp_try_rmem_schedule};
 use super::tcp_rtt::tcp_rcv_rtt_measure;
 use super::tcp_sock::*;
 use crate::core::skbuff::Skb;
@@ -24,20 +26,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use uapi::tcp::TcpState;
 
-/// What a fragment is charged for at least.
-const MIN_FRAG_TRUESIZE: u32 = 512;
 /// Packets longer than this let the window grow.
 const GROW_WINDOW_LEN: usize = 128;
 
 // --- Quick and delayed ACKs ---
 
-/// `inet_csk_in_pingpong_mode`.
-fn in_pingpong_mode(tp: &TcpSock) -> bool {
-    tp.icsk_ack.pingpong >= 3
-}
-
 fn tcp_incr_quickack(tp: &mut TcpSock, max: u8) {
-    let n = (tp.rcv_wnd / (2 * (tp.icsk_ack.rcv_mss as u32).max(1))).clamp(2, max as u32) as u8;
+    let n = match tp.rcv_wnd / (2 * (tp.icsk_ack.rcv_mss as u32).max(1)) {
+        0 => 2,
+        n => n.min(max as u32) as u8,
+    };
     tp.icsk_ack.quick = tp.icsk_ack.quick.max(n);
 }
 
@@ -59,13 +57,13 @@ pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
         return;
     }
     let unacked = tp.rcv_nxt.wrapping_sub(tp.rcv_wup);
-    let quick = tp.icsk_ack.quick > 0 && !in_pingpong_mode(tp);
-    let now = quick
+    let quick = tp.icsk_ack.quick > 0 && !tp.in_pingpong_mode(sk);
+    let now = (unacked > tp.icsk_ack.rcv_mss as u32
+        && (tp.rcv_nxt.wrapping_sub(tp.copied_seq) < sk.rcvlowat.load(Relaxed)
+            || __tcp_select_window(sk, tp) >= tp.rcv_wnd))
+        || quick
         || tp.icsk_ack.pending & ICSK_ACK_NOW != 0
-        || !tp.out_of_order_queue.is_empty()
-        || (unacked > tp.icsk_ack.rcv_mss as u32
-            && (tp.rcv_nxt.wrapping_sub(tp.copied_seq) < sk.rcvlowat.load(Relaxed)
-                || __tcp_select_window(sk, tp) >= tp.rcv_wnd));
+        || !tp.out_of_order_queue.is_empty();
     if now {
         tcp_send_ack(sk, tp);
     } else {
@@ -74,16 +72,16 @@ pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
 }
 
 /// Guesses the size of the peer's segments (`tcp_measure_rcv_mss`).
-fn tcp_measure_rcv_mss(tp: &mut TcpSock, skb: &Skb) {
+fn tcp_measure_rcv_mss(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
     let lss = std::mem::take(&mut tp.icsk_ack.last_seg_size);
     let len = if skb.gso_size != 0 { skb.gso_size as usize } else { skb.len() };
     let psh = tcp_skb_cb(skb).tcp_flags & tcp_flag::PSH != 0;
     if len >= tp.icsk_ack.rcv_mss as usize {
         if len != tp.icsk_ack.rcv_mss as usize {
-            let ratio = ((skb.len() as u64) << 8) / skb.truesize.max(1) as u64;
-            tp.scaling_ratio = ratio.clamp(1, 255) as u8;
+            tcp_measure_scaling_ratio(sk, tp, skb);
         }
         tp.icsk_ack.rcv_mss = len.min(tp.advmss as usize).max(1) as u16;
+        // The end of what the peer's process wrote, perhaps: it may wait for the ACK.
         if psh {
             tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
         }
@@ -104,10 +102,20 @@ fn tcp_measure_rcv_mss(tp: &mut TcpSock, skb: &Skb) {
     tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
 }
 
+/// What share of a packet's memory is payload; the window a buffer stands for follows it.
+fn tcp_measure_scaling_ratio(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
+    let ratio = (((skb.len() as u64) << 8) / skb.truesize.max(1) as u64).clamp(1, 255) as u8;
+    if std::mem::replace(&mut tp.scaling_ratio, ratio) != ratio {
+        let win = tcp_full_space(sk, tp);
+        tcp_set_window_clamp(tp, win);
+        tp.rcv_tune.space = tp.rcv_tune.space.min(tp.window_clamp);
+    }
+}
+
 /// Data came: estimates, and an ACK is owed (`tcp_event_data_recv`). `data` is at the payload.
 pub fn tcp_event_data_recv(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
     inet_csk_schedule_ack(tp);
-    tcp_measure_rcv_mss(tp, skb);
+    tcp_measure_rcv_mss(sk, tp, skb);
     tcp_rcv_rtt_measure(tp);
     let now = tp.jiffies32();
     if tp.icsk_ack.ato == 0 {
@@ -151,6 +159,9 @@ fn tcp_grow_window(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
     if room <= 0 {
         return;
     }
+    if tcp_under_memory_pressure(sk) {
+        return tcp_adjust_rcv_ssthresh(tp);
+    }
     let len = skb.len() as u32;
     let incr = if tcp_win_from_space(skb.truesize, tp.scaling_ratio) <= len {
         2 * tp.advmss as u32
@@ -189,26 +200,20 @@ pub fn tcp_init_buffer_space(sk: &Sock, tp: &mut TcpSock) {
     tp.rcv_tune.space_seq = tp.copied_seq;
     let maxwin = tcp_full_space(sk, tp);
     let mss = tp.advmss as u32;
+    let app_win = sk.net.sysctl.tcp_app_win.get() as u32;
     if tp.window_clamp >= maxwin {
         tp.window_clamp = maxwin;
+        if app_win != 0 && maxwin > 4 * mss {
+            tp.window_clamp = (maxwin - (maxwin >> app_win)).max(4 * mss);
+        }
     }
     // One segment's worth stays in reserve for the application.
-    if tp.window_clamp > 2 * mss && tp.window_clamp + mss > maxwin {
+    if app_win != 0 && tp.window_clamp > 2 * mss && tp.window_clamp + mss > maxwin {
         tp.window_clamp = (2 * mss).max(maxwin.saturating_sub(mss));
     }
     tp.rcv_ssthresh = tp.rcv_ssthresh.min(tp.window_clamp);
     tp.snd_cwnd_stamp = tp.jiffies32();
     tp.rcv_tune.space = tp.rcv_ssthresh.min(tp.rcv_wnd).min(TCP_INIT_CWND * mss);
-}
-
-/// A send buffer for twice the window (`tcp_sndbuf_expand`).
-pub fn tcp_sndbuf_expand(sk: &Sock, tp: &TcpSock) {
-    let per_mss = (tp.rx_opt.mss_clamp as u64).max(tp.mss_cache as u64) + TX_SKB_OVERHEAD as u64 + 188;
-    let segs = TCP_INIT_CWND.max(tp.snd_cwnd).max(tp.reordering + 1) as u64;
-    let want = (2 * segs * per_mss.next_power_of_two()).min(sk.net.sysctl.tcp_wmem_max.get() as u64) as u32;
-    if sk.sndbuf.load(Relaxed) < want {
-        sk.sndbuf.store(want, Relaxed);
-    }
 }
 
 /// Dynamic right-sizing: the buffer follows what the process takes in a round trip (`tcp_rcv_space_adjust`).
@@ -219,113 +224,35 @@ pub fn tcp_rcv_space_adjust(sk: &Sock, tp: &mut TcpSock) {
     if rtt == 0 || time < (rtt >> 3) as u64 {
         return;
     }
-    let copied = tp.copied_seq.wrapping_sub(tp.rcv_tune.space_seq);
-    let space = tp.rcv_tune.space;
-    if copied > space && space > 0 {
-        if sk.net.sysctl.tcp_moderate_rcvbuf.on() && !sk.flag(SockFlags::RCVBUF_LOCK) {
-            // Twice the data of the last round trip, and more if it grows.
-            let mut rcvwin = ((copied as u64) << 1) + 16 * tp.advmss as u64;
-            rcvwin += (rcvwin * (copied - space) as u64 / space as u64) << 1;
-            let want = tcp_space_from_win(rcvwin.min(i32::MAX as u64) as u32, tp.scaling_ratio);
-            let want = want.min(sk.net.sysctl.tcp_rmem_max.get() as u32);
-            if want > sk.rcvbuf.load(Relaxed) {
-                sk.rcvbuf.store(want, Relaxed);
-                tp.window_clamp = tcp_win_from_space(want, tp.scaling_ratio);
-            }
-        }
-        tp.rcv_tune.space = copied;
-    } else if copied > space {
-        tp.rcv_tune.space = copied;
+    // What still waits shows that the process, not the buffer, is slow.
+    let copied = tp.copied_seq.wrapping_sub(tp.rcv_tune.space_seq) as i32;
+    let copied = copied.wrapping_sub(tp.rcv_nxt.wrapping_sub(tp.copied_seq) as i32);
+    if copied > tp.rcv_tune.space as i32 {
+        tcp_rcvbuf_grow(sk, tp, copied as u32);
     }
     tp.rcv_tune.space_seq = tp.copied_seq;
     tp.rcv_tune.space_time = tp.tcp_mstamp;
 }
 
-/// Memory is short: more buffer up to the limit, else a smaller window (`tcp_clamp_window`).
-fn tcp_clamp_window(sk: &Sock, tp: &mut TcpSock) {
-    tp.icsk_ack.quick = 0;
-    let used = sk.rmem_alloc.load(Relaxed).min(u32::MAX as usize) as u32;
-    let max = sk.net.sysctl.tcp_rmem_max.get() as u32;
-    if sk.rcvbuf.load(Relaxed) < max && !sk.flag(SockFlags::RCVBUF_LOCK) {
-        sk.rcvbuf.store(used.min(max).max(sk.rcvbuf.load(Relaxed)), Relaxed);
-    }
-    if used > sk.rcvbuf.load(Relaxed) {
-        tp.rcv_ssthresh = tp.window_clamp.min(2 * tp.advmss as u32);
-    }
-}
-
-/// Whether there is memory for another packet, after making room where that helps (`tcp_try_rmem_schedule`).
-fn tcp_try_rmem_schedule(sk: &Sock, tp: &mut TcpSock) -> bool {
-    let full = |sk: &Sock| sk.rmem_alloc.load(Relaxed) > sk.rcvbuf.load(Relaxed) as usize;
-    if !full(sk) {
-        return true;
-    }
-    sk.net.mib.inc(Mib::TcpExtPruneCalled);
-    tcp_clamp_window(sk, tp);
-    tcp_collapse(sk, tp);
-    if !full(sk) {
-        return true;
-    }
-    tcp_prune_ofo_queue(sk, tp);
-    if !full(sk) {
-        return true;
-    }
-    sk.net.mib.inc(Mib::TcpExtRcvPruned);
-    false
-}
-
-/// Packs many small packets into few (`tcp_collapse`): the payload of neighbours is copied together where their overhead
-/// is more than their content.
-fn tcp_collapse(sk: &Sock, tp: &mut TcpSock) {
-    let old = std::mem::take(&mut tp.receive_queue);
-    let wasteful = |s: &Skb| s.truesize as usize > 2 * s.len() && s.len() < 2048;
-    for skb in old {
-        if wasteful(&skb)
-            && let Some(tail) = tp.receive_queue.back_mut()
-            && tcp_skb_cb(tail).end_seq == tcp_skb_cb(&skb).seq
-            && tail.data_len() == 0
-            && tail.tailroom() >= skb.len()
-        {
-            let n = skb.len();
-            let room = tail.put(n);
-            skb.copy_bits(0, room);
-            let cb = *tcp_skb_cb(&skb);
-            let tcb = tcp_skb_cb_mut(tail);
-            tcb.end_seq = cb.end_seq;
-            tcb.tcp_flags |= cb.tcp_flags;
-            sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
-            sk.net.mib.inc(Mib::TcpExtTCPRcvCollapsed);
-        } else if wasteful(&skb) && skb.truesize as usize > 2 * 4096 {
-            tp.receive_queue.push_back(skb);
-        } else if wasteful(&skb) {
-            // Starts a page of its own for those that follow.
-            let mut page = Skb::alloc(32 * 1024);
-            let room = page.put(skb.len());
-            skb.copy_bits(0, room);
-            page.cb = skb.cb;
-            sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
-            sk.rmem_alloc.fetch_add(page.truesize as usize, AcqRel);
-            tp.receive_queue.push_back(page);
-        } else {
-            tp.receive_queue.push_back(skb);
-        }
-    }
-}
-
-/// Throws away what is furthest from being in order; SACK allows it (RFC 2018, 8; `tcp_prune_ofo_queue`).
-fn tcp_prune_ofo_queue(sk: &Sock, tp: &mut TcpSock) {
-    if tp.out_of_order_queue.is_empty() {
+/// A buffer for `space` bytes a round trip, and for twice as many in the next, as a sender in slow start will send
+/// (`tcp_rcvbuf_grow`).
+fn tcp_rcvbuf_grow(sk: &Sock, tp: &mut TcpSock, space: u32) {
+    let old = std::mem::replace(&mut tp.rcv_tune.space, space);
+    if !sk.net.sysctl.tcp_moderate_rcvbuf.on() || sk.flag(SockFlags::RCVBUF_LOCK) {
         return;
     }
-    let limit = sk.rcvbuf.load(Relaxed) as usize;
-    while sk.rmem_alloc.load(Relaxed) > limit
-        && let Some((_, skb)) = tp.out_of_order_queue.pop_last()
-    {
-        sk.rmem_alloc.fetch_sub(skb.truesize as usize, AcqRel);
-        sk.net.mib.inc(Mib::TcpExtOfoPruned);
+    // The measurement is a round trip old.
+    let mut rcvwin = (space as u64) << 1;
+    rcvwin += (rcvwin * space.saturating_sub(old) as u64 / old.max(1) as u64) << 1;
+    if let Some((_, last)) = tp.out_of_order_queue.last_key_value() {
+        rcvwin += tcp_skb_cb(last).end_seq.wrapping_sub(tp.rcv_nxt) as u64;
     }
-    tp.rx_opt.num_sacks = 0;
-    tp.duplicate_sack = None;
+    let want = tcp_space_from_win(rcvwin.min(i32::MAX as u64) as u32, tp.scaling_ratio);
+    let want = want.min(sk.net.sysctl.tcp_rmem_max.get() as u32);
+    if want > sk.rcvbuf.load(Relaxed) {
+        sk.rcvbuf.store(want, Relaxed);
+        tp.window_clamp = tcp_win_from_space(want, tp.scaling_ratio);
+    }
 }
 
 // --- SACK as the receiver writes it ---
@@ -412,38 +339,6 @@ fn tcp_rcv_nxt_update(tp: &mut TcpSock, seq: u32) {
     tp.rcv_nxt = seq;
 }
 
-/// Joins a packet's payload to the last one's (`tcp_try_coalesce`); gives it back where that costs a copy or finds no room.
-fn tcp_try_coalesce(sk: &Sock, to: &mut Skb, mut from: Box<Skb>) -> Result<(), Box<Skb>> {
-    if tcp_skb_cb(to).end_seq != tcp_skb_cb(&from).seq {
-        return Err(from);
-    }
-    if from.headlen() != 0 {
-        if to.data_len() != 0 || from.data_len() != 0 || to.tailroom() < from.headlen() {
-            return Err(from);
-        }
-        let n = from.headlen();
-        to.put(n).copy_from_slice(from.data());
-    } else {
-        if to.frags().len() + from.frags().len() > crate::core::skbuff::MAX_SKB_FRAGS {
-            return Err(from);
-        }
-        let before = to.truesize;
-        for f in from.take_frags() {
-            // A small fragment keeps a page alive all the same.
-            let pinned = (f.len() as u32).max(MIN_FRAG_TRUESIZE) - f.len() as u32;
-            to.add_frag(f);
-            to.truesize += pinned;
-        }
-        sk.rmem_alloc.fetch_add((to.truesize - before) as usize, AcqRel);
-    }
-    let cb = *tcp_skb_cb(&from);
-    let tcb = tcp_skb_cb_mut(to);
-    tcb.end_seq = cb.end_seq;
-    tcb.tcp_flags |= cb.tcp_flags;
-    sk.net.mib.inc(Mib::TcpExtTCPRcvCoalesce);
-    Ok(())
-}
-
 /// Appends a packet, whose payload starts at `rcv_nxt`, to the receive queue (`tcp_queue_rcv`). `data` is at the payload.
 pub fn tcp_queue_rcv(sk: &Sock, tp: &mut TcpSock, mut skb: Box<Skb>) {
     tp!(tcp_queue_rcv, skb, sk);
@@ -493,21 +388,23 @@ pub fn tcp_data_queue(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         tcp_dsack_set(sk, tp, cb.seq, cb.end_seq);
         return out_of_window(tp);
     }
-    // A FIN takes no room.
-    let bare_fin = cb.seq == tp.rcv_nxt && skb.is_empty();
-    if !bare_fin && !before(cb.seq, tp.rcv_nxt.wrapping_add(tp.receive_window())) {
-        if cb.seq == tp.rcv_nxt {
-            sk.net.mib.inc(Mib::TcpExtTCPZeroWindowDrop);
-        }
-        return out_of_window(tp);
-    }
+    let window = tp.receive_window();
     if after(cb.seq, tp.rcv_nxt) {
-        return tcp_data_queue_ofo(sk, tp, skb);
+        return if before(cb.seq, tp.rcv_nxt.wrapping_add(window)) {
+            tcp_data_queue_ofo(sk, tp, skb)
+        } else {
+            out_of_window(tp)
+        };
     }
     if before(cb.seq, tp.rcv_nxt) {
         let nxt = tp.rcv_nxt;
         tcp_dsack_set(sk, tp, cb.seq, nxt);
         trim_front(&mut skb, nxt);
+    }
+    // A FIN alone takes no room.
+    if window == 0 && !(skb.is_empty() && cb.tcp_flags & tcp_flag::FIN != 0) {
+        sk.net.mib.inc(Mib::TcpExtTCPZeroWindowDrop);
+        return out_of_window(tp);
     }
     tcp_queue_in_order(sk, tp, skb);
 }
@@ -519,14 +416,18 @@ fn out_of_window(tp: &mut TcpSock) {
 }
 
 fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
-    if !tcp_try_rmem_schedule(sk, tp) {
-        sk.net.mib.inc(Mib::TcpExtTCPRcvQDrop);
-        sk.drops.fetch_add(1, Relaxed);
+    if !tcp_try_rmem_schedule(sk, tp, &skb) {
+        // The window is closed until somebody reads, who is told so.
         tp.icsk_ack.pending |= ICSK_ACK_NOMEM | ICSK_ACK_NOW;
         inet_csk_schedule_ack(tp);
-        // Whoever reads makes room.
         sk.data_ready();
-        return;
+        if !tp.receive_queue.is_empty() && !skb.is_empty() {
+            sk.net.mib.inc(Mib::TcpExtTCPRcvQDrop);
+            sk.drops.fetch_add(1, Relaxed);
+            return;
+        }
+        // Everybody may have one packet: without it nothing would ever go on.
+        tcp_mem_force(sk, tp, skb.truesize as usize);
     }
     let fin = tcp_skb_cb(&skb).tcp_flags & tcp_flag::FIN != 0;
     if !skb.is_empty() {
@@ -595,13 +496,14 @@ fn tcp_ofo_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
 /// A segment beyond a hole: kept, trimmed to what is new (`tcp_data_queue_ofo`).
 fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     tcp_ecn_check(sk, tp, &skb);
-    inet_csk_schedule_ack(tp);
-    tp.icsk_ack.pending |= ICSK_ACK_NOW;
-    if !tcp_try_rmem_schedule(sk, tp) {
+    if !tcp_try_rmem_schedule(sk, tp, &skb) {
         sk.net.mib.inc(Mib::TcpExtTCPOFODrop);
         sk.drops.fetch_add(1, Relaxed);
+        sk.data_ready();
         return;
     }
+    tcp_measure_rcv_mss(sk, tp, &skb);
+    inet_csk_schedule_ack(tp);
     sk.net.mib.inc(Mib::TcpExtTCPOFOQueue);
     tp.rcv_ooopack = tp.rcv_ooopack.wrapping_add((skb.gso_segs as u32).max(1));
     let cb = *tcp_skb_cb(&skb);
@@ -640,12 +542,17 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
             sk.rmem_alloc.fetch_sub(gone.truesize as usize, AcqRel);
         }
     }
-    if skb.len() >= GROW_WINDOW_LEN {
+    if tp.rx_opt.sack_ok {
+        // Without SACK a window that grows would make no duplicate ACKs (RFC 5681, 2).
         tcp_grow_window(sk, tp, &skb);
     }
     tcp_ofo_insert(sk, tp, skb);
     if tp.rx_opt.sack_ok {
         tcp_sack_new_ofo_skb(tp, cb.seq, end);
+    }
+    if !sk.flag(SockFlags::DEAD) {
+        let space = tp.rcv_tune.space;
+        tcp_rcvbuf_grow(sk, tp, space);
     }
 }
 
@@ -677,7 +584,7 @@ pub fn tcp_fin(sk: &Arc<Sock>, tp: &mut TcpSock) {
     match sk.state() {
         TcpState::SynRecv | TcpState::Established => {
             super::tcp_state::tcp_set_state(sk, tp, TcpState::CloseWait);
-            tp.icsk_ack.pingpong = 3;
+            tp.enter_pingpong_mode(sk);
         }
         // Both have closed at once.
         TcpState::FinWait1 => {

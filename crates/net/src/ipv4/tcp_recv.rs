@@ -5,19 +5,20 @@
 //! Locks and context: process context, socket lock.
 
 use super::tcp::sock_intr_errno;
+use super::tcp_mem::tcp_mem_reclaim;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rcvq::tcp_rcv_space_adjust;
 use super::tcp_sock::*;
-use crate::core::iov_iter::{IovIter, MsgHdr};
+use crate::core::iov_iter::{CMsg, IovIter, MsgHdr};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{RCV_SHUTDOWN, Sock, SockFlags};
 use kernel::{Wait, tp};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 use std::task::Poll;
-use uapi::socket::{MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
-use uapi::tcp::TcpState;
+use uapi::socket::{IPPROTO_TCP, MSG_DONTWAIT, MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_WAITALL};
+use uapi::tcp::{TCP_INQ, TcpState};
 use uapi::{Errno, Result};
 
 /// The window has grown by reading: tell the peer, if it is worth a segment, and send an ACK that is overdue
@@ -26,7 +27,8 @@ pub fn tcp_cleanup_rbuf(sk: &Arc<Sock>, tp: &mut TcpSock, copied: usize) {
     let a = tp.icsk_ack;
     let mut time_to_ack = false;
     if a.pending & ICSK_ACK_SCHED != 0 {
-        let pushed = a.pending & ICSK_ACK_PUSHED2 != 0 || (a.pending & ICSK_ACK_PUSHED != 0 && a.pingpong < 3);
+        let pushed =
+            a.pending & ICSK_ACK_PUSHED2 != 0 || (a.pending & ICSK_ACK_PUSHED != 0 && !tp.in_pingpong_mode(sk));
         time_to_ack = tp.rcv_nxt.wrapping_sub(tp.rcv_wup) > a.rcv_mss as u32
             || (copied > 0 && pushed && sk.rmem_alloc.load(Relaxed) == 0);
     }
@@ -85,9 +87,22 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
             return Poll::Pending;
         }
     };
+    let answer = if msg.done > 0 { Ok(msg.done) } else { answer };
+    if tp.recvmsg_inq && answer.is_ok() {
+        put_inq(sk, tp, msg);
+    }
     drop(guard);
     wait.finish_wait();
-    Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { answer })
+    Poll::Ready(answer)
+}
+
+/// `TCP_CM_INQ`: how much is left to be read; at the end of the stream 1, so that the reader comes once more
+/// (`tcp_inq_hint`).
+#[cold]
+fn put_inq(sk: &Sock, tp: &TcpSock, msg: &mut MsgHdr<'_>) {
+    let left = tp.rcv_nxt.wrapping_sub(tp.copied_seq) as i32;
+    let inq = if left == 0 && sk.flag(SockFlags::DONE) { 1 } else { left };
+    msg.control.push(CMsg { level: IPPROTO_TCP, kind: TCP_INQ, data: inq.to_ne_bytes().to_vec() });
 }
 
 /// Whether the call is over, and what it answers if nothing was read.
@@ -162,6 +177,7 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
     }
     if !peek && took {
         tcp_rcv_space_adjust(sk, tp);
+        tcp_mem_reclaim(sk, tp);
         if tp.receive_queue.is_empty() {
             tp.receive_queue.shrink_to(4);
         }

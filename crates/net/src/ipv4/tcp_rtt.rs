@@ -108,13 +108,12 @@ pub fn minmax_running_min(tp: &mut TcpSock, v: u32) {
 fn tcp_rcv_rtt_update(tp: &mut TcpSock, sample: u32, win_dep: bool) {
     let old = tp.rcv_tune.rtt_us;
     let m = sample.saturating_mul(8).max(8);
-    tp.rcv_tune.rtt_us = if old == 0 {
-        m
-    } else if win_dep {
-        old.min(m)
-    } else {
-        old - (old >> 3) + (m >> 3)
-    };
+    if old == 0 || m < old {
+        tp.rcv_tune.rtt_us = m;
+    } else if !win_dep && tp.rcv_nxt == tp.copied_seq {
+        // While data waits for the process, the time says more about him than about the path.
+        tp.rcv_tune.rtt_us = old - (old >> 3) + (m >> 3);
+    }
 }
 
 /// Without timestamps: how long a window's worth of data takes (`tcp_rcv_rtt_measure`).
@@ -132,11 +131,16 @@ pub fn tcp_rcv_rtt_measure(tp: &mut TcpSock) {
 
 /// With timestamps: from what the peer echoes with full segments (`tcp_rcv_rtt_measure_ts`).
 pub fn tcp_rcv_rtt_measure_ts(_sk: &Sock, tp: &mut TcpSock, len: u32) {
-    if tp.rx_opt.rcv_tsecr == 0 || len < tp.icsk_ack.rcv_mss as u32 {
+    if tp.rx_opt.rcv_tsecr == tp.rcv_tune.last_tsecr {
+        return;
+    }
+    tp.rcv_tune.last_tsecr = tp.rx_opt.rcv_tsecr;
+    if len < tp.icsk_ack.rcv_mss as u32 {
         return;
     }
     let delta = tp.time_stamp().wrapping_add(tp.tsoffset).wrapping_sub(tp.rx_opt.rcv_tsecr);
-    if delta < i32::MAX as u32 / 1000 {
-        tcp_rcv_rtt_update(tp, delta.max(1) * 1000, false);
+    // Nothing is no measurement: the clock ticks once a millisecond.
+    if (1..i32::MAX as u32 / 1000).contains(&delta) {
+        tcp_rcv_rtt_update(tp, delta * 1000, false);
     }
 }

@@ -231,7 +231,7 @@ pub struct IcskAck {
     pub pending: u8,
     /// ACKs still to be sent at once.
     pub quick: u8,
-    /// The session is interactive when this is at least 3 (`inet_csk_in_pingpong_mode`).
+    /// The session is interactive when this is at least `tcp_pingpong_thresh`.
     pub pingpong: u8,
     pub retry: u8,
     pub last_seg_size: u16,
@@ -273,6 +273,8 @@ pub struct RcvTune {
     /// Microseconds, times 8.
     pub rtt_us: u32,
     pub rtt_seq: u32,
+    /// The timestamp whose echo was measured last (`rcv_rtt_last_tsecr`).
+    pub last_tsecr: u32,
     pub rtt_time: u64,
     pub space: u32,
     pub space_seq: u32,
@@ -435,7 +437,11 @@ pub struct TcpSock {
 
     // --- the rest ---
     pub rcv_tune: RcvTune,
+    /// Pages it answers for (`sk_forward_alloc` and what is queued).
+    pub mem_pages: u32,
     pub nonagle: u8,
+    /// `TCP_INQ`: a control message with each read tells how much is left.
+    pub recvmsg_inq: bool,
     pub ecn_flags: u8,
     /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
     pub accecn: Option<Box<AccEcn>>,
@@ -475,8 +481,6 @@ pub struct TcpSock {
     pub rto_stamp: u32,
     pub total_rto_time: u32,
 
-    /// SYN-ACK side: the socket was made by a listener (`tp->saved_syn`'s owner in Linux has more).
-    pub passive: bool,
     /// Counted in `orphan_count`.
     pub orphan: bool,
 }
@@ -622,7 +626,9 @@ impl TcpSock {
             rate_app_limited: true,
             pacing_rate: u64::MAX,
             rcv_tune: RcvTune::default(),
+            mem_pages: 0,
             nonagle: 0,
+            recvmsg_inq: false,
             ecn_flags: 0,
             accecn: None,
             urg_data: 0,
@@ -648,7 +654,6 @@ impl TcpSock {
             bytes_received: 0,
             dsack_dups: 0,
             rcv_ooopack: 0,
-            passive: false,
             orphan: false,
         })
     }
@@ -675,6 +680,17 @@ impl TcpSock {
     #[inline]
     pub fn jiffies32(&self) -> u32 {
         (self.tcp_mstamp / 1000) as u32
+    }
+
+    /// Whether data goes both ways in turn, so that an ACK may wait for it (`inet_csk_in_pingpong_mode`).
+    #[inline]
+    pub fn in_pingpong_mode(&self, sk: &Sock) -> bool {
+        self.icsk_ack.pingpong as i64 >= sk.net.sysctl.tcp_pingpong_thresh.get()
+    }
+
+    /// `inet_csk_enter_pingpong_mode`.
+    pub fn enter_pingpong_mode(&mut self, sk: &Sock) {
+        self.icsk_ack.pingpong = sk.net.sysctl.tcp_pingpong_thresh.get().clamp(1, 255) as u8;
     }
 
     /// Segments that have left the network (`tcp_left_out`).

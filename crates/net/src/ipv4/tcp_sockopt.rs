@@ -7,11 +7,13 @@
 use super::inet_csk_timers::*;
 use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
 use super::tcp_ecn::tcp_ecn_mode_any;
-use super::tcp_input::{tcp_keepalive_time_when, tcp_stream_is_writeable};
+use super::tcp_input::tcp_keepalive_time_when;
+use super::tcp_mem::tcp_stream_is_writeable;
 use super::tcp_output::*;
+use super::tcp_rcvq::tcp_data_ready;
 use super::tcp_recv::tcp_cleanup_rbuf;
 use super::tcp_sock::*;
-use crate::core::sock::{ProtoSock, SOCK_MIN_RCVBUF, Sock, SockFlags};
+use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use crate::core::sock_options::{cut, int_option, unsupported};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -66,7 +68,7 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
             }
         }
         TCP_DEFER_ACCEPT => tp.defer_accept = secs_to_retrans(v),
-        TCP_WINDOW_CLAMP => tcp_set_window_clamp(sk, tp, v)?,
+        TCP_WINDOW_CLAMP => set_window_clamp(sk, tp, v)?,
         TCP_QUICKACK => tcp_set_quickack(sk, tp, v),
         TCP_USER_TIMEOUT => tp.icsk_user_timeout = range(0, i32::MAX)? as u32,
         TCP_NOTSENT_LOWAT => {
@@ -78,6 +80,7 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
         // Only smaller than the default, never larger, as in Linux.
         TCP_RTO_MIN_US => tp.icsk_rto_min = timeout_ms(v, TCP_RTO_MIN)?,
         TCP_DELACK_MAX_US => tp.icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
+        TCP_INQ => tp.recvmsg_inq = range(0, 1)? != 0,
         _ => return unsupported(sk),
     }
     Ok(())
@@ -108,6 +111,7 @@ fn is_int_option(name: i32) -> bool {
             | TCP_NOTSENT_LOWAT
             | TCP_RTO_MIN_US
             | TCP_DELACK_MAX_US
+            | TCP_INQ
     )
 }
 
@@ -134,8 +138,8 @@ fn tcp_set_cork(sk: &Arc<Sock>, tp: &mut TcpSock, on: bool) {
     }
 }
 
-/// `tcp_set_window_clamp`.
-fn tcp_set_window_clamp(sk: &Sock, tp: &mut TcpSock, v: i32) -> Result<()> {
+/// `TCP_WINDOW_CLAMP`; 0 takes it back, of an unconnected socket only.
+fn set_window_clamp(sk: &Sock, tp: &mut TcpSock, v: i32) -> Result<()> {
     if v == 0 {
         if sk.state() != TcpState::Close {
             return Err(Errno::EINVAL);
@@ -143,15 +147,14 @@ fn tcp_set_window_clamp(sk: &Sock, tp: &mut TcpSock, v: i32) -> Result<()> {
         tp.window_clamp = 0;
         return Ok(());
     }
-    tp.window_clamp = (v.max(0) as u32).max(SOCK_MIN_RCVBUF / 2);
-    tp.rcv_ssthresh = tp.rcv_wnd.min(tp.window_clamp);
+    tcp_set_window_clamp(tp, v.max(0) as u32);
     Ok(())
 }
 
 /// `__tcp_sock_set_quickack`: 0 begins delaying, odd numbers last.
 fn tcp_set_quickack(sk: &Arc<Sock>, tp: &mut TcpSock, v: i32) {
     if v == 0 {
-        tp.icsk_ack.pingpong = 3;
+        tp.enter_pingpong_mode(sk);
         return;
     }
     tp.icsk_ack.pingpong = 0;
@@ -160,7 +163,7 @@ fn tcp_set_quickack(sk: &Arc<Sock>, tp: &mut TcpSock, v: i32) {
         tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
         tcp_cleanup_rbuf(sk, tp, 1);
         if v & 1 == 0 {
-            tp.icsk_ack.pingpong = 3;
+            tp.enter_pingpong_mode(sk);
         }
     }
 }
@@ -176,6 +179,25 @@ pub fn tcp_set_keepalive(sk: &Arc<Sock>, state: &mut dyn ProtoSock, on: bool) {
         inet_csk_reset_keepalive_timer(sk, tp, when);
     } else if !on {
         inet_csk_delete_keepalive_timer(tp);
+    }
+}
+
+/// `SO_RCVLOWAT`: at most half of the largest buffer, and a buffer that can hold as much (`tcp_set_rcvlowat`). Socket lock
+/// held.
+pub fn tcp_set_rcvlowat(sk: &Arc<Sock>, state: &mut dyn ProtoSock, val: u32) {
+    let tp = tcp_sk(state);
+    let locked = sk.flag(SockFlags::RCVBUF_LOCK);
+    let most = if locked { sk.rcvbuf.load(Relaxed) } else { sk.net.sysctl.tcp_rmem_max.get() as u32 };
+    let val = val.min(most >> 1).max(1);
+    sk.rcvlowat.store(val, Relaxed);
+    // It may be enough now.
+    tcp_data_ready(sk, tp);
+    let space = tcp_space_from_win(val, tp.scaling_ratio);
+    if !locked && space > sk.rcvbuf.load(Relaxed) {
+        sk.rcvbuf.store(space, Relaxed);
+        if tp.window_clamp != 0 {
+            tp.window_clamp = tp.window_clamp.max(val);
+        }
     }
 }
 
@@ -244,9 +266,10 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
         TCP_LINGER2 => (tp.linger2 / 1000) as i64,
         TCP_DEFER_ACCEPT => retrans_to_secs(tp.defer_accept) as i64,
         TCP_WINDOW_CLAMP => tp.window_clamp as i64,
-        TCP_QUICKACK => (tp.icsk_ack.pingpong < 3) as i64,
+        TCP_QUICKACK => !tp.in_pingpong_mode(sk) as i64,
         TCP_USER_TIMEOUT => tp.icsk_user_timeout as i64,
         TCP_NOTSENT_LOWAT => tp.notsent_lowat as i64,
+        TCP_INQ => tp.recvmsg_inq as i64,
         TCP_RTO_MIN_US => tp.icsk_rto_min as i64 * 1000,
         TCP_DELACK_MAX_US => tp.icsk_delack_max as i64 * 1000,
         _ => return unsupported(sk),

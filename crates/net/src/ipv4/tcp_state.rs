@@ -9,6 +9,7 @@ use super::inet_csk_timers::tcp_clear_xmit_timers;
 use super::inet_hashtables::{inet_put_port, inet_unhash, tcp_hashinfo};
 use super::tcp_ca::tcp_assign_congestion_control;
 use super::tcp_cong::tcp_cleanup_congestion_control;
+use super::tcp_mem::{tcp_mem_reclaim, tcp_out_of_memory};
 use super::tcp_sock::*;
 use crate::core::snmp::Mib;
 use crate::core::sock::{SHUTDOWN_MASK, Sock, SockFlags};
@@ -95,6 +96,7 @@ pub fn tcp_write_queue_purge(sk: &Sock, tp: &mut TcpSock) {
     tp.frag = None;
     (tp.packets_out, tp.retrans_out, tp.lost_out, tp.sacked_out) = (0, 0, 0, 0);
     tp.icsk_backoff = 0;
+    tcp_mem_reclaim(sk, tp);
 }
 
 /// Forgets all that came and was not read; how many bytes there were.
@@ -109,6 +111,7 @@ pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) -> usize {
     }
     mem += ooo.values().map(|s| s.truesize as usize).sum::<usize>();
     sk.rmem_alloc.fetch_sub(mem, AcqRel);
+    tcp_mem_reclaim(sk, tp);
     bytes
 }
 
@@ -126,10 +129,11 @@ pub fn inet_csk_destroy_sock(sk: &Arc<Sock>, tp: &mut TcpSock) {
     }
 }
 
-/// Whether there are more connections without a process than may be (`tcp_too_many_orphans`).
-pub fn tcp_too_many_orphans(sk: &Sock, shift: u32) -> bool {
+/// Whether there are more connections without a process than may be, each counted `1 << shift` times, or no memory for this
+/// one is left (`tcp_check_oom`).
+pub fn tcp_check_oom(sk: &Sock, shift: u32) -> bool {
     let n = tcp_hashinfo(&sk.net).orphan_count.load(Relaxed) as i64;
-    n << shift > sk.net.sysctl.tcp_max_orphans.get()
+    n << shift > sk.net.sysctl.tcp_max_orphans.get() || tcp_out_of_memory(sk)
 }
 
 /// The send or receive window has no room and the peer's answer fails to come: the connection ends with `e`

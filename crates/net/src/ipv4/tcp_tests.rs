@@ -4,6 +4,7 @@
 //! Linux counterpart: `tools/testing/selftests/net/`, packetdrill.
 //! Locks and context: tests.
 
+mod buffers;
 mod congestion;
 mod ecn;
 mod hostile_found;
@@ -652,6 +653,8 @@ fn over_loopback_in_one_go() {
         let _ = c.connect(&at(80), true, &mut wait());
         assert_eq!(c.sk.state(), TcpState::Established, "{ip}: all softirq work is done inside");
         let Poll::Ready(Ok(s)) = l.accept(true, &mut wait()) else { panic!("{ip}: nobody came") };
+        // Nothing is to wait for an ACK that is delayed.
+        set_int(&c, IPPROTO_TCP, TCP_NODELAY, 1);
         let data = pattern(3_000_000);
         let (mut sent, mut got) = (0, Vec::new());
         while got.len() < data.len() {

@@ -19,15 +19,22 @@ use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use kernel::tp;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use uapi::Errno;
 use uapi::tcp::TcpState;
 
-/// Takes the socket lock for `f`, or leaves `bit` for the owner.
-fn with_sock(sk: &Arc<Sock>, bit: u32, f: fn(&Arc<Sock>, &mut TcpSock)) {
+/// Takes the socket lock for `f`, or leaves `bit` for the owner: `false`.
+fn with_sock(sk: &Arc<Sock>, bit: u32, f: fn(&Arc<Sock>, &mut TcpSock)) -> bool {
     let _bh = kernel::local_bh_disable();
     let mut guard = sk.bh_lock_sock();
     match guard.state() {
-        Some(state) => f(sk, tcp_sk(state)),
-        None => guard.defer(bit),
+        Some(state) => {
+            f(sk, tcp_sk(state));
+            true
+        }
+        None => {
+            guard.defer(bit);
+            false
+        }
     }
 }
 
@@ -38,7 +45,9 @@ pub fn tcp_write_timer(sk: &Arc<Sock>) {
 
 /// `tcp_delack_timer`.
 pub fn tcp_delack_timer(sk: &Arc<Sock>) {
-    with_sock(sk, TCPF_DELACK_TIMER_DEFERRED, tcp_delack_timer_handler);
+    if !with_sock(sk, TCPF_DELACK_TIMER_DEFERRED, tcp_delack_timer_handler) {
+        sk.net.mib.inc(Mib::TcpExtDelayedACKLocked);
+    }
 }
 
 /// Keepalive, and the end of FIN_WAIT2 (`tcp_keepalive_timer`).
@@ -163,10 +172,11 @@ fn tcp_orphan_retries(sk: &Sock, alive: bool) -> u32 {
 fn tcp_out_of_resources(sk: &Arc<Sock>, tp: &mut TcpSock, do_reset: bool) -> bool {
     let idle = tp.jiffies32().wrapping_sub(tp.lsndtime) as i32;
     let shift = (idle > 2 * TCP_RTO_MAX as i32 || !do_reset) as u32 + (sk.err_soft.load(Relaxed) != 0) as u32;
-    if !tcp_too_many_orphans(sk, shift) {
+    if !tcp_check_oom(sk, shift) {
         return false;
     }
-    if tp.jiffies32().wrapping_sub(tp.lsndtime) as i32 <= TCP_TIMEWAIT_LEN as i32 || do_reset {
+    // The peer must be told if it heard from us a moment ago, or waits with its window closed.
+    if idle <= TCP_TIMEWAIT_LEN as i32 || (tp.snd_wnd == 0 && tp.packets_out == 0) || do_reset {
         tcp_send_active_reset(sk, tp);
     }
     tcp_done(sk, tp);
@@ -314,7 +324,7 @@ fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     }
     tp.icsk_ack.pending &= !ICSK_ACK_TIMER;
     if tp.icsk_ack.pending & ICSK_ACK_SCHED != 0 {
-        if tp.icsk_ack.pingpong < 3 {
+        if !tp.in_pingpong_mode(sk) {
             // The ACK could not ride on data: wait longer next time.
             tp.icsk_ack.ato = (tp.icsk_ack.ato << 1).min(tp.icsk_rto);
         } else {
@@ -375,11 +385,14 @@ fn tcp_keepalive_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
         tcp_send_active_reset(sk, tp);
         return tcp_write_err(sk, tp);
     }
-    let next = if tcp_write_wakeup(sk, tp, Mib::TcpExtTCPKeepAlive).is_ok() {
-        tp.icsk_probes_out = tp.icsk_probes_out.saturating_add(1);
-        keepalive_intvl_when(sk, tp)
-    } else {
-        TCP_RESOURCE_PROBE_INTERVAL
+    let next = match tcp_write_wakeup(sk, tp, Mib::TcpExtTCPKeepAlive) {
+        // Lost for want of something local: try again soon.
+        Err(Errno::ENOBUFS) => TCP_RESOURCE_PROBE_INTERVAL,
+        // A peer that cannot be reached does not answer either.
+        _ => {
+            tp.icsk_probes_out = tp.icsk_probes_out.saturating_add(1);
+            keepalive_intvl_when(sk, tp)
+        }
     };
     inet_csk_reset_keepalive_timer(sk, tp, next);
 }

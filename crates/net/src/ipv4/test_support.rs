@@ -78,6 +78,7 @@ static BARE_PROT: Proto = Proto {
     listen: inet_csk_listen_start,
     options_changed: None,
     keepalive: |_, _, _| {},
+    set_rcvlowat: Sock::set_rcvlowat,
     accept: inet_csk_accept,
     ioctl: |_, _| Err(Errno::ENOIOCTLCMD),
     setsockopt: |_, _, _, _| Err(Errno::ENOPROTOOPT),

@@ -41,6 +41,7 @@ pub static UDP_PROT: Proto = Proto {
     listen: |_, _, _| Err(Errno::EOPNOTSUPP),
     options_changed: None,
     keepalive: |_, _, _| {},
+    set_rcvlowat: Sock::set_rcvlowat,
     accept: udp_accept,
     ioctl: udp_ioctl,
     setsockopt: udp_setsockopt,

@@ -10,8 +10,10 @@ use crate::wake::Id;
 use crate::{mem, pump, sys};
 use std::os::fd::{AsFd, OwnedFd};
 use uapi::socket::{
-    SO_ERROR, SO_RCVLOWAT, SO_RCVTIMEO, SO_RCVTIMEO_NEW, SO_SNDTIMEO, SO_SNDTIMEO_NEW, SO_ZEROCOPY, SOL_SOCKET,
+    IPPROTO_TCP, SO_ERROR, SO_RCVLOWAT, SO_RCVTIMEO, SO_RCVTIMEO_NEW, SO_SNDTIMEO, SO_SNDTIMEO_NEW, SO_ZEROCOPY,
+    SOL_SOCKET,
 };
+use uapi::tcp::TCP_INQ;
 use uapi::{Errno, Result};
 
 /// Longest option value: a page, as Linux bounds most of them.
@@ -40,6 +42,10 @@ pub fn setsockopt(st: &mut State, call: &Call) -> Option<Answer> {
     }
     if (level, name) == (SOL_SOCKET, SO_ZEROCOPY) {
         return Some(Errno::EOPNOTSUPP.into());
+    }
+    // Reads of a stream are the stand-in's, which knows nothing of it.
+    if (level, name) == (IPPROTO_TCP, TCP_INQ) {
+        return Some(Errno::ENOPROTOOPT.into());
     }
     pump::drain(st, id);
     let r = st.sock(id).and_then(|s| s.setsockopt(level, name, val));

@@ -144,7 +144,7 @@ fn timestamps_in_time_wait() {
     let tw = time_wait(&t, TcpState::TimeWait, true);
     assert_eq!(ask(&t, &tw, 99, SYN, &timestamp(5001, 0), 0), TcpTwStatus::Syn(200 + 65537), "newer by its timestamp");
     assert_eq!(ask(&t, &tw, 101, SYN, &timestamp(4000, 0), 0), TcpTwStatus::Ack, "older by its timestamp (PAWS)");
-    assert_eq!(t.net.mib.get(Mib::TcpExtPAWSEstab), 1);
+    assert_eq!(t.net.mib.get(Mib::TcpExtPAWSTimewait), 1);
 }
 
 #[test]
