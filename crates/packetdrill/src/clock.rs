@@ -173,6 +173,21 @@ impl VirtualArch {
         self.real_usecs(self.ktime_get())
     }
 
+    /// The time in nanoseconds, for a thread that has come back from a call.
+    pub fn look(&self) -> u64 {
+        if !self.is_main() {
+            self.lock().owed = false;
+            self.changed.notify_all();
+        }
+        self.ktime_get()
+    }
+
+    /// Whether a thread is asleep in a call, and none is awake in one.
+    pub fn somebody_sleeps(&self) -> bool {
+        let s = self.lock();
+        s.running == 0 && !s.asleep.is_empty()
+    }
+
     /// A time of this clock as microseconds since 1970.
     pub fn real_usecs(&self, ns: u64) -> u64 {
         (REAL + ns) / 1000

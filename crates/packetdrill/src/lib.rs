@@ -13,6 +13,7 @@ mod machine;
 mod memory;
 #[cfg(feature = "preload")]
 mod preload;
+pub mod runner;
 
 pub use flags::Flags;
 pub use machine::Machine;

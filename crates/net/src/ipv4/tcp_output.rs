@@ -506,7 +506,8 @@ fn tcp_connect_init(sk: &Sock, tp: &mut TcpSock) -> Result<()> {
     if sk.flag(SockFlags::RCVBUF_LOCK) && (clamp > full || clamp == 0) {
         clamp = full;
     }
-    let mss = tp.advmss as u32 - (tp.tcp_header_len as u32 - 20).min(tp.advmss as u32);
+    // Whether the peer takes time stamps is not known yet: no room is kept for them.
+    let mss = tp.advmss as u32;
     let (wnd, clamp, wscale) = tcp_select_initial_window(&sk.net, full, mss, clamp, s.tcp_window_scaling.on());
     (tp.rcv_wnd, tp.window_clamp, tp.rx_opt.rcv_wscale) = (wnd, clamp, wscale);
     tp.rcv_ssthresh = wnd;

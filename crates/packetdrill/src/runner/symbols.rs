@@ -1,0 +1,80 @@
+//! The names that scripts use for numbers.
+//!
+//! Interface: [`symbol`], [`errno_name`].
+//! Linux counterpart: packetdrill's `symbols_linux.c`.
+//! Locks and context: pure functions.
+
+macro_rules! names {
+    ($($name:ident)*) => { &[$((stringify!($name), libc::$name as i64),)*] };
+}
+
+const NAMES: &[(&str, i64)] = names! {
+    AF_INET AF_INET6 SOCK_STREAM SOCK_DGRAM SOCK_NONBLOCK SOCK_CLOEXEC IPPROTO_TCP IPPROTO_IP IPPROTO_IPV6
+    SOL_SOCKET SO_REUSEADDR SO_REUSEPORT SO_KEEPALIVE SO_LINGER SO_SNDBUF SO_RCVBUF SO_ERROR SO_OOBINLINE SO_RCVLOWAT
+    SO_PRIORITY SO_ZEROCOPY SO_SNDBUFFORCE SO_RCVBUFFORCE SO_MAX_PACING_RATE
+    TCP_NODELAY TCP_MAXSEG TCP_CORK TCP_KEEPIDLE TCP_KEEPINTVL TCP_KEEPCNT TCP_SYNCNT TCP_LINGER2 TCP_DEFER_ACCEPT
+    TCP_WINDOW_CLAMP TCP_INFO TCP_QUICKACK TCP_CONGESTION TCP_USER_TIMEOUT TCP_FASTOPEN TCP_FASTOPEN_CONNECT
+    IP_TOS IP_TTL IP_MTU_DISCOVER IP_MTU IPV6_TCLASS IPV6_V6ONLY IPV6_MTU_DISCOVER
+    MSG_DONTWAIT MSG_PEEK MSG_OOB MSG_MORE MSG_EOR MSG_WAITALL MSG_TRUNC MSG_NOSIGNAL MSG_FASTOPEN MSG_ZEROCOPY MSG_ERRQUEUE
+    SHUT_RD SHUT_WR SHUT_RDWR F_GETFL F_SETFL F_GETFD F_SETFD O_RDONLY O_RDWR O_NONBLOCK FIONREAD FIONBIO
+    POLLIN POLLOUT POLLERR POLLHUP POLLPRI POLLRDHUP POLLNVAL POLLRDNORM POLLWRNORM POLLRDBAND POLLWRBAND
+    EPERM ENOENT EINTR EAGAIN EWOULDBLOCK EBADF EACCES EFAULT EINVAL EPIPE EMSGSIZE ENOPROTOOPT EOPNOTSUPP EAFNOSUPPORT
+    EADDRINUSE EADDRNOTAVAIL ENETUNREACH ECONNABORTED ECONNRESET ENOBUFS EISCONN ENOTCONN ETIMEDOUT ECONNREFUSED
+    EHOSTUNREACH EALREADY EINPROGRESS ENOTSOCK EDESTADDRREQ EPROTONOSUPPORT ENOMEM EPROTO EHOSTDOWN
+};
+
+/// What the C library's headers leave out, and what `%{ }%` blocks compare with.
+const MORE: &[(&str, i64)] = &[
+    ("SOL_TCP", 6),
+    ("SOL_IP", 0),
+    ("SOL_IPV6", 41),
+    ("SIOCINQ", 0x541b),
+    ("SIOCOUTQ", 0x5411),
+    ("SIOCOUTQNSD", 0x894b),
+    ("SIOCATMARK", 0x8905),
+    ("TCP_NOTSENT_LOWAT", 25),
+    ("TCP_CC_INFO", 26),
+    ("TCP_FASTOPEN_KEY", 33),
+    ("TCP_FASTOPEN_NO_COOKIE", 34),
+    ("TCP_INQ", 36),
+    ("TCP_TX_DELAY", 37),
+    ("TCP_RTO_MAX_MS", 44),
+    ("TCP_RTO_MIN_US", 45),
+    ("TCP_DELACK_MAX_US", 46),
+    ("TCP_THIN_LINEAR_TIMEOUTS", 16),
+    ("TCP_THIN_DUPACK", 17),
+    ("TCP_TIMESTAMP", 24),
+    ("TCP_SAVE_SYN", 27),
+    ("TCP_CA_Open", 0),
+    ("TCP_CA_Disorder", 1),
+    ("TCP_CA_CWR", 2),
+    ("TCP_CA_Recovery", 3),
+    ("TCP_CA_Loss", 4),
+    ("TCPI_OPT_TIMESTAMPS", 1),
+    ("TCPI_OPT_SACK", 2),
+    ("TCPI_OPT_WSCALE", 4),
+    ("TCPI_OPT_ECN", 8),
+    ("TCPI_OPT_ECN_SEEN", 16),
+    ("TCPI_OPT_SYN_DATA", 32),
+    ("TCP_ESTABLISHED", 1),
+    ("TCP_SYN_SENT", 2),
+    ("TCP_SYN_RECV", 3),
+    ("TCP_FIN_WAIT1", 4),
+    ("TCP_FIN_WAIT2", 5),
+    ("TCP_TIME_WAIT", 6),
+    ("TCP_CLOSE", 7),
+    ("TCP_CLOSE_WAIT", 8),
+    ("TCP_LAST_ACK", 9),
+    ("TCP_LISTEN", 10),
+    ("TCP_CLOSING", 11),
+    ("TCP_INFINITE_SSTHRESH", 0x7fff_ffff),
+];
+
+pub fn symbol(name: &str) -> Option<i64> {
+    NAMES.iter().chain(MORE).find(|n| n.0 == name).map(|n| n.1)
+}
+
+pub fn errno_name(e: i64) -> String {
+    let name = NAMES.iter().find(|n| n.0.starts_with('E') && n.1 == e);
+    name.map_or_else(|| format!("errno {e}"), |n| n.0.to_owned())
+}
