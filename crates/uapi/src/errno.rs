@@ -47,6 +47,7 @@ errnos! {
     // Kernel-internal: a protocol's own way of saying that an ioctl is not its.
     ENOIOCTLCMD = 515,
     // Kernel-internal: a request that must be looked at again by its caller.
+    EKEYREJECTED = libc::EKEYREJECTED,
     ENOTSUPP = 524,
 }
 

@@ -10,6 +10,7 @@ pub mod poll;
 pub mod sockaddr;
 pub mod socket;
 pub mod tcp;
+pub mod tcp_auth;
 pub mod tcp_cc;
 
 pub use errno::{Errno, Result};

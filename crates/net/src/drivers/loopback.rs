@@ -47,6 +47,7 @@ fn loopback_net_init(net: &Arc<Net>) {
         | Features::SG
         | Features::TSO
         | Features::TSO6
+        | Features::GSO_ACCECN
         | Features::GSO_UDP_L4
         | Features::LOOPBACK
         | Features::RXCSUM;

@@ -122,7 +122,7 @@ impl Netem {
     /// Puts the impairments between a device and its driver, on transmit. Packets are then segmented above them, as each one
     /// on the wire is to have a fate of its own.
     pub fn wrap(self: &Arc<Self>, mut spec: NetDeviceSpec) -> NetDeviceSpec {
-        spec.features -= Features::TSO | Features::TSO6 | Features::GSO_UDP_L4;
+        spec.features -= Features::TSO | Features::TSO6 | Features::GSO_UDP_L4 | Features::GSO_ACCECN;
         let inner = Arc::new(Inner {
             netem: self.clone(),
             below: spec.ops,

@@ -136,6 +136,7 @@ fn veth_spec(net: &Net, name: &str, end: &Arc<Veth>) -> NetDeviceSpec {
             | Features::SG
             | Features::TSO
             | Features::TSO6
+            | Features::GSO_ACCECN
             | Features::GSO_UDP_L4
             | Features::RXCSUM,
         ops: Box::new(end.clone()),

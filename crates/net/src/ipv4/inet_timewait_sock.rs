@@ -6,6 +6,7 @@
 
 use crate::core::net_namespace::Net;
 use crate::ipv4::inet_sock::InetTuple;
+use crate::ipv4::tcp_auth::AuthKey;
 use kernel::Timer;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};
@@ -28,6 +29,8 @@ pub struct InetTimewaitSock {
     killed: AtomicBool,
     pub bound_dev_if: u32,
     pub mark: u32,
+    /// What signs its ACKs.
+    pub auth: Option<Box<AuthKey>>,
     pub rcv_nxt: AtomicU32,
     pub snd_nxt: u32,
     pub rcv_wnd: u32,
@@ -53,6 +56,7 @@ pub struct TimewaitInit {
     pub tos: u8,
     pub rcv_wscale: u8,
     pub substate: TcpState,
+    pub auth: Option<Box<AuthKey>>,
     pub bound_dev_if: u32,
     pub mark: u32,
     pub rcv_nxt: u32,
@@ -83,6 +87,7 @@ impl InetTimewaitSock {
                 rcv_wscale: i.rcv_wscale,
                 substate: AtomicU8::new(i.substate as u8),
                 killed: AtomicBool::new(false),
+                auth: i.auth,
                 bound_dev_if: i.bound_dev_if,
                 mark: i.mark,
                 rcv_nxt: AtomicU32::new(i.rcv_nxt),

@@ -7,6 +7,7 @@
 
 use crate::core::sock::Sock;
 use crate::ipv4::inet_sock::InetTuple;
+use crate::ipv4::tcp_auth::AuthKey;
 use kernel::{SpinLock, Timer};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
@@ -27,6 +28,8 @@ pub struct RequestSock {
     pub ecn_ok: bool,
     /// Accurate ECN (RFC 9768), how the SYN's IP header was marked, and what is known of the peer's option (`OptSeen`).
     pub accecn_ok: bool,
+    /// What signs its segments, if the listener has a key for the peer.
+    pub auth: Option<Box<AuthKey>>,
     pub syn_ect_rcv: u8,
     pub saw_accecn_opt: AtomicU8,
     pub snd_wscale: u8,

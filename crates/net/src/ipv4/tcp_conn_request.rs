@@ -27,13 +27,14 @@ use crate::ipv4::secure_seq::{
     cookie_timestamp_decode, secure_tcp_seq, secure_tcp_ts_off, tcp_clock_ms,
 };
 use crate::ipv4::tcp_accecn::ECT_0;
+use crate::ipv4::tcp_auth::{tcp_auth_key, tcp_auth_request};
 use crate::ipv4::tcp_cong::tcp_ca_needs_ecn;
 use crate::ipv4::tcp_ecn::{cookie_accecn_ok, tcp_ecn_create_request, tcp_ecn_make_synack, tcp_ecn_synack_option};
 use crate::ipv4::tcp_input::tcp_rcv_state_process;
 use crate::ipv4::tcp_minisocks::tcp_create_openreq_child;
 use crate::ipv4::tcp_mss::{tcp_advertise_mss, tcp_full_space, tcp_select_initial_window, tcp_sync_mss};
 use crate::ipv4::tcp_options::tcp_parse_options;
-use crate::ipv4::tcp_reply::{reply_oif, skb_dif, skb_tuple, tcp_v4_send_reset};
+use crate::ipv4::tcp_reply::{reply_oif, skb_dif, skb_tuple, tcp_v4_send_reset_signed};
 use crate::ipv4::tcp_rtt::tcp_ack_update_rtt;
 use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived, TcpSock, tcp_sk, tcp_skb_cb,
@@ -84,6 +85,7 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
     if want_cookie {
         let (cookie, mss) = cookie_init_sequence(net, &tuple, req.rcv_isn, req.mss);
         (req.snt_isn, req.mss) = (cookie, mss);
+        request_auth(ltp, &mut req, skb, th)?;
         let opts = CookieOpts {
             snd_wscale: req.wscale_ok.then_some(req.snd_wscale),
             sack_ok: req.sack_ok,
@@ -94,6 +96,11 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
         return send_synack(net, &req, dst, &flow, tsval).ok();
     }
     req.snt_isn = if isn != 0 { isn } else { secure_tcp_seq(net, &tuple) };
+    if ltp.auth.is_some() {
+        request_auth(ltp, &mut req, skb, th)?;
+        // A signature leaves no room for SACK blocks beside timestamps.
+        req.tstamp_ok &= req.auth.is_none() || !req.sack_ok;
+    }
     let req = Arc::new(req);
     if !inet_csk_reqsk_queue_hash_add(sk, &req, tcp_v4_send_synack) {
         // The same SYN was here a moment ago, on another CPU.
@@ -102,6 +109,14 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
     let tsval = tcp_clock_ms(net).wrapping_add(req.ts_off);
     // A SYN-ACK that cannot be sent now is sent by the request's timer.
     let _ = send_synack(net, &req, dst, &flow, tsval);
+    Some(())
+}
+
+/// The key that signs the request's segments, if the listener has one for the peer. `None`: it has not the one asked for.
+fn request_auth(ltp: &TcpSock, req: &mut RequestSock, skb: &Skb, th: &TcpHdr) -> Option<()> {
+    let Some(auth) = ltp.auth.as_deref() else { return Some(()) };
+    let opts = skb.data().get(TcpHdr::LEN..th.header_len()).unwrap_or(&[]);
+    req.auth = tcp_auth_request(auth, opts, req.tuple.faddr, req.snt_isn, req.rcv_isn).ok()?;
     Some(())
 }
 
@@ -150,6 +165,7 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         wscale_ok: room && opt.wscale_ok && net.sysctl.tcp_window_scaling.on(),
         ecn_ok: room && ecn.ecn_ok,
         accecn_ok: room && ecn.accecn_ok,
+        auth: None,
         syn_ect_rcv: ecn.syn_ect_rcv,
         saw_accecn_opt: AtomicU8::new(0),
         snd_wscale: opt.snd_wscale,
@@ -248,8 +264,12 @@ fn send_synack(net: &Arc<Net>, req: &RequestSock, dst: Arc<Dst>, flow: &Flow, ts
         sack_ok: req.sack_ok,
         ace: tcp_ecn_make_synack(req),
         accecn_option: tcp_ecn_synack_option(net, req),
+        auth: req.auth.as_ref().map(|a| a.option()),
     };
     let mut skb = tcp_make_synack(net, &args);
+    if let Some(auth) = &req.auth {
+        auth.sign(&mut skb, t, req.snt_isn, true);
+    }
     skb.dst = Some(dst);
     skb.traced = req.traced;
     let p = XmitParams { ttl: req.ttl, tos: req.tos, dont_fragment: true, mark: req.mark, ..XmitParams::default() };
@@ -318,7 +338,7 @@ pub fn tcp_v4_syn_recv_sock(
     }
     // `tcp_child_process`.
     if let Err(skb) = tcp_rcv_state_process(&child, tp, skb) {
-        tcp_v4_send_reset(net, Some(&child), &skb);
+        tcp_v4_send_reset_signed(net, Some(&child), &skb, tcp_auth_key(tp).as_deref());
     }
     drop(guard);
     listener.data_ready();
@@ -373,6 +393,7 @@ pub fn tcp_v4_cookie_check(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr
     req.wscale_ok = carried.snd_wscale.is_some();
     req.snd_wscale = carried.snd_wscale.unwrap_or(0);
     req.snt_synack.store(0, Relaxed);
+    request_auth(ltp, &mut req, skb, th)?;
     let (dst, flow) = inet_csk_route_req(net, &req)?;
     tcp_openreq_init_rwin(sk, ltp, &mut req, &dst);
     req.traced = skb.traced || net.wants_trace(&flow);

@@ -309,7 +309,7 @@ fn accecn_send(a: &mut AccEcn, skb: &mut Skb) -> EcnMark {
             a.wire_ace()
         }
     };
-    if skb.is_gso() {
+    if skb.is_gso() && ace_flags(ace) & tcp_flag::CWR != 0 {
         skb.gso_type |= GsoType::TCP_ACCECN;
     }
     let tos = if a.fail_mode & ACE_FAIL_RECV != 0 { NOT_ECT } else { ECT_0 };

@@ -6,6 +6,7 @@
 
 use super::inet_csk_timers::*;
 use super::tcp_ack::*;
+use super::tcp_auth::{tcp_auth_len, tcp_auth_peer_isn};
 use super::tcp_cong::*;
 use super::tcp_ecn::*;
 use super::tcp_mem::*;
@@ -410,6 +411,10 @@ fn take_syn(tp: &mut TcpSock, cb: &TcpSkbCb, th: &TcpHdr) {
     } else {
         tp.rx_opt.tstamp_ok = false;
         tp.tcp_header_len = TcpHdr::LEN as u16;
+    }
+    if tp.auth.is_some() {
+        tcp_auth_peer_isn(tp, cb.seq);
+        tp.tcp_header_len += tcp_auth_len(tp);
     }
     tp.rcv_nxt = cb.seq.wrapping_add(1);
     tp.rcv_wup = tp.rcv_nxt;

@@ -22,6 +22,9 @@ use crate::ipv4::inet_sock::{InetTuple, unspecified_like};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::secure_seq::{secure_tcp_seq, secure_tcp_ts_off};
+use crate::ipv4::tcp_auth::{
+    Receiver, tcp_ao_ignore_icmp, tcp_auth_key, tcp_auth_possible, tcp_conn_inbound_hash, tcp_inbound_hash,
+};
 use crate::ipv4::tcp_conn_request::{
     NoChild, tcp_conn_request, tcp_v4_cookie_check, tcp_v4_send_synack, tcp_v4_syn_recv_sock,
 };
@@ -29,7 +32,8 @@ use crate::ipv4::tcp_input::{tcp_rcv_established, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::{CheckReq, TcpTwStatus, tcp_check_req, tcp_timewait_state_process};
 use crate::ipv4::tcp_output::tcp_connect;
 use crate::ipv4::tcp_reply::{
-    skb_addrs, skb_dif, skb_tuple, tcp_v4_reqsk_send_ack, tcp_v4_send_reset, tcp_v4_timewait_ack,
+    skb_addrs, skb_dif, skb_tuple, tcp_v4_reqsk_send_ack, tcp_v4_send_reset, tcp_v4_send_reset_signed,
+    tcp_v4_timewait_ack,
 };
 use crate::ipv4::tcp_retransmit::tcp_mtu_reduced;
 use crate::ipv4::tcp_sock::{
@@ -165,15 +169,29 @@ fn tcp_deliver(sk: &Arc<Sock>, skb: Box<Skb>) {
 pub fn tcp_v4_do_rcv(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>) {
     kernel::tp!(tcp_v4_do_rcv, skb, sk.as_ref());
     let tp = tcp_sk(state);
-    match sk.state() {
+    let state = sk.state();
+    if state != TcpState::Listen && !auth_ok(sk, tp, state, &skb) {
+        return;
+    }
+    match state {
         TcpState::Listen => tcp_listen_rcv(sk, skb),
         TcpState::Established => tcp_rcv_established(sk, tp, skb),
         _ => {
             if let Err(skb) = tcp_rcv_state_process(sk, tp, skb) {
-                tcp_v4_send_reset(&sk.net, Some(sk), &skb);
+                tcp_v4_send_reset_signed(&sk.net, Some(sk), &skb, tcp_auth_key(tp).as_deref());
             }
         }
     }
+}
+
+/// Whether the segment is signed as the connection's keys ask for; without keys, whether it is not signed.
+#[inline]
+fn auth_ok(sk: &Sock, tp: &mut TcpSock, state: TcpState, skb: &Skb) -> bool {
+    let Some(th) = TcpHdr::read(skb.data()) else { return true };
+    if tp.auth.is_none() && !tcp_auth_possible(skb, th) {
+        return true;
+    }
+    tcp_conn_inbound_hash(&sk.net, tp, matches!(state, TcpState::SynSent | TcpState::SynRecv), skb, th)
 }
 
 // --- TIME_WAIT ---
@@ -184,7 +202,7 @@ fn do_time_wait(net: &Arc<Net>, tw: &Arc<InetTimewaitSock>, mut skb: Box<Skb>, t
         TcpTwStatus::Success => {}
         TcpTwStatus::Ack => tcp_v4_timewait_ack(net, tw, &skb),
         TcpTwStatus::Rst => {
-            tcp_v4_send_reset(net, None, &skb);
+            tcp_v4_send_reset_signed(net, None, &skb, tw.auth.as_deref());
             inet_twsk_kill(tw);
         }
         TcpTwStatus::Syn(isn) => {
@@ -236,6 +254,9 @@ fn tcp_listen_rcv(sk: &Arc<Sock>, skb: Box<Skb>) {
     if th.has(RST) {
         return;
     }
+    if !listen_auth_ok(net, opts, Receiver::Listener, &skb, &th) {
+        return;
+    }
     if th.has(ACK) {
         return match tcp_v4_cookie_check(sk, opts, &skb, &th) {
             Some(req) => finish_handshake(sk, opts, &Arc::new(req), None, skb),
@@ -250,29 +271,40 @@ fn tcp_listen_rcv(sk: &Arc<Sock>, skb: Box<Skb>) {
     }
 }
 
+/// Whether a segment for a listener or a request is signed as the listener's keys ask for.
+#[inline]
+fn listen_auth_ok(net: &Net, opts: &TcpSock, who: Receiver<'_>, skb: &Skb, th: &TcpHdr) -> bool {
+    if opts.auth.is_none() && !tcp_auth_possible(skb, th) {
+        return true;
+    }
+    let Some(tuple) = skb_tuple(skb, th) else { return false };
+    tcp_inbound_hash(net, opts.auth.as_deref(), who, skb, th, &tuple).is_ok()
+}
+
 fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb: Box<Skb>, th: &TcpHdr) {
     let net = &sk.net;
+    let section = rcu_read_lock();
+    let Some(opts) = listen_opts(sk, &section) else { return };
+    if !listen_auth_ok(net, opts, Receiver::Request(req), &skb, th) {
+        return;
+    }
+    let auth = req.auth.as_deref();
     match tcp_check_req(net, req, &skb, th) {
         CheckReq::Drop => {}
         CheckReq::SendSynAck => {
             inet_rtx_syn_ack(sk, req, tcp_v4_send_synack);
         }
         CheckReq::SendAck => tcp_v4_reqsk_send_ack(net, req, &skb),
-        CheckReq::Reset => tcp_v4_send_reset(net, Some(sk), &skb),
+        CheckReq::Reset => tcp_v4_send_reset_signed(net, Some(sk), &skb, auth),
         CheckReq::Embryonic(reset) => {
             if reset {
-                tcp_v4_send_reset(net, Some(sk), &skb);
+                tcp_v4_send_reset_signed(net, Some(sk), &skb, auth);
             }
             if inet_csk_reqsk_queue_drop(net, req) {
                 net.mib.inc(Mib::TcpExtEmbryonicRsts);
             }
         }
-        CheckReq::Create => {
-            let section = rcu_read_lock();
-            if let Some(opts) = listen_opts(sk, &section) {
-                finish_handshake(sk, opts, req, Some(e), skb);
-            }
-        }
+        CheckReq::Create => finish_handshake(sk, opts, req, Some(e), skb),
     }
 }
 
@@ -293,7 +325,7 @@ fn finish_handshake(
         req.acked.store(true, Release);
         return;
     }
-    tcp_v4_send_reset(&sk.net, Some(sk), &skb);
+    tcp_v4_send_reset_signed(&sk.net, Some(sk), &skb, req.auth.as_deref());
     if let Some(EhashSock::Request(r)) = e.map(|e| &e.sock)
         && inet_csk_reqsk_queue_drop(&sk.net, r)
     {
@@ -376,6 +408,9 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     // RFC 5927, 4.1: the quoted number must be of something that is under way.
     if !between(seq, tp.snd_una, tp.snd_nxt) {
         return net.mib.inc(Mib::TcpExtOutOfWindowIcmps);
+    }
+    if tcp_ao_ignore_icmp(net, tp, tuple.faddr.is_ipv6(), err.kind, err.code) {
+        return;
     }
     if too_big {
         return tcp_mtu_reduced(sk, tp, err.info);

@@ -15,6 +15,7 @@ use crate::hdr::tcp_flag::{ACK, FIN, RST, SYN};
 use crate::ipv4::inet_hashtables::{inet_csk, inet_twsk_expired, inet_twsk_hashdance, inet_twsk_kill, tcp_hashinfo};
 use crate::ipv4::inet_timewait_sock::{InetTimewaitSock, TCP_TIMEWAIT_LEN, TimewaitInit};
 use crate::ipv4::request_sock::RequestSock;
+use crate::ipv4::tcp_auth::{tcp_auth_child, tcp_auth_key};
 use crate::ipv4::tcp_ca::tcp_ca_openreq_child;
 use crate::ipv4::tcp_ecn::{tcp_ecn_openreq_child, tcp_ecn_request_option};
 use crate::ipv4::tcp_options::{accecn_option, tcp_parse_options};
@@ -103,6 +104,7 @@ fn timewait_init(sk: &Sock, tp: &TcpSock, substate: TcpState) -> TimewaitInit {
         tos: tp.inet.tos,
         rcv_wscale: tp.rx_opt.rcv_wscale,
         substate,
+        auth: tcp_auth_key(tp),
         bound_dev_if: sk.bound_dev_if.load(Relaxed),
         mark: sk.mark.load(Relaxed),
         rcv_nxt: tp.rcv_nxt,
@@ -366,6 +368,7 @@ pub fn tcp_create_openreq_child(
         tp.rx_opt.ts_recent_stamp = seconds(&child.net);
         tp.tcp_header_len += TCPOLEN_TSTAMP_ALIGNED as u16;
     }
+    tcp_auth_child(tp, ltp, req);
     tp.tsoffset = req.ts_off;
     if skb.len() >= TCP_MSS_DEFAULT as usize + tp.tcp_header_len as usize {
         tp.icsk_ack.last_seg_size = (skb.len() - tp.tcp_header_len as usize).min(u16::MAX as usize) as u16;
@@ -385,6 +388,7 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
     let mut opts = TcpSock::new(tp.ops, tp.ca_ops);
     inherit_options(&mut opts, tp);
     opts.inet = tp.inet.clone();
+    opts.auth = tp.auth.clone();
     opts.rx_opt.user_mss = tp.rx_opt.user_mss;
     opts.window_clamp = tp.window_clamp;
     inet_csk(sk).listen_opts.assign(Some(Arc::from(opts)));

@@ -4,6 +4,7 @@
 //! Linux counterpart: the first half of `net/ipv4/tcp_output.c`.
 //! Locks and context: socket lock.
 
+use super::tcp_auth::tcp_auth_len;
 use super::tcp_ecn::tcp_accecn_fit;
 use super::tcp_sock::*;
 use crate::core::dst::Dst;
@@ -65,7 +66,7 @@ pub fn tcp_sync_mss(tp: &mut TcpSock, pmtu: u32) -> u32 {
 
 /// Options of the moment in a data segment, in bytes: timestamps and SACK blocks (`tcp_established_options`' size).
 pub fn tcp_established_options_size(sk: &Sock, tp: &TcpSock) -> u32 {
-    let mut n = 0;
+    let mut n = if tp.auth.is_some() { tcp_auth_len(tp) as usize } else { 0 };
     if tp.rx_opt.tstamp_ok {
         n += TCPOLEN_TSTAMP_ALIGNED;
     }

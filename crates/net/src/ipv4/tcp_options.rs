@@ -5,6 +5,8 @@
 //! Locks and context: plain data.
 
 use super::tcp_accecn::{AccEcnOut, TCPOPT_ACCECN0, TCPOPT_ACCECN1};
+use super::tcp_ao::{AuthOut, TCPOPT_AO};
+use super::tcp_md5::{TCPOLEN_MD5SIG, TCPOPT_MD5SIG};
 use super::tcp_sock::*;
 
 fn be16(b: &[u8]) -> Option<u16> {
@@ -112,6 +114,7 @@ pub struct TcpOutOptions {
     pub sacks: [TcpSackBlock; TCP_NUM_SACKS],
     pub num_sacks: u8,
     pub accecn: Option<AccEcnOut>,
+    pub auth: Option<AuthOut>,
 }
 
 impl TcpOutOptions {
@@ -134,6 +137,9 @@ impl TcpOutOptions {
         }
         if let Some(a) = &self.accecn {
             n += a.size as usize;
+        }
+        if let Some(a) = &self.auth {
+            n += a.len_aligned();
         }
         n
     }
@@ -168,6 +174,19 @@ impl TcpOutOptions {
 
     fn write_all(&self, to: &mut [u8]) {
         let mut out = Writer { to, at: 0 };
+        // First, so that its place is known to who signs.
+        match self.auth {
+            Some(AuthOut::Md5) => {
+                out.put(&[TCPOPT_NOP, TCPOPT_NOP, TCPOPT_MD5SIG, TCPOLEN_MD5SIG as u8]);
+                out.put(&[0; 16]);
+            }
+            Some(a @ AuthOut::Ao { keyid, rnext, maclen }) => {
+                out.put(&[TCPOPT_AO, 4 + maclen, keyid, rnext]);
+                out.put(&[0; MAX_TCP_OPTION_SPACE][..(maclen as usize).min(MAX_TCP_OPTION_SPACE)]);
+                out.put(&[TCPOPT_NOP; 3][..(a.len_aligned() - 4 - maclen as usize).min(3)]);
+            }
+            None => {}
+        }
         if self.mss != 0 {
             out.put(&[TCPOPT_MSS, 4]);
             out.put(&self.mss.to_be_bytes());

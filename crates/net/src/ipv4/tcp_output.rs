@@ -10,6 +10,7 @@ pub use super::tcp_mss::*;
 pub use super::tcp_transmit::*;
 
 use super::inet_csk_timers::*;
+use super::tcp_auth::{tcp_auth_connect, tcp_auth_len};
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_ecn_send_syn, tcp_ecn_send_synack};
 use super::tcp_mem::tcp_check_space;
@@ -64,6 +65,10 @@ pub(super) fn tcp_snd_wnd_test(tp: &TcpSock, s: &TxSkb, mss: u32) -> bool {
 /// Segments for one packet to the device: what leaves in a millisecond at the current rate, and more when the path is
 /// short (`tcp_tso_segs`).
 pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
+    // Each segment has a signature of its own.
+    if tp.auth.is_some() {
+        return 1;
+    }
     let mut bytes = tp.pacing_rate >> 10;
     let shift = tcp_min_rtt(tp) >> 9;
     if shift < 32 {
@@ -494,6 +499,7 @@ fn tcp_connect_init(sk: &Sock, tp: &mut TcpSock) -> Result<()> {
     let dst = tcp_dst(sk, tp)?;
     let s = &sk.net.sysctl;
     tp.tcp_header_len = 20 + if s.tcp_timestamps.on() { TCPOLEN_TSTAMP_ALIGNED as u16 } else { 0 };
+    tp.tcp_header_len += tcp_auth_len(tp);
     if tp.rx_opt.user_mss != 0 {
         tp.rx_opt.mss_clamp = tp.rx_opt.user_mss;
     }
@@ -537,6 +543,7 @@ pub fn tcp_initialize_rcv_mss(tp: &mut TcpSock) {
 pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tp!(tcp_connect, sk);
     tp.mstamp_refresh(sk);
+    tcp_auth_connect(tp)?;
     tcp_connect_init(sk, tp)?;
     let flags = tcp_flag::SYN | tcp_ecn_send_syn(sk, tp);
     let seq = tp.write_seq;

@@ -17,6 +17,7 @@ use crate::ipv4::inet_sock::InetTuple;
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::secure_seq::tcp_clock_ms;
+use crate::ipv4::tcp_auth::{AuthKey, AuthOptions, tcp_auth_possible, tcp_parse_auth_options};
 use crate::ipv4::tcp_options::TcpOutOptions;
 use crate::ipv4::tcp_transmit::tcp_v_send_check;
 use kernel::{Fault, should_fail};
@@ -54,7 +55,8 @@ pub fn reply_oif(faddr: IpAddr, bound_dev_if: u32, iif: u32) -> u32 {
 }
 
 /// A segment to be sent.
-struct Reply {
+struct Reply<'a> {
+    auth: Option<&'a AuthKey>,
     tuple: InetTuple,
     seq: u32,
     ack: u32,
@@ -67,7 +69,7 @@ struct Reply {
     traced: bool,
 }
 
-impl Reply {
+impl Reply<'_> {
     fn send(self, net: &Arc<Net>) {
         let t = self.tuple;
         let Some(l3) = net.l3(t.faddr.is_ipv6()) else { return };
@@ -94,7 +96,8 @@ impl Reply {
     }
 
     fn build(&self) -> Box<Skb> {
-        let opts = TcpOutOptions { tstamp: self.tstamp, ..TcpOutOptions::default() };
+        let auth = self.auth.map(|a| a.option());
+        let opts = TcpOutOptions { tstamp: self.tstamp, auth, ..TcpOutOptions::default() };
         let len = TcpHdr::LEN + opts.size();
         let mut skb = Skb::alloc(MAX_HEADER + len);
         skb.reserve(MAX_HEADER);
@@ -112,6 +115,9 @@ impl Reply {
         opts.write(&mut b[TcpHdr::LEN..]);
         skb.reset_transport_header();
         skb.traced = self.traced;
+        if let Some(auth) = self.auth {
+            auth.sign(&mut skb, &self.tuple, self.seq, false);
+        }
         tcp_v_send_check(&mut skb, self.tuple.laddr, self.tuple.faddr);
         skb
     }
@@ -120,12 +126,21 @@ impl Reply {
 /// Answers a segment with a RST (RFC 9293, 3.10.7.1): with the number the peer expects if it sent one, else by acknowledging
 /// what it sent. Never answers a RST. The segment's checksum is right, and `data` at its header.
 pub fn tcp_v4_send_reset(net: &Arc<Net>, sk: Option<&Sock>, skb: &Skb) {
+    tcp_v4_send_reset_signed(net, sk, skb, None);
+}
+
+/// The same, for a peer that we have a key for. Who signs is never answered without signature: it would not be believed.
+pub fn tcp_v4_send_reset_signed(net: &Arc<Net>, sk: Option<&Sock>, skb: &Skb, auth: Option<&AuthKey>) {
     kernel::tp!(tcp_v4_send_reset, skb);
     let Some(th) = TcpHdr::read(skb.data()).copied() else { return };
     let Some(tuple) = skb_tuple(skb, &th) else { return };
     // Without a socket the route must tell that the packet was for this machine.
     let not_ours = sk.is_none() && skb.dst.as_ref().is_some_and(|d| !d.is_local());
     if th.has(RST) || not_ours || tuple.laddr.is_multicast() {
+        return;
+    }
+    let opts = skb.data().get(TcpHdr::LEN..th.header_len()).unwrap_or(&[]);
+    if auth.is_none() && tcp_auth_possible(skb, &th) && tcp_parse_auth_options(opts) != Ok(AuthOptions::default()) {
         return;
     }
     let (seq, ack, flags) = if th.has(ACK) {
@@ -137,6 +152,7 @@ pub fn tcp_v4_send_reset(net: &Arc<Net>, sk: Option<&Sock>, skb: &Skb) {
     };
     let dev = sk.map_or(0, |s| s.bound_dev_if.load(Relaxed));
     Reply {
+        auth,
         tuple,
         seq,
         ack,
@@ -156,6 +172,7 @@ pub fn tcp_v4_timewait_ack(net: &Arc<Net>, tw: &InetTimewaitSock, skb: &Skb) {
     let ts_recent = tw.ts_recent.load(Relaxed);
     let with_ts = tw.ts_recent_stamp.load(Relaxed) != 0;
     Reply {
+        auth: tw.auth.as_deref(),
         tuple: tw.tuple,
         seq: tw.snd_nxt,
         ack: tw.rcv_nxt.load(Relaxed),
@@ -174,6 +191,7 @@ pub fn tcp_v4_timewait_ack(net: &Arc<Net>, tw: &InetTimewaitSock, skb: &Skb) {
 pub fn tcp_v4_reqsk_send_ack(net: &Arc<Net>, req: &RequestSock, skb: &Skb) {
     let tstamp = (tcp_clock_ms(net).wrapping_add(req.ts_off), req.ts_recent.load(Relaxed));
     Reply {
+        auth: req.auth.as_deref(),
         tuple: req.tuple,
         seq: req.snt_isn.wrapping_add(1),
         ack: req.rcv_isn.wrapping_add(1),

@@ -6,6 +6,7 @@
 
 use super::inet_sock::InetSock;
 use super::tcp_accecn::AccEcn;
+use super::tcp_ao::TcpAuth;
 use super::tcp_queue::{Seq, TxQueue};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
@@ -445,6 +446,8 @@ pub struct TcpSock {
     pub ecn_flags: u8,
     /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
     pub accecn: Option<Box<AccEcn>>,
+    /// Keys of TCP-MD5 and TCP-AO, on sockets that have some.
+    pub auth: Option<Box<TcpAuth>>,
     pub urg_data: u16,
     pub urg_seq: u32,
     /// Defers ACKs of an accepted but silent connection; 0: off (`rskq_defer_accept`), retransmissions.
@@ -631,6 +634,7 @@ impl TcpSock {
             recvmsg_inq: false,
             ecn_flags: 0,
             accecn: None,
+            auth: None,
             urg_data: 0,
             urg_seq: 0,
             defer_accept: 0,

@@ -5,6 +5,7 @@
 //! Locks and context: process context; takes the socket lock.
 
 use super::inet_csk_timers::*;
+use super::tcp_auth_sockopt::{is_auth_option, tcp_auth_getsockopt, tcp_auth_setsockopt};
 use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
 use super::tcp_ecn::tcp_ecn_mode_any;
 use super::tcp_input::tcp_keepalive_time_when;
@@ -34,6 +35,9 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
             return Err(Errno::EINVAL);
         }
         return tcp_set_congestion_control(sk, tp, ca.ok_or(Errno::ENOENT)?);
+    }
+    if is_auth_option(name) {
+        return tcp_auth_setsockopt(sk, tp, name, val);
     }
     let v = int_option(val)?;
     if !is_int_option(name) {
@@ -241,6 +245,7 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
     let s = &sk.net.sysctl;
     let or = |v: i64, default: i64| if v != 0 { v } else { default };
     let v: i64 = match name {
+        _ if is_auth_option(name) => return tcp_auth_getsockopt(sk, tp, name, len),
         TCP_INFO => return Ok(cut(tcp_get_info(sk, tp).to_bytes(), len)),
         TCP_CC_INFO => {
             let info = tp.ca_ops.get_info.map_or(Vec::new(), |f| f(sk, tp).to_bytes());

@@ -4,6 +4,7 @@
 //! Linux counterpart: `tools/testing/selftests/net/`, packetdrill.
 //! Locks and context: tests.
 
+mod auth;
 mod buffers;
 mod congestion;
 mod ecn;

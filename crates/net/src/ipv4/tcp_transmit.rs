@@ -6,6 +6,8 @@
 
 use super::inet_csk_timers::inet_csk_reset_delack_timer;
 use super::tcp_accecn::{AccEcnOut, ace_ae, ace_flags};
+use super::tcp_ao::AuthOut;
+use super::tcp_auth::{tcp_auth_option, tcp_auth_sign};
 use super::tcp_ecn::{tcp_accecn_fit, tcp_accecn_option_sent, tcp_ecn_mark_syn, tcp_ecn_send};
 use super::tcp_mss::{tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
@@ -53,6 +55,8 @@ pub struct SynAckArgs {
     /// The flags AE, CWR and ECE as a number (RFC 9768, 3.1).
     pub ace: u8,
     pub accecn_option: bool,
+    /// To be signed by the caller.
+    pub auth: Option<AuthOut>,
 }
 
 /// The SYN-ACK for a request: TCP header with options and checksum (`Partial`), `data` at the header, headroom for the
@@ -63,6 +67,7 @@ pub fn tcp_make_synack(net: &Net, a: &SynAckArgs) -> Box<Skb> {
         sack_perm: a.sack_ok,
         wscale: a.wscale_ok.then_some(a.rcv_wscale),
         tstamp: a.tstamp_ok.then_some((a.tsval, a.tsecr)),
+        auth: a.auth,
         ..TcpOutOptions::default()
     };
     if a.accecn_option {
@@ -131,8 +136,9 @@ pub fn tcp_v_send_check(skb: &mut Skb, saddr: IpAddr, daddr: IpAddr) {
 fn tcp_syn_options(sk: &Sock, tp: &TcpSock, synack: bool) -> TcpOutOptions {
     let s = &sk.net.sysctl;
     let agreed = |ours: bool, both: bool| if synack { both } else { ours };
-    let mut o = TcpOutOptions { mss: tp.advmss, ..TcpOutOptions::default() };
-    if agreed(s.tcp_timestamps.on(), tp.rx_opt.tstamp_ok) {
+    let mut o = TcpOutOptions { mss: tp.advmss, auth: tcp_auth_option(tp), ..TcpOutOptions::default() };
+    // A signature of MD5's length leaves too little for timestamps and SACK blocks.
+    if o.auth != Some(AuthOut::Md5) && agreed(s.tcp_timestamps.on(), tp.rx_opt.tstamp_ok) {
         o.tstamp = Some((tp.time_stamp().wrapping_add(tp.tsoffset), tp.rx_opt.ts_recent));
     }
     if agreed(s.tcp_window_scaling.on(), tp.rx_opt.wscale_ok) {
@@ -145,6 +151,9 @@ fn tcp_syn_options(sk: &Sock, tp: &TcpSock, synack: bool) -> TcpOutOptions {
 /// Options of a segment on a synchronised connection (`tcp_established_options`).
 fn tcp_established_options(sk: &Sock, tp: &mut TcpSock) -> TcpOutOptions {
     let mut o = TcpOutOptions::default();
+    if tp.auth.is_some() {
+        o.auth = tcp_auth_option(tp);
+    }
     if tp.rx_opt.tstamp_ok {
         o.tstamp = Some((tp.time_stamp().wrapping_add(tp.tsoffset), tp.rx_opt.ts_recent));
     }
@@ -166,7 +175,7 @@ fn tcp_accecn_options(sk: &Sock, tp: &mut TcpSock, o: &mut TcpOutOptions) {
 }
 
 fn tcp_sack_options(tp: &mut TcpSock, o: &mut TcpOutOptions) {
-    let room = (MAX_TCP_OPTION_SPACE - o.size() - TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK;
+    let room = MAX_TCP_OPTION_SPACE.saturating_sub(o.size() + TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK;
     let ours = tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize).copied();
     // RFC 2883: a duplicate is reported once, in the first block.
     for block in tp.duplicate_sack.take().into_iter().chain(ours).take(room.min(TCP_NUM_SACKS)) {
@@ -226,6 +235,9 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     let ack = if flags & tcp_flag::ACK != 0 { tp.rcv_nxt } else { 0 };
     let h = Header { sport: tp.inet.sport, dport: tp.inet.dport, seq, ack, flags, ae: ecn.ae, window, urg_ptr };
     push_header(&mut skb, &h, &opts);
+    if opts.auth.is_some() {
+        tcp_auth_sign(tp, &mut skb, seq, flags);
+    }
     tcp_v_send_check(&mut skb, tp.inet.saddr, tp.inet.daddr);
 
     if flags & tcp_flag::ACK != 0 {

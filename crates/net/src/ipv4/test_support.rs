@@ -122,6 +122,7 @@ pub fn bare_request(listener: Weak<Sock>, fport: u16, defer_accept: u8) -> Reque
         wscale_ok: false,
         ecn_ok: false,
         accecn_ok: false,
+        auth: None,
         syn_ect_rcv: 0,
         saw_accecn_opt: AtomicU8::new(0),
         snd_wscale: 0,

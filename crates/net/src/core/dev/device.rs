@@ -55,6 +55,8 @@ bitflags::bitflags! {
         const GRO = 1 << 6;
         /// Packets never leave this machine: no checksum is needed.
         const LOOPBACK = 1 << 7;
+        /// Keeps CWR in all segments that it cuts (RFC 9768): the flag is part of a counter there.
+        const GSO_ACCECN = 1 << 8;
     }
 }
 

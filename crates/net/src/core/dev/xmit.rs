@@ -254,7 +254,11 @@ fn validate(f: Features, skb: Box<Skb>) -> Result<Segments> {
 
 /// Whether the device cuts such packets itself (`net_gso_ok`).
 fn can_segment(f: Features, t: GsoType) -> bool {
-    let need =
-        [(GsoType::TCPV4, Features::TSO), (GsoType::TCPV6, Features::TSO6), (GsoType::UDP_L4, Features::GSO_UDP_L4)];
+    let need = [
+        (GsoType::TCPV4, Features::TSO),
+        (GsoType::TCPV6, Features::TSO6),
+        (GsoType::UDP_L4, Features::GSO_UDP_L4),
+        (GsoType::TCP_ACCECN, Features::GSO_ACCECN),
+    ];
     need.into_iter().all(|(kind, feature)| !t.contains(kind) || f.contains(feature))
 }

@@ -146,6 +146,7 @@ fn time_wait(sk: &Arc<Sock>, stamp: u32) -> Arc<InetTimewaitSock> {
         tos: 0,
         rcv_wscale: 0,
         substate: TcpState::TimeWait,
+        auth: None,
         bound_dev_if: 0,
         mark: 0,
         rcv_nxt: 1,

@@ -86,6 +86,7 @@ fn time_wait(t: &TestNet, substate: TcpState, with_ts: bool) -> Arc<InetTimewait
         tos: 0,
         rcv_wscale: 0,
         substate,
+        auth: None,
         bound_dev_if: 0,
         mark: 0,
         rcv_nxt: 100,
