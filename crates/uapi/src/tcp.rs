@@ -11,6 +11,8 @@ pub use libc::{
     TCP_SAVE_SYN, TCP_SAVED_SYN, TCP_SYNCNT, TCP_TIMESTAMP, TCP_ULP, TCP_USER_TIMEOUT, TCP_WINDOW_CLAMP,
 };
 pub const TCP_CC_INFO: i32 = 26;
+pub const TCP_THIN_LINEAR_TIMEOUTS: i32 = 16;
+pub const TCP_THIN_DUPACK: i32 = 17;
 pub const TCP_INQ: i32 = 36;
 pub const TCP_TX_DELAY: i32 = 37;
 pub const TCP_RTO_MAX_MS: i32 = 44;

@@ -183,6 +183,8 @@ pub struct Sock {
     pub drops: AtomicU32,
     /// What the sender left to be done when the device has taken its packets (`sk_tsq_flags`).
     pub tsq_flags: AtomicU32,
+    /// What the backlog's packets left to be done behind the last of them.
+    release_bits: AtomicU32,
     pub rcvlowat: AtomicU32,
     /// Nanoseconds; [`NO_TIMEOUT`](Sock::NO_TIMEOUT) waits for ever.
     pub rcvtimeo: AtomicU64,
@@ -240,6 +242,7 @@ impl Sock {
             wmem_queued: AtomicUsize::new(0),
             drops: AtomicU32::new(0),
             tsq_flags: AtomicU32::new(0),
+            release_bits: AtomicU32::new(0),
             rcvlowat: AtomicU32::new(1),
             rcvtimeo: AtomicU64::new(Self::NO_TIMEOUT),
             sndtimeo: AtomicU64::new(Self::NO_TIMEOUT),
@@ -477,6 +480,13 @@ impl SockGuard<'_> {
     }
 }
 
+impl Sock {
+    /// Leaves `bits` for `release_cb`, which comes behind the last packet of the backlog. From `backlog_rcv`.
+    pub fn release_later(&self, bits: u32) {
+        self.release_bits.fetch_or(bits, Relaxed);
+    }
+}
+
 /// `__release_sock`.
 fn process_backlog(sk: &Sock, state: &mut dyn ProtoSock, b: Backlog) {
     let me = sk.hold();
@@ -485,9 +495,10 @@ fn process_backlog(sk: &Sock, state: &mut dyn ProtoSock, b: Backlog) {
         let _bh = kernel::local_bh_disable();
         (sk.prot.backlog_rcv)(&me, state, skb);
     }
-    if b.deferred != 0 {
+    let deferred = b.deferred | sk.release_bits.swap(0, Relaxed);
+    if deferred != 0 {
         let _bh = kernel::local_bh_disable();
-        (sk.prot.release_cb)(&me, state, b.deferred);
+        (sk.prot.release_cb)(&me, state, deferred);
     }
 }
 

@@ -44,6 +44,7 @@ pub mod tcp_auth_sockopt;
 pub mod tcp_ca;
 pub mod tcp_ca_types;
 pub mod tcp_close;
+pub mod tcp_comp_sack;
 pub mod tcp_cong;
 pub mod tcp_conn_request;
 pub mod tcp_cubic;

@@ -447,7 +447,8 @@ fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st:
     if st.first_sackt != 0 {
         (sack_rtt, ca_rtt) = (since(st.first_sackt), since(st.last_sackt));
     }
-    let rtt_update = tcp_ack_update_rtt(tp, flag.intersects(Ack::ACKED), seq_rtt, sack_rtt, &mut ca_rtt);
+    let (acked, delayed) = (flag.intersects(Ack::ACKED), flag.contains(Ack::ACK_MAYBE_DELAYED));
+    let rtt_update = tcp_ack_update_rtt(&sk.net, tp, acked, delayed, seq_rtt, sack_rtt, &mut ca_rtt);
     st.rate.rtt_us = ca_rtt;
     if flag.intersects(Ack::ACKED) {
         *flag |= Ack::SET_XMIT_TIMER;
@@ -511,8 +512,8 @@ fn tcp_ack_probe(sk: &Sock, tp: &mut TcpSock) {
         tp.icsk_probes_tstamp = 0;
         inet_csk_clear_xmit_timer(tp);
     } else {
-        let when = (tp.icsk_rto.max(TCP_RTO_MIN) as u64) << (tp.icsk_backoff as u32).min(31);
-        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_PROBE0, when.min(TCP_RTO_MAX as u64) as u32, TCP_RTO_MAX);
+        let when = tcp_clamp_probe0_to_user_timeout(tp, tcp_probe0_when(tp, tp.icsk_rto_max));
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_PROBE0, when, TCP_RTO_MAX);
     }
 }
 

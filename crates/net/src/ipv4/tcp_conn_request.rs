@@ -350,7 +350,7 @@ fn tcp_synack_rtt_meas(net: &Net, tp: &mut TcpSock, req: &RequestSock) {
     let sent = req.snt_synack.load(Relaxed);
     if sent != 0 {
         let us = (net.kernel().ktime_get().saturating_sub(sent) / 1000).max(1) as i64;
-        tcp_ack_update_rtt(tp, true, us, -1, &mut -1);
+        tcp_ack_update_rtt(net, tp, true, false, us, -1, &mut -1);
     }
 }
 

@@ -620,7 +620,7 @@ fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) 
     tp.delivered = tp.delivered.wrapping_add(1);
     if tp.srtt_us == 0 && tp.total_retrans == 0 {
         let mut ca_us = -1;
-        tcp_ack_update_rtt(tp, true, -1, -1, &mut ca_us);
+        tcp_ack_update_rtt(&sk.net, tp, true, false, -1, -1, &mut ca_us);
     }
     tcp_init_transfer(sk, tp);
     tp.copied_seq = tp.rcv_nxt;

@@ -317,9 +317,18 @@ fn tcp_probe0_base(tp: &TcpSock) -> u32 {
 }
 
 /// `tcp_probe0_when`: with back-off, at most `max`.
-fn tcp_probe0_when(tp: &TcpSock, max: u32) -> u32 {
+pub fn tcp_probe0_when(tp: &TcpSock, max: u32) -> u32 {
     let backoff = (tp.icsk_backoff as u32).min(31);
     ((tcp_probe0_base(tp) as u64) << backoff).min(max as u64) as u32
+}
+
+/// Not later than `TCP_USER_TIMEOUT` (`tcp_clamp_probe0_to_user_timeout`).
+pub fn tcp_clamp_probe0_to_user_timeout(tp: &TcpSock, when: u32) -> u32 {
+    if tp.icsk_user_timeout == 0 || tp.icsk_probes_tstamp == 0 {
+        return when;
+    }
+    let elapsed = (tp.jiffies32().wrapping_sub(tp.icsk_probes_tstamp) as i32).max(0) as u32;
+    when.min(tp.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN))
 }
 
 /// `tcp_check_probe_timer`.
@@ -457,12 +466,9 @@ pub fn tcp_send_probe0(sk: &Arc<Sock>, tp: &mut TcpSock) {
         if (tp.icsk_backoff as i64) < sk.net.sysctl.tcp_retries2.get() {
             tp.icsk_backoff += 1;
         }
-        when = tcp_probe0_when(tp, TCP_RTO_MAX);
+        when = tcp_probe0_when(tp, tp.icsk_rto_max);
     }
-    if tp.icsk_user_timeout != 0 && tp.icsk_probes_tstamp != 0 {
-        let elapsed = tp.jiffies32().wrapping_sub(tp.icsk_probes_tstamp);
-        when = when.min(tp.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN));
-    }
+    when = tcp_clamp_probe0_to_user_timeout(tp, when);
     inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_PROBE0, when, TCP_RTO_MAX);
 }
 

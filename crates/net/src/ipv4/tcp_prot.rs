@@ -12,12 +12,13 @@ use super::tcp_close::{tcp_close, tcp_disconnect, tcp_shutdown};
 use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect};
 use super::tcp_minisocks::tcp_listen_publish;
 use super::tcp_recv::tcp_recvmsg;
-use super::tcp_sock::TcpOps;
+use super::tcp_sock::{TcpOps, tcp_sk};
 use super::tcp_sockopt::{tcp_getsockopt, tcp_set_keepalive, tcp_set_rcvlowat, tcp_setsockopt};
 use super::tcp_state::tcp_init_sock;
 use super::tcp_timer::*;
 use super::tcp_tsq::tcp_tasklet_init;
 use crate::core::net_namespace::Registries;
+use crate::core::skbuff::Skb;
 use crate::core::sock::{Proto, ProtoSock, Sock};
 use crate::hdr::IPPROTO_TCP;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub static TCP_OPS: TcpOps = TcpOps {
     write_timer: tcp_write_timer,
     delack_timer: tcp_delack_timer,
     keepalive_timer: tcp_keepalive_timer,
+    comp_sack_timer: tcp_compressed_ack_kick,
     tsq: tcp_tsq_handler,
 };
 
@@ -50,7 +52,7 @@ pub static TCP_PROT: Proto = Proto {
     shutdown: tcp_shutdown,
     sendmsg: tcp_sendmsg,
     recvmsg: tcp_recvmsg,
-    backlog_rcv: tcp_v4_do_rcv,
+    backlog_rcv: tcp_backlog_rcv,
     release_cb: tcp_release_cb,
     get_port: inet_csk_get_port,
     poll: tcp_poll,
@@ -73,6 +75,13 @@ pub const TCP_PROTOSW: InetProtosw = InetProtosw {
 fn tcp_listen(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()> {
     tcp_listen_publish(sk, state);
     inet_csk_listen_start(sk, state, backlog)
+}
+
+/// A packet from the backlog: whoever owned the socket lets it go when all is worked off.
+fn tcp_backlog_rcv(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>) {
+    tcp_sk(state).in_backlog = true;
+    tcp_v4_do_rcv(sk, state, skb);
+    tcp_sk(state).in_backlog = false;
 }
 
 fn tcp_v4_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {

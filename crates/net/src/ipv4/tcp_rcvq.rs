@@ -8,6 +8,7 @@
 //! `seq` is that of its first byte, and its memory is counted in `sk.rmem_alloc`.
 
 use super::tcp_ack::tcp_hdr;
+use super::tcp_comp_sack::*;
 use super::tcp_cong::tcp_ca_event;
 use super::tcp_ecn::{tcp_data_ecn_check, tcp_ecn_accept_cwr};
 use super::tcp_mem::*;
@@ -62,12 +63,16 @@ pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
         && (tp.rcv_nxt.wrapping_sub(tp.copied_seq) < sk.rcvlowat.load(Relaxed)
             || __tcp_select_window(sk, tp) >= tp.rcv_wnd))
         || quick
-        || tp.icsk_ack.pending & ICSK_ACK_NOW != 0
-        || !tp.out_of_order_queue.is_empty();
-    if now {
+        || tp.icsk_ack.pending & ICSK_ACK_NOW != 0;
+    if now && tp.in_backlog && sk.net.sysctl.tcp_backlog_ack_defer.on() {
+        // Its owner is about to let the socket go: one ACK for all of the backlog.
+        sk.release_later(TCPF_ACK_DEFERRED);
+    } else if now {
         tcp_send_ack(sk, tp);
-    } else {
+    } else if tp.out_of_order_queue.is_empty() {
         tcp_send_delayed_ack(sk, tp);
+    } else if !tcp_compress_ack(sk, tp) {
+        tcp_send_ack(sk, tp);
     }
 }
 
@@ -287,7 +292,13 @@ fn tcp_dsack_extend(sk: &Sock, tp: &mut TcpSock, seq: u32, end: u32) {
 }
 
 /// The newest range comes first (RFC 2018, 4; `tcp_sack_new_ofo_skb`).
-fn tcp_sack_new_ofo_skb(tp: &mut TcpSock, seq: u32, end: u32) {
+fn tcp_sack_new_ofo_skb(sk: &Arc<Sock>, tp: &mut TcpSock, seq: u32, end: u32) {
+    let blocks = &tp.selective_acks[..(tp.rx_opt.num_sacks as usize).min(TCP_NUM_SACKS)];
+    let joins = |b: &TcpSackBlock| !after(seq, b.end_seq) && !after(b.start_seq, end);
+    let at = blocks.iter().position(joins).unwrap_or(blocks.len());
+    if at >= TCP_SACK_BLOCKS_EXPECTED {
+        tcp_sack_compress_send_ack(sk, tp);
+    }
     let mut block = TcpSackBlock { start_seq: seq, end_seq: end };
     let mut kept = [TcpSackBlock::default(); TCP_NUM_SACKS];
     let mut n = 0;
@@ -548,7 +559,7 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     }
     tcp_ofo_insert(sk, tp, skb);
     if tp.rx_opt.sack_ok {
-        tcp_sack_new_ofo_skb(tp, cb.seq, end);
+        tcp_sack_new_ofo_skb(sk, tp, cb.seq, end);
     }
     if !sk.flag(SockFlags::DEAD) {
         let space = tp.rcv_tune.space;

@@ -5,10 +5,8 @@
 //! Locks and context: socket lock.
 
 use super::tcp_sock::*;
+use crate::core::net_namespace::Net;
 use crate::core::sock::Sock;
-
-/// A minimum over this many milliseconds (`tcp_min_rtt_wlen`, 300 s).
-const MIN_RTT_WLEN: u32 = 300_000;
 
 /// RFC 6298, 2.2 and 2.3, with Linux's slower decay of the deviation when the round-trip time falls (`tcp_rtt_estimator`).
 fn tcp_rtt_estimator(tp: &mut TcpSock, mrtt_us: u32) {
@@ -49,13 +47,21 @@ fn tcp_rtt_estimator(tp: &mut TcpSock, mrtt_us: u32) {
 /// `tcp_set_rto`: SRTT + 4 RTTVAR, in milliseconds.
 pub fn tcp_set_rto(tp: &mut TcpSock) {
     let us = (tp.srtt_us >> 3) as u64 + tp.rttvar_us as u64;
-    tp.icsk_rto = us.div_ceil(1000).max(tp.icsk_rto_min as u64).min(TCP_RTO_MAX as u64) as u32;
+    tp.icsk_rto = us.div_ceil(1000).max(tp.icsk_rto_min as u64).min(tp.icsk_rto_max as u64) as u32;
 }
 
 /// Takes over a round-trip time from an ACK: the sample of the newest segment it covers, else of the newest SACKed, else
 /// from the timestamp it echoes (Karn's rule is kept by the caller: no sample from what was retransmitted). All in
-/// microseconds, negative for none. `false`: no sample.
-pub fn tcp_ack_update_rtt(tp: &mut TcpSock, acked: bool, seq_us: i64, sack_us: i64, ca_us: &mut i64) -> bool {
+/// microseconds, negative for none; `delayed`: the ACK may have been. `false`: no sample.
+pub fn tcp_ack_update_rtt(
+    net: &Net,
+    tp: &mut TcpSock,
+    acked: bool,
+    delayed: bool,
+    seq_us: i64,
+    sack_us: i64,
+    ca_us: &mut i64,
+) -> bool {
     let mut rtt = if seq_us >= 0 { seq_us } else { sack_us };
     if rtt < 0 && tp.rx_opt.saw_tstamp && tp.rx_opt.rcv_tsecr != 0 && acked {
         let delta = tp.time_stamp().wrapping_add(tp.tsoffset).wrapping_sub(tp.rx_opt.rcv_tsecr);
@@ -69,19 +75,27 @@ pub fn tcp_ack_update_rtt(tp: &mut TcpSock, acked: bool, seq_us: i64, sack_us: i
         return false;
     }
     let us = rtt.clamp(1, u32::MAX as i64) as u32;
-    minmax_running_min(tp, if *ca_us >= 0 { (*ca_us).max(1) as u32 } else { us });
+    tcp_update_rtt_min(net, tp, if *ca_us >= 0 { (*ca_us).min(u32::MAX as i64) as u32 } else { us }, delayed);
     tcp_rtt_estimator(tp, us);
     tcp_set_rto(tp);
     tp.icsk_backoff = 0;
     true
 }
 
-/// Kathleen Nichols' windowed minimum in three samples (`minmax_running_min`).
-pub fn minmax_running_min(tp: &mut TcpSock, v: u32) {
-    let now = tp.jiffies32();
-    let s = &mut tp.rtt_min;
+/// The least of the last `tcp_min_rtt_wlen` seconds (`tcp_update_rtt_min`).
+fn tcp_update_rtt_min(net: &Net, tp: &mut TcpSock, us: u32, delayed: bool) {
+    if delayed && us > tp.rtt_min[0].v {
+        // A peer that always delays would be taken for a long path once the window has passed.
+        return;
+    }
+    let (wlen, now) = (net.sysctl.tcp_min_rtt_wlen.get() as u32 * 1000, tp.jiffies32());
+    minmax_running_min(&mut tp.rtt_min, wlen, now, if us != 0 { us } else { 1000 });
+}
+
+/// Kathleen Nichols' windowed minimum in three samples (`minmax_running_min`). Times in milliseconds.
+pub fn minmax_running_min(s: &mut [MinmaxSample; 3], wlen: u32, now: u32, v: u32) {
     let new = MinmaxSample { t: now, v };
-    if v <= s[0].v || now.wrapping_sub(s[2].t) > MIN_RTT_WLEN {
+    if v <= s[0].v || now.wrapping_sub(s[2].t) > wlen {
         *s = [new; 3];
         return;
     }
@@ -91,14 +105,14 @@ pub fn minmax_running_min(tp: &mut TcpSock, v: u32) {
         s[2] = new;
     }
     let age = now.wrapping_sub(s[0].t);
-    if age > MIN_RTT_WLEN {
+    if age > wlen {
         *s = [s[1], s[2], new];
-        if now.wrapping_sub(s[0].t) > MIN_RTT_WLEN {
+        if now.wrapping_sub(s[0].t) > wlen {
             *s = [s[1], s[2], new];
         }
-    } else if s[1].t == s[0].t && age > MIN_RTT_WLEN / 4 {
+    } else if s[1].t == s[0].t && age > wlen / 4 {
         (s[1], s[2]) = (new, new);
-    } else if s[2].t == s[1].t && age > MIN_RTT_WLEN / 2 {
+    } else if s[2].t == s[1].t && age > wlen / 2 {
         s[2] = new;
     }
 }

@@ -10,7 +10,7 @@ use super::tcp_ao::TcpAuth;
 use super::tcp_queue::{Seq, TxQueue};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
-use kernel::{PageMut, Timer};
+use kernel::{HrTimer, PageMut, Timer};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -90,6 +90,8 @@ pub const TCPF_WRITE_TIMER_DEFERRED: u32 = 1 << 1;
 pub const TCPF_DELACK_TIMER_DEFERRED: u32 = 1 << 2;
 pub const TCPF_MTU_REDUCED_DEFERRED: u32 = 1 << 3;
 pub const TCPF_KEEPALIVE_DEFERRED: u32 = 1 << 4;
+pub const TCPF_COMP_SACK_DEFERRED: u32 = 1 << 5;
+pub const TCPF_ACK_DEFERRED: u32 = 1 << 6;
 
 /// `tp->nonagle`.
 pub const TCP_NAGLE_OFF: u8 = 1;
@@ -158,6 +160,7 @@ pub struct TcpOps {
     pub write_timer: fn(sk: &Arc<Sock>),
     pub delack_timer: fn(sk: &Arc<Sock>),
     pub keepalive_timer: fn(sk: &Arc<Sock>),
+    pub comp_sack_timer: fn(sk: &Arc<Sock>),
     /// The device has taken a packet of a throttled sender (`tcp_tsq_handler`).
     pub tsq: fn(sk: &Arc<Sock>),
 }
@@ -224,6 +227,17 @@ pub struct TcpOptionsReceived {
 pub struct TcpSackBlock {
     pub start_seq: u32,
     pub end_seq: u32,
+}
+
+/// ACKs of out-of-order data that are held back to be sent as one (`compressed_ack` and around it).
+pub struct CompSack {
+    pub timer: HrTimer,
+    /// `rcv_nxt` when duplicates began to be counted.
+    pub rcv_nxt: u32,
+    /// Held back.
+    pub held: u8,
+    /// Duplicate ACKs sent for `rcv_nxt`.
+    pub dup_acks: u8,
 }
 
 /// Delayed ACK (`icsk_ack`).
@@ -372,6 +386,8 @@ pub struct TcpSock {
     pub duplicate_sack: Option<TcpSackBlock>,
     pub selective_acks: [TcpSackBlock; TCP_NUM_SACKS],
     pub recv_sack_cache: [TcpSackBlock; TCP_NUM_SACKS],
+    /// Only once something came out of order.
+    pub comp_sack: Option<Box<CompSack>>,
 
     // --- time and round-trip time ---
     pub tcp_mstamp: u64,
@@ -419,6 +435,8 @@ pub struct TcpSock {
     pub tlp_retrans: bool,
     /// Linear timeouts for a thin stream (`TCP_THIN_LINEAR_TIMEOUTS`).
     pub thin_lto: bool,
+    /// What came while a process owned the socket is being worked off.
+    pub in_backlog: bool,
     pub is_cwnd_limited: bool,
     pub is_sack_reneg: bool,
     pub frto: bool,
@@ -573,6 +591,7 @@ impl TcpSock {
             duplicate_sack: None,
             selective_acks: Default::default(),
             recv_sack_cache: Default::default(),
+            comp_sack: None,
             tcp_mstamp: 0,
             srtt_us: 0,
             mdev_us: TCP_TIMEOUT_INIT * 1000,
@@ -611,6 +630,7 @@ impl TcpSock {
             tlp_high_seq: 0,
             tlp_retrans: false,
             thin_lto: false,
+            in_backlog: false,
             total_rto: 0,
             total_rto_recoveries: 0,
             rto_stamp: 0,

@@ -85,6 +85,12 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
         TCP_RTO_MIN_US => tp.icsk_rto_min = timeout_ms(v, TCP_RTO_MIN)?,
         TCP_DELACK_MAX_US => tp.icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
         TCP_INQ => tp.recvmsg_inq = range(0, 1)? != 0,
+        TCP_RTO_MAX_MS => tp.icsk_rto_max = range(1000, TCP_RTO_MAX as i32)? as u32,
+        TCP_THIN_LINEAR_TIMEOUTS => tp.thin_lto = range(0, 1)? != 0,
+        // It did something once: RACK finds losses of thin streams.
+        TCP_THIN_DUPACK => {
+            range(0, 1)?;
+        }
         _ => return unsupported(sk),
     }
     Ok(())
@@ -116,6 +122,9 @@ fn is_int_option(name: i32) -> bool {
             | TCP_RTO_MIN_US
             | TCP_DELACK_MAX_US
             | TCP_INQ
+            | TCP_RTO_MAX_MS
+            | TCP_THIN_LINEAR_TIMEOUTS
+            | TCP_THIN_DUPACK
     )
 }
 
@@ -277,6 +286,9 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
         TCP_INQ => tp.recvmsg_inq as i64,
         TCP_RTO_MIN_US => tp.icsk_rto_min as i64 * 1000,
         TCP_DELACK_MAX_US => tp.icsk_delack_max as i64 * 1000,
+        TCP_RTO_MAX_MS => tp.icsk_rto_max as i64,
+        TCP_THIN_LINEAR_TIMEOUTS => tp.thin_lto as i64,
+        TCP_THIN_DUPACK => 0,
         _ => return unsupported(sk),
     };
     Ok(cut((v as i32).to_ne_bytes().to_vec(), len))
@@ -383,5 +395,11 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
         [i.tcpi_received_e1_bytes, i.tcpi_received_e0_bytes, i.tcpi_received_ce_bytes] = a.received_bytes;
         i.tcpi_accecn_fail_mode = a.fail_mode as u16;
         i.tcpi_accecn_opt_seen = a.saw_opt as u16;
+    }
+    i.tcpi_total_rto = tp.total_rto;
+    i.tcpi_total_rto_recoveries = tp.total_rto_recoveries;
+    i.tcpi_total_rto_time = tp.total_rto_time;
+    if tp.rto_stamp != 0 {
+        i.tcpi_total_rto_time = i.tcpi_total_rto_time.wrapping_add(tp.time_stamp().wrapping_sub(tp.rto_stamp));
     }
 }

@@ -7,11 +7,13 @@
 
 use super::inet_csk_timers::*;
 use super::inet_hashtables::inet_csk;
+use super::tcp_comp_sack::tcp_sack_compress_send_ack;
 use super::tcp_input::{tcp_fin_time, tcp_keepalive_time_when};
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
 use super::tcp_recovery::*;
 use super::tcp_retransmit::*;
+use super::tcp_rtt::tcp_set_rto;
 use super::tcp_sock::*;
 use super::tcp_state::*;
 use crate::core::snmp::Mib;
@@ -21,6 +23,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use uapi::Errno;
 use uapi::tcp::TcpState;
+
+/// Timeouts of a thin stream that come without back-off.
+const TCP_THIN_LINEAR_RETRIES: u8 = 6;
 
 /// Takes the socket lock for `f`, or leaves `bit` for the owner: `false`.
 fn with_sock(sk: &Arc<Sock>, bit: u32, f: fn(&Arc<Sock>, &mut TcpSock)) -> bool {
@@ -50,6 +55,11 @@ pub fn tcp_delack_timer(sk: &Arc<Sock>) {
     }
 }
 
+/// The time for which ACKs were held back is over (`tcp_compressed_ack_kick`).
+pub fn tcp_compressed_ack_kick(sk: &Arc<Sock>) {
+    with_sock(sk, TCPF_COMP_SACK_DEFERRED, tcp_compressed_ack_handler);
+}
+
 /// Keepalive, and the end of FIN_WAIT2 (`tcp_keepalive_timer`).
 pub fn tcp_keepalive_timer(sk: &Arc<Sock>) {
     with_sock(sk, TCPF_KEEPALIVE_DEFERRED, tcp_keepalive_timer_handler);
@@ -71,6 +81,12 @@ pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) 
     }
     if deferred & TCPF_DELACK_TIMER_DEFERRED != 0 {
         tcp_delack_timer_handler(sk, tp);
+    }
+    if deferred & TCPF_COMP_SACK_DEFERRED != 0 {
+        tcp_compressed_ack_handler(sk, tp);
+    }
+    if deferred & TCPF_ACK_DEFERRED != 0 && tp.icsk_ack.pending & ICSK_ACK_SCHED != 0 {
+        tcp_send_ack(sk, tp);
     }
     if deferred & TCPF_KEEPALIVE_DEFERRED != 0 {
         tcp_keepalive_timer_handler(sk, tp);
@@ -130,11 +146,12 @@ fn tcp_write_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
 
 // --- Retransmission ---
 
-/// How long `boundary` retransmissions with exponential back-off from `base` take (`tcp_model_timeout`).
-fn tcp_model_timeout(boundary: u32, base: u32) -> u64 {
-    let thresh = (TCP_RTO_MAX / base).ilog2();
-    let linear = |n: u32| ((2u64 << n) - 1) * base as u64;
-    if boundary <= thresh { linear(boundary) } else { linear(thresh) + (boundary - thresh) as u64 * TCP_RTO_MAX as u64 }
+/// How long `boundary` retransmissions with exponential back-off from `base` up to `max` take: `tcp_retries1` and `2` are
+/// times, whatever the round-trip time of the path is (RFC 1122, 4.2.3.5; `tcp_model_timeout`).
+fn tcp_model_timeout(boundary: u32, base: u32, max: u32) -> u64 {
+    let thresh = (max / base.max(1)).max(1).ilog2();
+    let doubled = |n: u32| ((2u64 << n) - 1) * base as u64;
+    doubled(boundary.min(thresh)) + boundary.saturating_sub(thresh) as u64 * max as u64
 }
 
 /// Whether the peer has been silent for as long as `boundary` retransmissions, or `timeout` milliseconds, take
@@ -151,7 +168,7 @@ fn retransmits_timed_out(sk: &Sock, tp: &TcpSock, boundary: u32, timeout: u32) -
         timeout as u64
     } else {
         let syn = matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv);
-        tcp_model_timeout(boundary, if syn { TCP_TIMEOUT_INIT } else { TCP_RTO_MIN })
+        tcp_model_timeout(boundary, if syn { TCP_TIMEOUT_INIT } else { TCP_RTO_MIN }, tp.icsk_rto_max)
     };
     tp.time_stamp().wrapping_sub(start) as i32 as i64 >= limit as i64
 }
@@ -171,7 +188,7 @@ fn tcp_orphan_retries(sk: &Sock, alive: bool) -> u32 {
 /// Too many orphans: this one goes (`tcp_out_of_resources`).
 fn tcp_out_of_resources(sk: &Arc<Sock>, tp: &mut TcpSock, do_reset: bool) -> bool {
     let idle = tp.jiffies32().wrapping_sub(tp.lsndtime) as i32;
-    let shift = (idle > 2 * TCP_RTO_MAX as i32 || !do_reset) as u32 + (sk.err_soft.load(Relaxed) != 0) as u32;
+    let shift = (idle > 2 * tp.icsk_rto_max as i32 || !do_reset) as u32 + (sk.err_soft.load(Relaxed) != 0) as u32;
     if !tcp_check_oom(sk, shift) {
         return false;
     }
@@ -194,7 +211,9 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
             0 => s.tcp_syn_retries.get() as u32,
             n => n as u32,
         };
-        expired = tp.icsk_retransmits as u32 >= retry_until;
+        // The first of them come without back-off, and beside the others.
+        let linear = if sk.state() == TcpState::SynSent { s.tcp_syn_linear_timeouts.get() as u32 } else { 0 };
+        expired = tp.icsk_retransmits as u32 >= retry_until + linear;
     } else {
         if retransmits_timed_out(sk, tp, s.tcp_retries1.get() as u32, 0) {
             // The route may be the trouble.
@@ -202,7 +221,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
         }
         let mut until = s.tcp_retries2.get() as u32;
         if sk.flag(SockFlags::DEAD) {
-            let alive = tp.icsk_rto < TCP_RTO_MAX;
+            let alive = tp.icsk_rto < tp.icsk_rto_max;
             until = tcp_orphan_retries(sk, alive);
             let do_reset = alive || !retransmits_timed_out(sk, tp, until, 0);
             if tcp_out_of_resources(sk, tp, do_reset) {
@@ -228,8 +247,7 @@ fn tcp_retransmit_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let syn = matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv);
     if tp.snd_wnd == 0 && !sk.flag(SockFlags::DEAD) && !syn {
         // The peer has taken its window back: probe, but do not give up while it answers.
-        let silent = tp.jiffies32().wrapping_sub(tp.rcv_tstamp);
-        if silent > 2 * TCP_RTO_MAX {
+        if tcp_rtx_probe0_timed_out(tp) {
             return tcp_write_err(sk, tp);
         }
         tcp_enter_loss(sk, tp);
@@ -245,20 +263,82 @@ fn tcp_retransmit_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
         tcp_count_timeout(sk, tp);
     }
     tcp_enter_loss(sk, tp);
-    tp.icsk_retransmits = tp.icsk_retransmits.saturating_add(1);
-    if tcp_retransmit_skb(sk, tp, 0, 1).is_err() {
+    tcp_update_rto_stats(tp);
+    if tcp_retransmit_skb(sk, tp, 0, 1) == Err(Errno::ENOBUFS) {
         // Not sent for want of something local: try again soon.
         inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, TCP_RESOURCE_PROBE_INTERVAL, TCP_RTO_MAX);
         return;
     }
-    tp.icsk_backoff = tp.icsk_backoff.saturating_add(1);
     tcp_back_off(sk, tp);
 }
 
+/// The peer has taken its window back and is silent for too long (`tcp_rtx_probe0_timed_out`).
+fn tcp_rtx_probe0_timed_out(tp: &TcpSock) -> bool {
+    let first = match tp.retrans_stamp {
+        0 => tp.tx.rtx_front().map_or(tp.time_stamp(), |s| (s.mstamp / 1000) as u32),
+        stamp => stamp,
+    };
+    let since_first = tp.time_stamp().wrapping_sub(first);
+    let (user, mut timeout) = (tp.icsk_user_timeout, tp.icsk_rto_max * 2);
+    if user != 0 {
+        // Its ACKs of our probes are no progress.
+        if since_first > user {
+            return true;
+        }
+        timeout = timeout.min(user);
+    }
+    let silent = (tp.icsk_timeout as u32).wrapping_sub(tp.rcv_tstamp) as i32;
+    silent > timeout as i32 && since_first > timeout
+}
+
+/// `tcp_update_rto_stats`.
+fn tcp_update_rto_stats(tp: &mut TcpSock) {
+    if tp.icsk_retransmits == 0 {
+        tp.total_rto_recoveries = tp.total_rto_recoveries.wrapping_add(1);
+        tp.rto_stamp = tp.time_stamp().max(1);
+    }
+    tp.icsk_retransmits = tp.icsk_retransmits.saturating_add(1);
+    tp.total_rto = tp.total_rto.wrapping_add(1);
+}
+
+/// Few segments in flight, and not at the start: duplicate ACKs cannot be counted on (`tcp_stream_is_thin`).
+fn tcp_stream_is_thin(tp: &TcpSock) -> bool {
+    tp.packets_out < 4 && tp.snd_ssthresh < TCP_INFINITE_SSTHRESH
+}
+
+/// The next timeout: twice as long (RFC 6298, 5.5), but not for the first ones of a thin stream, nor of a SYN.
 fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
-    tp.icsk_rto = (tp.icsk_rto << 1).min(sk.net.sysctl.tcp_rto_max_ms.get() as u32);
-    let rto = tp.icsk_rto;
-    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);
+    let s = &sk.net.sysctl;
+    let state = sk.state();
+    if state == TcpState::Established
+        && (tp.thin_lto || s.tcp_thin_linear_timeouts.on())
+        && tcp_stream_is_thin(tp)
+        && tp.icsk_retransmits <= TCP_THIN_LINEAR_RETRIES
+    {
+        tp.icsk_backoff = 0;
+        tcp_set_rto(tp);
+        tp.icsk_rto = tp.icsk_rto.clamp(tp.icsk_rto_min, tp.icsk_rto_max);
+    } else if state != TcpState::SynSent || tp.total_rto as i64 > s.tcp_syn_linear_timeouts.get() {
+        tp.icsk_backoff = tp.icsk_backoff.saturating_add(1);
+        tp.icsk_rto = (tp.icsk_rto << 1).min(tp.icsk_rto_max);
+    }
+    let when = tcp_clamp_rto_to_user_timeout(tp);
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, when, TCP_RTO_MAX);
+    if retransmits_timed_out(sk, tp, s.tcp_retries1.get() as u32 + 1, 0) {
+        *sk.dst_cache.lock_bh() = None;
+    }
+}
+
+/// Not later than `TCP_USER_TIMEOUT` (RFC 5482; `tcp_clamp_rto_to_user_timeout`).
+fn tcp_clamp_rto_to_user_timeout(tp: &TcpSock) -> u32 {
+    if tp.icsk_user_timeout == 0 {
+        return tp.icsk_rto;
+    }
+    let elapsed = tp.time_stamp().wrapping_sub(tp.retrans_stamp);
+    match tp.icsk_user_timeout.saturating_sub(elapsed) {
+        0 => 1,
+        left => tp.icsk_rto.min(left),
+    }
 }
 
 /// What a first timeout shows to have failed.
@@ -291,7 +371,7 @@ fn tcp_probe_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let mut max_probes = sk.net.sysctl.tcp_retries2.get() as u32;
     if sk.flag(SockFlags::DEAD) {
         let when = (tp.icsk_rto as u64) << tp.icsk_backoff.min(31);
-        let alive = when < TCP_RTO_MAX as u64;
+        let alive = when < tp.icsk_rto_max as u64;
         max_probes = tcp_orphan_retries(sk, alive);
         if !alive && tp.icsk_backoff as u32 >= max_probes {
             return tcp_write_err(sk, tp);
@@ -308,6 +388,13 @@ fn tcp_probe_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
 }
 
 // --- Delayed ACK and keepalive ---
+
+fn tcp_compressed_ack_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if !matches!(sk.state(), TcpState::Close | TcpState::Listen) {
+        tp.mstamp_refresh(sk);
+        tcp_sack_compress_send_ack(sk, tp);
+    }
+}
 
 /// `tcp_delack_timer_handler`.
 fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {

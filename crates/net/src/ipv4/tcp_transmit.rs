@@ -241,7 +241,7 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     tcp_v_send_check(&mut skb, tp.inet.saddr, tp.inet.daddr);
 
     if flags & tcp_flag::ACK != 0 {
-        tcp_event_ack_sent(tp);
+        tcp_event_ack_sent(sk, tp);
     }
     if len > 0 {
         tcp_event_data_sent(sk, tp);
@@ -279,7 +279,11 @@ fn tcp_urg_ptr(tp: &TcpSock, seq: u32, len: u32, flags: &mut u8) -> u16 {
 }
 
 /// An ACK is on its way: nothing is owed any more (`tcp_event_ack_sent`).
-fn tcp_event_ack_sent(tp: &mut TcpSock) {
+fn tcp_event_ack_sent(sk: &Sock, tp: &mut TcpSock) {
+    if let Some(c) = tp.comp_sack.as_deref_mut().filter(|c| c.held > 0) {
+        sk.net.mib.add(Mib::TcpExtTCPAckCompressed, std::mem::take(&mut c.held) as u64);
+        c.timer.try_to_cancel();
+    }
     let a = &mut tp.icsk_ack;
     if a.quick > 0 {
         a.quick -= 1;
