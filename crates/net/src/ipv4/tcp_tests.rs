@@ -10,6 +10,7 @@ mod congestion;
 mod ecn;
 mod hostile_found;
 mod old_losses;
+mod recovery;
 
 use super::test_support::TestNet;
 use crate::core::dev::dev_open;

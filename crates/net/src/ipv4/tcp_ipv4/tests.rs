@@ -442,8 +442,9 @@ fn a_syn_that_nobody_answers_is_sent_again_and_given_up() {
     }
     seqs.dedup();
     assert_eq!(seqs.len(), 1);
-    let ideal = [0, 1, 3, 7, 15, 31, 63];
-    assert!(at.len() == 7 && at.iter().zip(ideal).all(|(a, i)| (i..=i + i / 8 + 1).contains(a)), "sent at {at:?}");
+    // The first ones without back-off (`tcp_syn_linear_timeouts`), then doubled each time.
+    let ideal = [0, 1, 2, 3, 4, 5, 7, 11, 19, 35, 67];
+    assert!(at.len() == 11 && at.iter().zip(ideal).all(|(a, i)| (i..=i + i / 8 + 1).contains(a)), "sent at {at:?}");
     assert_eq!(m.files.connect(fd, &to), Err(Errno::ETIMEDOUT));
     assert_eq!(m.entries(), 0);
 }
