@@ -15,7 +15,7 @@ use uapi::socket::*;
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
-const SO_MAX_PACING_RATE: i32 = 47;
+pub const SO_MAX_PACING_RATE: i32 = 47;
 const SO_MEMINFO: i32 = 55;
 const SO_COOKIE: i32 = 57;
 const SO_BINDTOIFINDEX: i32 = 62;

@@ -190,6 +190,12 @@ sysctls! {
     tcp_invalid_ratelimit: "net.ipv4.tcp_invalid_ratelimit" = 500, 0, MAX;
     tcp_limit_output_bytes: "net.ipv4.tcp_limit_output_bytes" = 4_194_304, 0, MAX;
     tcp_min_tso_segs: "net.ipv4.tcp_min_tso_segs" = 2, 1, 65535;
+    /// Log2 of microseconds: paths shorter than this get the largest packets, longer ones half for each doubling.
+    tcp_tso_rtt_log: "net.ipv4.tcp_tso_rtt_log" = 9, 0, 255;
+    tcp_tso_win_divisor: "net.ipv4.tcp_tso_win_divisor" = 3, 0, 255;
+    /// Percent of the window's rate, in slow start and after it.
+    tcp_pacing_ss_ratio: "net.ipv4.tcp_pacing_ss_ratio" = 200, 0, 1000;
+    tcp_pacing_ca_ratio: "net.ipv4.tcp_pacing_ca_ratio" = 120, 0, 1000;
     tcp_base_mss: "net.ipv4.tcp_base_mss" = 1024, 48, MAX;
     tcp_min_snd_mss: "net.ipv4.tcp_min_snd_mss" = 48, 48, MAX;
     tcp_mtu_probing: "net.ipv4.tcp_mtu_probing" = 0, 0, 2;

@@ -7,9 +7,10 @@
 //!
 //! All chances come from one seeded generator, so the same packets in the same order meet the same fate.
 
-use crate::core::checksum::skb_checksum_help;
+use crate::core::checksum::{csum_replace2, skb_checksum_help};
 use crate::core::dev::{Features, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx};
 use crate::core::skbuff::Skb;
+use crate::hdr::{IpHdr, Ipv6Hdr};
 use kernel::{HrTimer, HrtimerRestart, SpinLock, TICK_NSEC, local_bh_disable};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -35,6 +36,13 @@ pub struct NetemParams {
     pub gap: u32,
     /// Packets that are delayed at the same time; more are dropped.
     pub limit: usize,
+    /// Bytes a second, headers included, after which the delay comes; 0: no limit.
+    pub rate: u64,
+    /// With a rate: bytes that may wait for it; 0: no limit.
+    pub buffer: u64,
+    /// With a rate: packets that find more bytes waiting are marked as having met congestion (RFC 3168), if their transport
+    /// knows the mark; 0: none is (`ce_threshold`, in bytes).
+    pub ce_threshold: u64,
 }
 
 impl Default for NetemParams {
@@ -49,6 +57,9 @@ impl Default for NetemParams {
             reorder: 0.0,
             gap: 0,
             limit: 1000,
+            rate: 0,
+            buffer: 0,
+            ce_threshold: 0,
         }
     }
 }
@@ -60,8 +71,11 @@ pub struct NetemStats {
     pub duplicated: AtomicU64,
     pub corrupted: AtomicU64,
     pub reordered: AtomicU64,
-    /// Dropped because too many were delayed.
+    /// Dropped because too many were delayed, or too much waited for the rate.
     pub overlimits: AtomicU64,
+    pub marked: AtomicU64,
+    /// The most bytes that have waited for the rate since it was last set to 0.
+    pub backlog_max: AtomicU64,
 }
 
 /// Impairments that can be put on devices and changed while they run.
@@ -75,6 +89,8 @@ struct State {
     rng: SplitMix64,
     /// Packets since the last that overtook.
     counter: u32,
+    /// When the last bit of what waits for the rate is out, nanoseconds.
+    busy_until: u64,
 }
 
 /// The SplitMix64 generator (Steele, Lea, Flood 2014): small, fast, and the same everywhere.
@@ -106,7 +122,7 @@ struct Fate {
 
 impl Netem {
     pub fn new(params: NetemParams, seed: u64) -> Arc<Netem> {
-        let state = State { params, rng: SplitMix64(seed), counter: 0 };
+        let state = State { params, rng: SplitMix64(seed), counter: 0, busy_until: 0 };
         Arc::new(Netem { state: SpinLock::new(state), stats: NetemStats::default() })
     }
 
@@ -165,6 +181,23 @@ impl Netem {
         fate
     }
 
+    /// When a packet of `len` bytes has been sent at the rate, and whether it is to be marked; `None`: there is no room.
+    fn transmit(&self, now: u64, len: u64) -> Option<(u64, bool)> {
+        let s = &mut *self.state.lock_bh();
+        let p = s.params;
+        if p.rate == 0 {
+            return Some((0, false));
+        }
+        let start = s.busy_until.max(now);
+        let backlog = ((start - now) as u128 * p.rate as u128 / 1_000_000_000) as u64;
+        if p.buffer != 0 && backlog + len > p.buffer {
+            return None;
+        }
+        self.stats.backlog_max.fetch_max(backlog + len, Relaxed);
+        s.busy_until = start + (len as u128 * 1_000_000_000 / p.rate as u128) as u64;
+        Some((s.busy_until, p.ce_threshold != 0 && backlog > p.ce_threshold))
+    }
+
     /// Turns one bit. The payload is shared, so the packet gets a copy of its own first.
     fn corrupt(&self, mut skb: Box<Skb>, random: u64) -> Box<Skb> {
         let len = skb.len();
@@ -178,6 +211,34 @@ impl Netem {
         self.stats.corrupted.fetch_add(1, Relaxed);
         skb
     }
+}
+
+/// Marks a packet whose sender knows congestion marks (RFC 3168, 5); `false`: it does not (`INET_ECN_set_ce`).
+fn inet_ecn_set_ce(skb: &mut Skb) -> bool {
+    const CE: u8 = 3;
+    let b = skb.network_header_mut();
+    match b.first().map(|v| v >> 4) {
+        Some(4) => {
+            let Some(ip) = IpHdr::read_mut(b) else { return false };
+            if ip.tos & CE == 0 {
+                return false;
+            }
+            let old = [ip.version_ihl, ip.tos];
+            ip.tos |= CE;
+            let new = [ip.version_ihl, ip.tos];
+            csum_replace2(&mut ip.check, old, new);
+        }
+        Some(6) => {
+            let Some(ip) = Ipv6Hdr::read_mut(b) else { return false };
+            let flow = ip.flow.get();
+            if flow >> 20 & CE as u32 == 0 {
+                return false;
+            }
+            ip.flow.set(flow | (CE as u32) << 20);
+        }
+        _ => return false,
+    }
+    true
 }
 
 /// A packet and when it goes; ordered by time, then by arrival.
@@ -276,11 +337,17 @@ impl Inner {
             Some(random) => self.netem.corrupt(skb, random),
             None => skb,
         };
-        let at = match fate.delay_ns {
-            0 => 0,
-            d => dev.reg.kernel.ktime_get() + d,
-        };
         let mut skb = skb;
+        let now = dev.reg.kernel.ktime_get();
+        let Some((sent, mark)) = self.netem.transmit(now, skb.len() as u64) else {
+            self.netem.stats.overlimits.fetch_add(1, Relaxed);
+            dev.stats.tx_dropped.fetch_add(1, Relaxed);
+            return;
+        };
+        if mark && inet_ecn_set_ce(&mut skb) {
+            self.netem.stats.marked.fetch_add(1, Relaxed);
+        }
+        let at = if sent == 0 && fate.delay_ns == 0 { 0 } else { sent.max(now) + fate.delay_ns };
         if at != 0 {
             // On the wire: it has left the sender's queue (`skb_orphan_partial`).
             skb.orphan();

@@ -5,6 +5,7 @@
 //! Locks and context: process context, socket lock.
 
 use super::tcp_mem::*;
+use super::tcp_cong::tcp_slow_start_after_idle_check;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::tcp_rate_check_app_limited;
@@ -209,7 +210,7 @@ fn tcp_skb_entail(sk: &Sock, tp: &mut TcpSock) {
         ..TxSkb::default()
     };
     sk.wmem_queued.fetch_add(TX_SKB_OVERHEAD as usize, AcqRel);
-    // `tcp_slow_start_after_idle_check`: done when it is sent.
+    tcp_slow_start_after_idle_check(sk, tp);
     tp.nonagle &= !TCP_NAGLE_PUSH;
     tp.tx.push_back(Box::new(s));
 }

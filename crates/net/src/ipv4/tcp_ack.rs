@@ -557,13 +557,15 @@ fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack, rs: &RateS
 
 /// The rate the window stands for, and some more so that the window stays what limits (`tcp_update_pacing_rate`).
 pub fn tcp_update_pacing_rate(sk: &Sock, tp: &mut TcpSock) {
-    let ratio = if tp.snd_cwnd < tp.snd_ssthresh / 2 { 200 } else { 120 };
+    let s = &sk.net.sysctl;
+    let ratio =
+        if tp.snd_cwnd < tp.snd_ssthresh / 2 { s.tcp_pacing_ss_ratio.get() } else { s.tcp_pacing_ca_ratio.get() };
     let window = tp.snd_cwnd.max(tp.packets_out) as u64 * tp.mss_cache as u64;
-    let mut rate = (window * (1_000_000 / 100 * ratio)) << 3;
+    let mut rate = (window * (1_000_000 / 100 * ratio as u64)) << 3;
     if tp.srtt_us != 0 {
         rate /= tp.srtt_us as u64;
     }
-    tp.pacing_rate = rate.min(sk.max_pacing_rate.load(Relaxed));
+    tp.pacing_rate = rate;
 }
 
 /// Sends what recovery asks for (`tcp_xmit_recovery`).

@@ -8,8 +8,10 @@
 //! The registry is the kernel's, the default a namespace's. The user of a stack is its owner, so its programs may choose
 //! what is not allowed to everybody (they have `CAP_NET_ADMIN`).
 
+use super::tcp_bbr::BBR;
 use super::tcp_cong::{RENO, tcp_cleanup_congestion_control, tcp_init_congestion_control};
 use super::tcp_cubic::CUBIC;
+use super::tcp_dctcp::DCTCP;
 use super::tcp_sock::{CaFlags, TcpCongestionOps, TcpSock};
 use crate::core::net_namespace::{Net, NetId, Registries, StringSysctl};
 use crate::core::sock::Sock;
@@ -28,7 +30,7 @@ pub const TCP_CA_NAME_MAX: usize = 16;
 pub static DEFAULT_CA: &TcpCongestionOps = &CUBIC;
 
 /// The stack's own, in the order in which Linux lists them. They stay.
-static BUILT_IN: [&TcpCongestionOps; 2] = [&RENO, &CUBIC];
+static BUILT_IN: [&TcpCongestionOps; 4] = [&RENO, &CUBIC, &BBR, &DCTCP];
 
 struct Entry {
     ops: &'static TcpCongestionOps,

@@ -1,9 +1,11 @@
 //! What TCP and its congestion control tell each other.
 //!
-//! Interface: [`TcpCaState`], [`TcpCaEvent`], [`CaFlags`], [`CaAck`], [`RateSample`], [`AckSample`], [`CaPriv`].
+//! Interface: [`TcpCaState`], [`TcpCaEvent`], [`CaFlags`], [`CaAck`], [`RateSample`], [`AckSample`], [`TcpPacing`],
+//! [`CaPriv`].
 //! Linux counterpart: the congestion control part of `include/net/tcp.h`.
 //! Locks and context: plain data, under the socket lock.
 
+use kernel::HrTimer;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// State of congestion control (`enum tcp_ca_state`).
@@ -94,6 +96,14 @@ pub struct AckSample {
     pub pkts_acked: u32,
     /// Microseconds; negative: none.
     pub rtt_us: i64,
+}
+
+/// What a paced connection has.
+pub struct TcpPacing {
+    /// Goes on when the next packet may leave (`pacing_timer`).
+    pub timer: HrTimer,
+    /// When that is, nanoseconds (`tcp_wstamp_ns`).
+    pub wstamp_ns: u64,
 }
 
 /// Words that a connection has for its algorithm without an allocation.

@@ -140,6 +140,19 @@ pub fn tcp_current_ssthresh(tp: &TcpSock) -> u32 {
     }
 }
 
+/// The process goes on after it had nothing to send (`tcp_slow_start_after_idle_check`).
+#[inline]
+pub fn tcp_slow_start_after_idle_check(sk: &Sock, tp: &mut TcpSock) {
+    if tp.packets_out != 0 || tp.ca_ops.cong_control.is_some() || !sk.net.sysctl.tcp_slow_start_after_idle.on() {
+        return;
+    }
+    tp.mstamp_refresh(sk);
+    let idle = tp.jiffies32().wrapping_sub(tp.lsndtime) as i32;
+    if tp.lsndtime != 0 && idle > tp.icsk_rto as i32 {
+        tcp_cwnd_restart(sk, tp, idle as u32);
+    }
+}
+
 /// After `delta` milliseconds of idleness the window decays to the initial one (RFC 2861; `tcp_cwnd_restart`).
 pub fn tcp_cwnd_restart(sk: &Sock, tp: &mut TcpSock, delta: u32) {
     let mut cwnd = tp.snd_cwnd;

@@ -120,7 +120,7 @@ fn cubic_root(a: u64) -> u64 {
 /// How many ACKs the next segment takes (RFC 9438, 4.2 to 4.5).
 fn cubictcp_update(c: &mut Cubic, cwnd: u32, acked: u32, now: u32) {
     c.ack_cnt = c.ack_cnt.saturating_add(acked);
-    if c.last_cwnd == cwnd && now.wrapping_sub(c.last_time) <= 32 {
+    if c.last_cwnd == cwnd && now.wrapping_sub(c.last_time) <= 31 {
         return;
     }
     if c.epoch_start == 0 || now != c.last_time {
@@ -214,48 +214,55 @@ fn cubictcp_acked(sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
     }
 }
 
-/// Ends slow start before it overflows the path: when a train of ACKs lasts as long as the path is, or when the delay grows.
-/// Rounds begin with the connection, below the least window too: one that began in the middle of a flight would take the
-/// queue of its own packets for delay.
+/// Microseconds by which the sender's own packets may spread a train: what the largest take at the pace.
+fn hystart_ack_delay(tp: &TcpSock) -> u32 {
+    let four = GSO_MAX_SIZE as u64 * 4 * 1_000_000;
+    four.checked_div(tp.pacing_rate).unwrap_or(0).min(1000) as u32
+}
+
+/// Ends slow start before it overflows the path (Ha and Rhee, 2011): when a train of ACKs lasts half as long as the path is,
+/// or when the delay grows by an eighth.
 fn hystart_update(sk: &Sock, tp: &mut TcpSock, delay: u32) {
     if after(tp.snd_una, ca(tp).end_seq) {
         hystart_reset(tp);
     }
-    let cwnd = tp.snd_cwnd;
-    if cwnd < HYSTART_LOW_WINDOW {
+    // Below it the rounds are kept all the same: one that began in the middle of a flight would take the queue of its own
+    // packets for delay.
+    if tp.snd_cwnd < HYSTART_LOW_WINDOW {
         return;
     }
-    let (now, ack_delay) = (clock_us(tp), hystart_ack_delay(tp));
+    let now = clock_us(tp);
+    let (cwnd, paced, ack_delay) = (tp.snd_cwnd, tp.pacing.is_some(), hystart_ack_delay(tp));
     let c = ca(tp);
-    let mut found = None;
+    let (mut train, mut slower) = (false, false);
     if now.wrapping_sub(c.last_ack) as i32 <= HYSTART_ACK_DELTA_US as i32 {
         c.last_ack = now;
-        if now.wrapping_sub(c.round_start) > c.delay_min.saturating_add(ack_delay) >> 1 {
-            found = Some((Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd));
-        }
+        let path = c.delay_min.saturating_add(ack_delay);
+        // Pacing spreads the packets over half of a round trip already.
+        let threshold = if paced { path } else { path >> 1 };
+        train = now.wrapping_sub(c.round_start) as i32 > threshold.min(i32::MAX as u32) as i32;
     }
     c.curr_rtt = c.curr_rtt.min(delay);
     if (c.sample_cnt as u32) < HYSTART_MIN_SAMPLES {
         c.sample_cnt += 1;
-    } else if c.curr_rtt > c.delay_min.saturating_add(hystart_delay_slack(c.delay_min)) && found.is_none() {
-        found = Some((Mib::TcpExtTCPHystartDelayDetect, Mib::TcpExtTCPHystartDelayCwnd));
+    } else {
+        let slack = (c.delay_min >> 3).clamp(HYSTART_DELAY_MIN_US, HYSTART_DELAY_MAX_US);
+        slower = c.curr_rtt > c.delay_min.saturating_add(slack);
     }
-    if let Some((detect, sum)) = found {
-        c.found = 1;
-        tp.snd_ssthresh = cwnd;
-        sk.net.mib.inc(detect);
-        sk.net.mib.add(sum, cwnd as u64);
+    if !train && !slower {
+        return;
     }
-}
-
-/// How much longer than the least a round trip may be in slow start.
-fn hystart_delay_slack(delay_min: u32) -> u32 {
-    (delay_min >> 3).clamp(HYSTART_DELAY_MIN_US, HYSTART_DELAY_MAX_US)
-}
-
-/// What ACKs may wait on their way for others to go with, microseconds: four of the largest bursts' time, 1 ms at most.
-fn hystart_ack_delay(tp: &TcpSock) -> u32 {
-    (4 * GSO_MAX_SIZE as u64 * 1_000_000).checked_div(tp.pacing_rate).map_or(0, |us| us.min(1000) as u32)
+    c.found = 1;
+    tp.snd_ssthresh = cwnd;
+    for (found, count, at) in [
+        (train, Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd),
+        (slower, Mib::TcpExtTCPHystartDelayDetect, Mib::TcpExtTCPHystartDelayCwnd),
+    ] {
+        if found {
+            sk.net.mib.inc(count);
+            sk.net.mib.add(at, cwnd as u64);
+        }
+    }
 }
 
 #[cfg(test)]

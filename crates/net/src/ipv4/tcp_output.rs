@@ -14,6 +14,7 @@ use super::tcp_auth::{tcp_auth_connect, tcp_auth_len};
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_ecn_send_syn, tcp_ecn_send_synack};
 use super::tcp_mem::tcp_check_space;
+use super::tcp_pacing::*;
 use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_small_queue_check;
@@ -63,7 +64,7 @@ pub(super) fn tcp_snd_wnd_test(tp: &TcpSock, s: &TxSkb, mss: u32) -> bool {
 }
 
 /// Segments for one packet to the device: what leaves in a millisecond at the current rate, and more when the path is
-/// short (`tcp_tso_segs`).
+/// short (`tcp_tso_segs`, `tcp_tso_autosize`).
 pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
     // Each segment has a signature of its own.
     if tp.auth.is_some() {
@@ -71,12 +72,18 @@ pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
     }
     let mut bytes = tp.pacing_rate >> 10;
     let shift = tcp_min_rtt(tp) >> 9;
+    let s = &sk.net.sysctl;
+    let least = match tp.ca_ops.min_tso_segs {
+        Some(f) => f(sk, tp),
+        None => s.tcp_min_tso_segs.get() as u32,
+    };
+    let mut bytes = tcp_pacing_rate(sk, tp) >> TCP_PACING_SHIFT;
+    let shift = tcp_min_rtt(tp) >> s.tcp_tso_rtt_log.get().min(31);
     if shift < 32 {
         bytes += GSO_MAX_SIZE as u64 >> shift;
     }
-    let most = tcp_gso_limit(mss);
     let segs = bytes.min(GSO_MAX_SIZE as u64) as u32 / mss.max(1);
-    segs.max(sk.net.sysctl.tcp_min_tso_segs.get() as u32).min(most)
+    segs.max(least).min(tcp_gso_limit(mss))
 }
 
 /// Segments that fit into the largest packet.
@@ -104,6 +111,9 @@ fn tcp_mss_split_point(tp: &TcpSock, s: &TxSkb, mss: u32, max_segs: u32, nonagle
     if tcp_nagle_check(partial != 0, tp, nonagle) { needed - partial } else { needed }
 }
 
+/// Segments worth sending when no part of the window is (`tcp_max_tso_deferred_mss`).
+const TCP_MAX_TSO_DEFERRED: u32 = 3;
+
 /// Why [`tcp_write_xmit`] stopped.
 #[derive(Default)]
 struct Limits {
@@ -112,7 +122,7 @@ struct Limits {
 }
 
 /// Whether waiting for the next ACK will make a fuller packet (`tcp_tso_should_defer`).
-fn tcp_tso_should_defer(tp: &TcpSock, s: &TxSkb, mss: u32, max_segs: u32, lim: &mut Limits) -> bool {
+fn tcp_tso_should_defer(sk: &Sock, tp: &TcpSock, s: &TxSkb, mss: u32, max_segs: u32, lim: &mut Limits) -> bool {
     if tp.ca_state >= TcpCaState::Recovery || tp.jiffies32().wrapping_sub(tp.lsndtime) > 1 {
         return false;
     }
@@ -122,8 +132,12 @@ fn tcp_tso_should_defer(tp: &TcpSock, s: &TxSkb, mss: u32, max_segs: u32, lim: &
     if limit >= max_segs.saturating_mul(mss) || (!tp.tx.send_head_is_last() && limit >= s.len) {
         return false;
     }
-    // A third of the window is worth sending (`tcp_tso_win_divisor`).
-    if limit >= tp.snd_wnd.min(tp.snd_cwnd.saturating_mul(mss)) / 3 {
+    // A third of the window is worth sending.
+    let enough = match sk.net.sysctl.tcp_tso_win_divisor.get() as u32 {
+        0 => TCP_MAX_TSO_DEFERRED.saturating_mul(mss) + 1,
+        n => tp.snd_wnd.min(tp.snd_cwnd.saturating_mul(mss)) / n,
+    };
+    if limit >= enough {
         return false;
     }
     let Some(head) = tp.tx.rtx_front() else { return false };
@@ -163,7 +177,11 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
     let max_segs = tcp_tso_segs(sk, tp, mss);
     let mut lim = Limits::default();
     let mut sent = 0;
-    while let Some(s) = tp.tx.send_head_mut() {
+    while !tp.tx.write_is_empty() {
+        if push != Push::Probe && tcp_pacing_check(sk, tp) {
+            break;
+        }
+        let Some(s) = tp.tx.send_head_mut() else { break };
         let tso_segs = tcp_init_tso_segs(s, mss);
         let mut quota = tcp_cwnd_test(tp);
         if quota == 0 {
@@ -183,7 +201,7 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
             if !tcp_nagle_test(tp, s, mss, eager) {
                 break;
             }
-        } else if push == Push::All && tcp_tso_should_defer(tp, s, mss, max_segs, &mut lim) {
+        } else if push == Push::All && tcp_tso_should_defer(sk, tp, s, mss, max_segs, &mut lim) {
             break;
         }
         let (len, truesize) = (s.len, s.truesize);
@@ -261,7 +279,8 @@ fn tcp_cwnd_validate(sk: &Sock, tp: &mut TcpSock, limited: bool) {
         return;
     }
     tp.snd_cwnd_used = tp.snd_cwnd_used.max(tp.packets_out);
-    if sk.net.sysctl.tcp_slow_start_after_idle.on() && now.wrapping_sub(tp.snd_cwnd_stamp) >= tp.icsk_rto {
+    let idle = now.wrapping_sub(tp.snd_cwnd_stamp) >= tp.icsk_rto;
+    if idle && sk.net.sysctl.tcp_slow_start_after_idle.on() && tp.ca_ops.cong_control.is_none() {
         tcp_cwnd_application_limited(tp);
     }
 }

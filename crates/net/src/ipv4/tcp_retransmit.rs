@@ -8,6 +8,7 @@
 use super::inet_csk_timers::*;
 use super::tcp_cong::*;
 use super::tcp_output::*;
+use super::tcp_pacing::tcp_pacing_check;
 use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_small_queue_check;
@@ -251,6 +252,9 @@ pub fn tcp_xmit_retransmit_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
     };
     let mut rearm = false;
     while let Some(i) = tp.tx.first_lost() {
+        if tcp_pacing_check(sk, tp) {
+            break;
+        }
         let segs = tp.snd_cwnd.saturating_sub(tp.packets_in_flight()).min(max_segs);
         if segs == 0 || tp.retrans_out >= tp.lost_out {
             break;

@@ -451,8 +451,10 @@ pub struct TcpSock {
     pub rate_delivered: u32,
     pub rate_interval_us: u32,
     pub rate_app_limited: bool,
-    /// Bytes a second.
+    /// Bytes a second, before `SO_MAX_PACING_RATE` (`sk_pacing_rate`).
     pub pacing_rate: u64,
+    /// Of a connection that paces (`SK_PACING_NEEDED`).
+    pub pacing: Option<Box<TcpPacing>>,
 
     // --- the rest ---
     pub rcv_tune: RcvTune,
@@ -648,6 +650,7 @@ impl TcpSock {
             rate_interval_us: 0,
             rate_app_limited: true,
             pacing_rate: u64::MAX,
+            pacing: None,
             rcv_tune: RcvTune::default(),
             mem_pages: 0,
             nonagle: 0,

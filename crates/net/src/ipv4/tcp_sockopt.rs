@@ -12,6 +12,7 @@ use super::tcp_input::tcp_keepalive_time_when;
 use super::tcp_mem::tcp_stream_is_writeable;
 use super::tcp_output::*;
 use super::tcp_rcvq::tcp_data_ready;
+use super::tcp_pacing::tcp_pacing_rate;
 use super::tcp_recv::tcp_cleanup_rbuf;
 use super::tcp_sock::*;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
@@ -302,7 +303,7 @@ pub(crate) fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
     let mut info = TcpInfo { tcpi_state: state as u8, tcpi_max_pacing_rate: max_rate, ..TcpInfo::default() };
     info.tcpi_reordering = tp.reordering;
     info.tcpi_snd_cwnd = tp.snd_cwnd;
-    info.tcpi_pacing_rate = tp.pacing_rate;
+    info.tcpi_pacing_rate = tcp_pacing_rate(sk, tp);
     if state == TcpState::Listen {
         // A listener shows its queue.
         info.tcpi_unacked = sk.ack_backlog.load(Relaxed);

@@ -10,6 +10,7 @@ use super::inet_hashtables::{inet_put_port, inet_unhash, tcp_hashinfo};
 use super::tcp_ca::tcp_assign_congestion_control;
 use super::tcp_cong::tcp_cleanup_congestion_control;
 use super::tcp_mem::{tcp_mem_reclaim, tcp_out_of_memory};
+use super::tcp_pacing::tcp_pacing_stop;
 use super::tcp_sock::*;
 use crate::core::snmp::Mib;
 use crate::core::sock::{SHUTDOWN_MASK, Sock, SockFlags};
@@ -64,6 +65,7 @@ pub fn tcp_done(sk: &Arc<Sock>, tp: &mut TcpSock) {
     }
     tcp_set_state(sk, tp, TcpState::Close);
     tcp_clear_xmit_timers(tp);
+    tcp_pacing_stop(tp);
     sk.set_shutdown(SHUTDOWN_MASK);
     if sk.flag(SockFlags::DEAD) {
         inet_csk_destroy_sock(sk, tp);
@@ -118,6 +120,7 @@ pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) -> usize {
 /// No process has the socket any more and its connection is over: gives everything back (`inet_csk_destroy_sock`).
 pub fn inet_csk_destroy_sock(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_clear_xmit_timers(tp);
+    tcp_pacing_stop(tp);
     tcp_cleanup_congestion_control(sk, tp);
     tcp_write_queue_purge(sk, tp);
     tcp_receive_queue_purge(sk, tp);

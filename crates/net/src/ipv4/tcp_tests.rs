@@ -6,6 +6,7 @@
 
 mod auth;
 mod buffers;
+mod bottleneck;
 mod congestion;
 mod ecn;
 mod hostile_found;
@@ -873,6 +874,7 @@ fn any_mixture_of_impairments_is_survived() {
             jitter_ns: draw(4) * 1_000_000,
             gap: 0,
             limit: 100_000,
+            ..NetemParams::default()
         };
         let w = World::with(NetemParams { delay_ns: p.delay_ns, limit: 100_000, ..NetemParams::default() });
         for (name, n) in

@@ -11,6 +11,7 @@ use super::tcp_auth::{tcp_auth_option, tcp_auth_sign};
 use super::tcp_ecn::{tcp_accecn_fit, tcp_accecn_option_sent, tcp_ecn_mark_syn, tcp_ecn_send};
 use super::tcp_mss::{tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
+use super::tcp_pacing::tcp_update_skb_after_send;
 use super::tcp_queue::TxSkb;
 use super::tcp_rate::tcp_rate_skb_sent;
 use super::tcp_sock::*;
@@ -247,6 +248,7 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
         tcp_event_data_sent(sk, tp);
         tp.data_segs_out = tp.data_segs_out.wrapping_add(pcount);
         tp.bytes_sent += len as u64;
+        tcp_update_skb_after_send(sk, tp, len);
     }
     if len > 0 || flags & (tcp_flag::SYN | tcp_flag::FIN) != 0 {
         sk.wmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
@@ -298,12 +300,8 @@ fn tcp_event_ack_sent(sk: &Sock, tp: &mut TcpSock) {
 /// `tcp_event_data_sent`.
 fn tcp_event_data_sent(sk: &Sock, tp: &mut TcpSock) {
     let now = tp.jiffies32();
-    if tp.packets_out == 0 {
+    if tp.packets_in_flight() == 0 {
         super::tcp_cong::tcp_ca_event(sk, tp, TcpCaEvent::TxStart);
-        let idle = now.wrapping_sub(tp.lsndtime) as i32;
-        if sk.net.sysctl.tcp_slow_start_after_idle.on() && idle > tp.icsk_rto as i32 && tp.lsndtime != 0 {
-            super::tcp_cong::tcp_cwnd_restart(sk, tp, idle as u32);
-        }
     }
     tp.lsndtime = now;
     // A reply soon after data came: the session is interactive.

@@ -4,6 +4,7 @@
 //! Linux counterpart: `tcp_small_queue_check`, `tcp_wfree`, `tcp_tasklet_func` in `net/ipv4/tcp_output.c`.
 //! Locks and context: `tcp_wfree` runs wherever a packet is freed and takes no socket lock; the rest is softirq `Hi`.
 
+use super::tcp_pacing::{TCP_PACING_SHIFT, tcp_pacing_rate};
 use super::tcp_sock::{TcpOps, TcpSock};
 use crate::core::net_namespace::Registries;
 use crate::core::skbuff::{SKB_OVERHEAD, Skb};
@@ -41,8 +42,11 @@ pub fn tcp_tasklet_init(reg: &Arc<Registries>, ops: &'static TcpOps) {
 /// Whether the sender has enough below it for now; then it is noted to be called again (`tcp_small_queue_check`).
 pub fn tcp_small_queue_check(sk: &Sock, tp: &TcpSock, truesize: u32) -> bool {
     // As a packet it weighs more than as a piece.
-    let limit = (2 * (truesize + SKB_OVERHEAD + 512) as u64).max(tp.pacing_rate >> 10);
-    let limit = limit.min(sk.net.sysctl.tcp_limit_output_bytes.get() as u64) as usize;
+    let mut limit = (2 * (truesize + SKB_OVERHEAD + 512) as u64).max(tcp_pacing_rate(sk, tp) >> TCP_PACING_SHIFT);
+    if tp.pacing.is_none() {
+        limit = limit.min(sk.net.sysctl.tcp_limit_output_bytes.get() as u64);
+    }
+    let limit = limit.min(usize::MAX as u64) as usize;
     if sk.wmem_alloc.load(Relaxed) <= limit || tp.tx.rtx_is_empty() {
         return false;
     }

@@ -20,7 +20,9 @@ static FOUR: TcpCongestionOps = TcpCongestionOps {
     name: "four",
     flags: CaFlags::empty(),
     priv_layout: (120, 8),
-    release: Some(|_, _| drop(RELEASED.fetch_add(1, SeqCst))),
+    release: Some(|_, _| {
+        RELEASED.fetch_add(1, SeqCst);
+    }),
     cong_control: Some(|_, tp: &mut TcpSock, rs: &RateSample| {
         *tp.ca_priv.get_mut::<[u64; 15]>() = [7; 15];
         tp.snd_cwnd = 4;
