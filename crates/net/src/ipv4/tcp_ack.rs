@@ -227,7 +227,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
 /// Tells the algorithm what kind of ACK it is (`tcp_in_ack_event`).
 #[inline]
 fn tcp_in_ack_event(sk: &Sock, tp: &mut TcpSock, flag: Ack) {
-    let Some(f) = tp.ca_ops.in_ack_event else { return };
+    let Some(f) = tcp_ca(tp).in_ack_event else { return };
     let fast = flag & (Ack::SLOWPATH | Ack::SND_UNA_ADVANCED) == Ack::SND_UNA_ADVANCED;
     let mut what = CaAck::empty();
     what.set(CaAck::SLOWPATH, !fast);
@@ -465,7 +465,7 @@ fn tcp_cleaned(sk: &Sock, tp: &mut TcpSock, prior_fack: u32, flag: &mut Ack, st:
         // The timer was set for a segment sent later than we thought.
         *flag |= Ack::SET_XMIT_TIMER;
     }
-    if let Some(f) = tp.ca_ops.pkts_acked {
+    if let Some(f) = tcp_ca(tp).pkts_acked {
         f(sk, tp, &AckSample { pkts_acked: c.segs, rtt_us: ca_rtt });
     }
 }
@@ -539,7 +539,7 @@ fn tcp_process_tlp_ack(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack) {
 
 /// Opens or reduces the window (`tcp_cong_control`).
 fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack, rs: &RateSample) {
-    if let Some(f) = tp.ca_ops.cong_control {
+    if let Some(f) = tcp_ca(tp).cong_control {
         return f(sk, tp, rs);
     }
     if tcp_in_cwnd_reduction(tp) {
@@ -548,7 +548,7 @@ fn tcp_cong_control(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack, rs: &RateS
         let wide = tp.reordering > sk.net.sysctl.tcp_reordering.get() as u32;
         let raise = if wide { Ack::FORWARD_PROGRESS } else { Ack::DATA_ACKED };
         if flag.intersects(raise) && !(flag.contains(Ack::ECE) && tp.ca_state == TcpCaState::Cwr) {
-            (tp.ca_ops.cong_avoid)(sk, tp, ack, rs.acked_sacked);
+            (tcp_ca(tp).cong_avoid)(sk, tp, ack, rs.acked_sacked);
             tp.snd_cwnd_stamp = tp.jiffies32();
         }
     }

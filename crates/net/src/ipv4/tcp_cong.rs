@@ -29,6 +29,12 @@ pub const RENO_OPS: TcpCongestionOps = TcpCongestionOps {
 
 pub static RENO: TcpCongestionOps = RENO_OPS;
 
+/// The algorithm at work: Reno until the connection is made, for the chosen one has no state before that.
+#[inline]
+pub fn tcp_ca(tp: &TcpSock) -> &'static TcpCongestionOps {
+    if tp.ca_initialized { tp.ca_ops } else { &RENO }
+}
+
 /// Sets the window, at least one segment (`tcp_snd_cwnd_set`).
 #[inline]
 pub fn tcp_snd_cwnd_set(tp: &mut TcpSock, v: u32) {
@@ -40,10 +46,10 @@ pub fn tcp_init_congestion_control(sk: &Sock, tp: &mut TcpSock) {
     tp.prior_ssthresh = 0;
     let (size, align) = tp.ca_ops.priv_layout;
     tp.ca_priv = CaPriv::with_size(size, align);
+    tp.ca_initialized = true;
     if let Some(init) = tp.ca_ops.init {
         init(sk, tp);
     }
-    tp.ca_initialized = true;
 }
 
 /// Ends it (`tcp_cleanup_congestion_control`).
@@ -64,7 +70,7 @@ pub fn tcp_ca_needs_ecn(tp: &TcpSock) -> bool {
 /// Tells the algorithm of an event (`tcp_ca_event`).
 #[inline]
 pub fn tcp_ca_event(sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
-    if let Some(f) = tp.ca_ops.cwnd_event {
+    if let Some(f) = tcp_ca(tp).cwnd_event {
         f(sk, tp, ev);
     }
 }
@@ -72,7 +78,7 @@ pub fn tcp_ca_event(sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
 /// `tcp_set_ca_state`.
 #[inline]
 pub fn tcp_set_ca_state(sk: &Sock, tp: &mut TcpSock, new: TcpCaState) {
-    if let Some(f) = tp.ca_ops.set_state {
+    if let Some(f) = tcp_ca(tp).set_state {
         f(sk, tp, new);
     }
     tp.ca_state = new;
@@ -143,7 +149,7 @@ pub fn tcp_current_ssthresh(tp: &TcpSock) -> u32 {
 /// The process goes on after it had nothing to send (`tcp_slow_start_after_idle_check`).
 #[inline]
 pub fn tcp_slow_start_after_idle_check(sk: &Sock, tp: &mut TcpSock) {
-    if tp.packets_out != 0 || tp.ca_ops.cong_control.is_some() || !sk.net.sysctl.tcp_slow_start_after_idle.on() {
+    if tp.packets_out != 0 || tcp_ca(tp).cong_control.is_some() || !sk.net.sysctl.tcp_slow_start_after_idle.on() {
         return;
     }
     tp.mstamp_refresh(sk);

@@ -73,7 +73,7 @@ pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
     let mut bytes = tp.pacing_rate >> 10;
     let shift = tcp_min_rtt(tp) >> 9;
     let s = &sk.net.sysctl;
-    let least = match tp.ca_ops.min_tso_segs {
+    let least = match tcp_ca(tp).min_tso_segs {
         Some(f) => f(sk, tp),
         None => s.tcp_min_tso_segs.get() as u32,
     };
@@ -280,7 +280,7 @@ fn tcp_cwnd_validate(sk: &Sock, tp: &mut TcpSock, limited: bool) {
     }
     tp.snd_cwnd_used = tp.snd_cwnd_used.max(tp.packets_out);
     let idle = now.wrapping_sub(tp.snd_cwnd_stamp) >= tp.icsk_rto;
-    if idle && sk.net.sysctl.tcp_slow_start_after_idle.on() && tp.ca_ops.cong_control.is_none() {
+    if idle && sk.net.sysctl.tcp_slow_start_after_idle.on() && tcp_ca(tp).cong_control.is_none() {
         tcp_cwnd_application_limited(tp);
     }
 }

@@ -269,7 +269,7 @@ pub fn tcp_init_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
     tp.snd_cwnd_cnt = 0;
     tp.prior_cwnd = tp.snd_cwnd;
     (tp.prr_delivered, tp.prr_out) = (0, 0);
-    tp.snd_ssthresh = (tp.ca_ops.ssthresh)(sk, tp);
+    tp.snd_ssthresh = (tcp_ca(tp).ssthresh)(sk, tp);
     tcp_ecn_queue_cwr(tp);
 }
 
@@ -348,7 +348,7 @@ pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
     {
         tp.prior_ssthresh = tcp_current_ssthresh(tp);
         tp.prior_cwnd = tp.snd_cwnd;
-        tp.snd_ssthresh = (tp.ca_ops.ssthresh)(sk, tp);
+        tp.snd_ssthresh = (tcp_ca(tp).ssthresh)(sk, tp);
         tcp_ca_event(sk, tp, TcpCaEvent::Loss);
         tcp_init_undo(tp);
     }
@@ -428,7 +428,7 @@ fn tcp_undo_cwnd_reduction(sk: &Sock, tp: &mut TcpSock, unmark_loss: bool) {
         tp.lost_out = 0;
     }
     if tp.prior_ssthresh != 0 {
-        let cwnd = (tp.ca_ops.undo_cwnd)(sk, tp);
+        let cwnd = (tcp_ca(tp).undo_cwnd)(sk, tp);
         tcp_snd_cwnd_set(tp, cwnd);
         if tp.prior_ssthresh > tp.snd_ssthresh {
             tp.snd_ssthresh = tp.prior_ssthresh;

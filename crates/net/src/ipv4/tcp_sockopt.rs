@@ -7,6 +7,7 @@
 use super::inet_csk_timers::*;
 use super::tcp_auth_sockopt::{is_auth_option, tcp_auth_getsockopt, tcp_auth_setsockopt};
 use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
+use super::tcp_cong::tcp_ca;
 use super::tcp_ecn::tcp_ecn_mode_any;
 use super::tcp_input::tcp_keepalive_time_when;
 use super::tcp_mem::tcp_stream_is_writeable;
@@ -258,7 +259,7 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
         _ if is_auth_option(name) => return tcp_auth_getsockopt(sk, tp, name, len),
         TCP_INFO => return Ok(cut(tcp_get_info(sk, tp).to_bytes(), len)),
         TCP_CC_INFO => {
-            let info = tp.ca_ops.get_info.map_or(Vec::new(), |f| f(sk, tp).to_bytes());
+            let info = tcp_ca(tp).get_info.map_or(Vec::new(), |f| f(sk, tp).to_bytes());
             return Ok(cut(info, len));
         }
         TCP_CONGESTION => {

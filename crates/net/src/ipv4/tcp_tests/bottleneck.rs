@@ -125,7 +125,7 @@ fn dctcp_keeps_the_queue_at_its_mark() {
 /// `SO_MAX_PACING_RATE` holds back whatever congestion control would allow.
 #[test]
 fn a_process_sets_the_pace() {
-    let w = world("cubic", NetemParams::default());
+    let w = world("cubic", NetemParams { rate: 50 * MBIT, ..NetemParams::default() });
     let (c, s) = w.connect();
     assert!(tcp_sk(&mut *c.sk.lock_sock()).pacing.is_none(), "who does not pace has no timer");
     stream(&w, &c, &s, 2_000);
@@ -140,7 +140,7 @@ fn a_process_sets_the_pace() {
 /// RFC 6928: ten segments, whatever is to be sent; RFC 5681, 4.1: ten again after a timeout's worth of idleness.
 #[test]
 fn a_window_begins_with_ten_segments_and_after_idleness_again() {
-    let w = world("reno", NetemParams::default());
+    let w = world("reno", NetemParams { rate: 50 * MBIT, ..NetemParams::default() });
     let (c, s) = w.connect();
     let before = info(&c).tcpi_data_segs_out;
     while send(&c, &[0; 100_000]).is_ok() {}
