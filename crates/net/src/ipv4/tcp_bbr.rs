@@ -53,8 +53,9 @@ fn look(tp: &TcpSock) -> &Bbr {
 
 /// Bytes a second for a bandwidth times a gain, a percent below so that a queue empties (section 4.2.1).
 fn bbr_rate(tp: &TcpSock, bw: u32, gain: u32) -> u64 {
-    let segments = bw as u128 * tp.mss_cache as u128 * gain as u128 >> BBR_SCALE;
-    (segments * (1_000_000 / 100 * (100 - PACING_MARGIN_PERCENT)) >> BW_SCALE).min(u64::MAX as u128) as u64
+    let segments = (bw as u128 * tp.mss_cache as u128 * gain as u128) >> BBR_SCALE;
+    let rate = (segments * (1_000_000 / 100 * (100 - PACING_MARGIN_PERCENT))) >> BW_SCALE;
+    rate.min(u64::MAX as u128) as u64
 }
 
 fn bbr_bw_to_pacing_rate(sk: &Sock, tp: &TcpSock, bw: u32, gain: u32) -> u64 {
@@ -215,7 +216,7 @@ fn bbr_is_next_cycle_phase(sk: &Sock, tp: &TcpSock, rs: &RateSample) -> bool {
 
 /// Starts in any phase but the draining one, so that flows do not probe together (section 4.3.4.3).
 fn bbr_reset_probe_bw_mode(sk: &Sock, tp: &mut TcpSock) {
-    let skip = (sk.net.kernel().random_u32() as u64 * CYCLE_RAND as u64 >> 32) as u8;
+    let skip = ((sk.net.kernel().random_u32() as u64 * CYCLE_RAND as u64) >> 32) as u8;
     let b = ca(tp);
     b.mode = PROBE_BW;
     b.cycle_idx = CYCLE_LEN as u8 - 1 - skip;
@@ -486,7 +487,7 @@ fn bbr_cwnd_event(sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
 
 fn bbr_get_info(_sk: &Sock, tp: &TcpSock) -> TcpCcInfo {
     let b = look(tp);
-    let bw = (b.bw() as u128 * tp.mss_cache as u128 * 1_000_000 >> BW_SCALE) as u64;
+    let bw = ((b.bw() as u128 * tp.mss_cache as u128 * 1_000_000) >> BW_SCALE) as u64;
     let (pacing_gain, cwnd_gain) = (b.pacing_gain, b.cwnd_gain);
     TcpCcInfo::Bbr(TcpBbrInfo {
         bw_lo: bw as u32,

@@ -81,7 +81,7 @@ fn dctcp_ssthresh(sk: &Sock, tp: &mut TcpSock) -> u32 {
         return tcp_reno_ssthresh(sk, tp);
     }
     c.loss_cwnd = cwnd;
-    (cwnd - (cwnd as u64 * c.alpha as u64 >> 11) as u32).max(2)
+    (cwnd - ((cwnd as u64 * c.alpha as u64) >> 11) as u32).max(2)
 }
 
 /// Once a window: `alpha = (1 - g) * alpha + g * F` (section 3.3, steps 3 to 8).
