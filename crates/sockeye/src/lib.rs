@@ -41,6 +41,7 @@
 //! Hostnames in addresses are looked up by the machine's resolver, as everywhere in Rust; numeric ones need none.
 #![forbid(unsafe_code)]
 
+pub mod congestion;
 mod handle;
 mod link;
 mod stack;

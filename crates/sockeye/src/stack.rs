@@ -8,6 +8,7 @@ use host::Host;
 use net::core::dev::{NetDevice, dev_get_by_name, dev_open, for_each_netdev};
 use net::core::net_namespace::{Net, Registries};
 use net::core::snmp::Mib;
+use net::core::sysctl_text::{sysctl_get, sysctl_set};
 use net::init::net_init;
 use net::ipv4::devinet::inet_addr_add;
 use net::ipv4::fib_frontend::{RouteSpec, ip_route_add};
@@ -143,6 +144,17 @@ impl Stack {
     /// Sets it; `EINVAL` outside its bounds.
     pub fn set_sysctl(&self, name: &str, value: i64) -> io::Result<()> {
         Ok(self.net.sysctl.set(name, value)?)
+    }
+
+    /// A tunable as `/proc/sys` shows it: those of several numbers, and those that are words.
+    pub fn sysctl_text(&self, name: &str) -> io::Result<String> {
+        Ok(sysctl_get(&self.net, name)?)
+    }
+
+    /// Sets it; several numbers are separated by blanks. What it answers depends on the tunable.
+    pub fn set_sysctl_text(&self, name: &str, value: &str) -> io::Result<()> {
+        let _cpu = self.net.kernel().enter();
+        Ok(sysctl_set(&self.net, name, value)?)
     }
 
     /// A counter, by its name as in `nstat(8)` (`"TcpRetransSegs"`); `None` for a name that is none.

@@ -8,6 +8,7 @@
 //! in a window (`alpha`), and on a mark takes half of that fraction off its window. Without ECN it works as Reno does.
 
 use super::tcp_cong::{RENO_OPS, tcp_reno_ssthresh, tcp_reno_undo_cwnd};
+use super::tcp_ecn::tcp_ecn_mode_any;
 use super::tcp_sock::*;
 use super::tcp_transmit::tcp_send_ack;
 use crate::core::sock::Sock;
@@ -64,7 +65,7 @@ fn dctcp_reset(tp: &mut TcpSock) {
 
 fn dctcp_init(sk: &Sock, tp: &mut TcpSock) {
     let unconnected = matches!(sk.state(), TcpState::Close | TcpState::Listen);
-    if tp.ecn_flags & TCP_ECN_OK == 0 && !unconnected {
+    if !tcp_ecn_mode_any(tp) && !unconnected {
         return;
     }
     let rcv_nxt = tp.rcv_nxt;

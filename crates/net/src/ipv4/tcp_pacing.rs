@@ -44,14 +44,18 @@ pub fn tcp_wstamp_ns(tp: &TcpSock) -> u64 {
     tp.pacing.as_ref().map_or(0, |p| p.wstamp_ns)
 }
 
+/// The process has set a rate: from now on it is the most.
+#[cold]
+pub fn tcp_pacing_limited(sk: &Sock, tp: &mut TcpSock) {
+    tp.pacing_rate = tcp_pacing_rate(sk, tp);
+    tcp_need_pacing(sk, tp);
+}
+
 /// Whether the next packet must wait; then the timer is set for it.
 #[inline]
 pub fn tcp_pacing_check(sk: &Sock, tp: &mut TcpSock) -> bool {
-    if tp.pacing.is_none() {
-        if sk.max_pacing_rate.load(Relaxed) == u64::MAX {
-            return false;
-        }
-        tcp_need_pacing(sk, tp);
+    if sk.max_pacing_rate.load(Relaxed) != u64::MAX {
+        tcp_pacing_limited(sk, tp);
     }
     let Some(p) = &tp.pacing else { return false };
     if p.wstamp_ns <= sk.net.kernel().ktime_get() {

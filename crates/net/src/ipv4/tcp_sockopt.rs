@@ -14,6 +14,7 @@ use super::tcp_mem::tcp_stream_is_writeable;
 use super::tcp_output::*;
 use super::tcp_rcvq::tcp_data_ready;
 use super::tcp_pacing::tcp_pacing_rate;
+use super::tcp_pacing::tcp_pacing_limited;
 use super::tcp_recv::tcp_cleanup_rbuf;
 use super::tcp_sock::*;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
@@ -304,7 +305,10 @@ pub(crate) fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
     let mut info = TcpInfo { tcpi_state: state as u8, tcpi_max_pacing_rate: max_rate, ..TcpInfo::default() };
     info.tcpi_reordering = tp.reordering;
     info.tcpi_snd_cwnd = tp.snd_cwnd;
-    info.tcpi_pacing_rate = tcp_pacing_rate(sk, tp);
+    if max_rate != u64::MAX {
+        tcp_pacing_limited(sk, tp);
+    }
+    info.tcpi_pacing_rate = tp.pacing_rate;
     if state == TcpState::Listen {
         // A listener shows its queue.
         info.tcpi_unacked = sk.ack_backlog.load(Relaxed);
