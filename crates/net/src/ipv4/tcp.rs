@@ -4,8 +4,8 @@
 //! Linux counterpart: `net/ipv4/tcp.c`. Receiving is in `tcp_recv`, closing in `tcp_close`, options in `tcp_sockopt`.
 //! Locks and context: process context, socket lock.
 
-use super::tcp_mem::*;
 use super::tcp_cong::tcp_slow_start_after_idle_check;
+use super::tcp_mem::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::tcp_rate_check_app_limited;

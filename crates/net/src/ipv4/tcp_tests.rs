@@ -7,6 +7,7 @@
 mod auth;
 mod buffers;
 mod bottleneck;
+mod buffers;
 mod congestion;
 mod ecn;
 mod hostile_found;
