@@ -633,7 +633,9 @@ fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) 
     if tp.rx_opt.tstamp_ok {
         tp.advmss -= (TCPOLEN_TSTAMP_ALIGNED as u16).min(tp.advmss);
     }
-    tcp_update_pacing_rate(sk, tp);
+    if tcp_ca(tp).cong_control.is_none() {
+        tcp_update_pacing_rate(sk, tp);
+    }
     tp.lsndtime = tp.jiffies32();
     tcp_initialize_rcv_mss(tp);
     if sk.flag(SockFlags::KEEPOPEN) {

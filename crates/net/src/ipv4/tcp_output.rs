@@ -70,8 +70,6 @@ pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
     if tp.auth.is_some() {
         return 1;
     }
-    let mut bytes = tp.pacing_rate >> 10;
-    let shift = tcp_min_rtt(tp) >> 9;
     let s = &sk.net.sysctl;
     let least = match tcp_ca(tp).min_tso_segs {
         Some(f) => f(sk, tp),

@@ -149,7 +149,9 @@ pub fn tcp_rack_reo_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if prior_inflight != tp.packets_in_flight() {
         if tp.ca_state != TcpCaState::Recovery {
             tcp_enter_recovery(sk, tp, false);
-            tcp_cwnd_reduction(tp, 1, tp.lost.wrapping_sub(lost), Ack::empty());
+            if tcp_ca(tp).cong_control.is_none() {
+                tcp_cwnd_reduction(tp, 1, tp.lost.wrapping_sub(lost), Ack::empty());
+            }
         }
         tcp_xmit_retransmit_queue(sk, tp);
     }
@@ -299,6 +301,10 @@ pub fn tcp_cwnd_reduction(tp: &mut TcpSock, acked: u32, newly_lost: u32, flag: A
 
 /// `tcp_end_cwnd_reduction`.
 pub fn tcp_end_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
+    // An algorithm that sets the window itself has done so.
+    if tcp_ca(tp).cong_control.is_some() {
+        return;
+    }
     if tp.snd_ssthresh < TCP_INFINITE_SSTHRESH && (tp.ca_state == TcpCaState::Cwr || tp.undo_marker != 0) {
         tcp_snd_cwnd_set(tp, tp.snd_ssthresh);
         tp.snd_cwnd_stamp = tp.jiffies32();

@@ -5,7 +5,6 @@
 //! Locks and context: tests.
 
 mod auth;
-mod buffers;
 mod bottleneck;
 mod buffers;
 mod congestion;
