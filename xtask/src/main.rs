@@ -1,4 +1,4 @@
-//! The workspace's chores: `cargo xtask {test,tidy,bench,fuzz}`.
+//! The workspace's chores: `cargo xtask {test,tidy,bench,fuzz,…}`.
 //!
 //! Interface: the command line; [`USAGE`].
 //! Linux counterpart: `scripts/checkpatch.pl`, `tools/testing/selftests`.
@@ -7,6 +7,7 @@
 mod bench;
 mod fuzz;
 mod packages;
+mod packetdrill;
 mod simulate;
 mod test;
 mod tidy;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Some("tidy") => tidy::run(&root()),
         Some("bench") => bench::run(&root(), rest),
         Some("simulate") => simulate::run(&root(), rest),
+        Some("packetdrill") => packetdrill::run(&root(), rest),
         Some("fuzz") => fuzz::run(&root(), rest),
         Some("verify") => verify::run(&root(), rest),
         Some("help" | "--help" | "-h") => {
