@@ -9,7 +9,9 @@
 //! `mirror=/proc/sys`: take over what the files below that directory say before each call, so that a script's own
 //! `sysctl` commands, run in a network namespace of their own, reach the stack.
 
+use net::core::net_namespace::Net;
 use net::core::sysctl::NetSysctl;
+use net::core::sysctl_text::sysctl_set;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -56,37 +58,32 @@ fn parse_prefix(s: &str) -> Option<(IpAddr, u8)> {
     Some((ip.parse().ok()?, plen.parse().ok()?))
 }
 
-/// The parts of a sysctl of several numbers, by how many there are.
-const PARTS: [&[&str]; 4] = [&[], &[""], &[".min", ".max"], &[".min", ".default", ".max"]];
-
-/// Sets a sysctl as a user writes it: one number, or Linux's two or three. Whether that is possible.
-pub fn set_sysctl(ctl: &NetSysctl, name: &str, value: &str) -> bool {
-    let words: Vec<&str> = value.split_whitespace().collect();
-    let Some(parts) = PARTS.get(words.len()) else { return false };
-    let set = |(part, word): (&&str, &&str)| number(word).is_some_and(|v| ctl.set(&format!("{name}{part}"), v).is_ok());
-    !parts.is_empty() && parts.iter().zip(&words).all(set)
+/// Sets a sysctl as a user writes it: one number, Linux's two or three, or a text. Whether that is possible.
+pub fn set_sysctl(net: &Net, name: &str, value: &str) -> bool {
+    let decimal = |w: &str| match w.strip_prefix("0x").map(|hex| i64::from_str_radix(hex, 16)) {
+        Some(Ok(v)) => v.to_string(),
+        _ => w.to_owned(),
+    };
+    let words: Vec<String> = value.split_whitespace().map(decimal).collect();
+    sysctl_set(net, name, &words.join(" ")).is_ok()
 }
 
-fn number(word: &str) -> Option<i64> {
-    match word.strip_prefix("0x") {
-        Some(hex) => i64::from_str_radix(hex, 16).ok(),
-        None => word.parse().ok(),
-    }
-}
+/// Sysctls that are texts.
+const TEXTS: [&str; 2] = ["net.ipv4.tcp_congestion_control", "net.ipv4.tcp_fastopen_key"];
 
 /// Sysctls that are the stack's own business, whatever the directory says.
 const NOT_MIRRORED: [&str; 4] = ["forward", "disable_ipv6", "dad_transmits", "netdev_"];
 
 /// Takes over every sysctl of the stack for which there is a file below `dir`.
-pub fn mirror(ctl: &NetSysctl, dir: &Path) {
-    for name in NetSysctl::NAMES {
+pub fn mirror(net: &Net, dir: &Path) {
+    for name in NetSysctl::NAMES.iter().chain(&TEXTS) {
         let name = name.strip_suffix(".min").unwrap_or(name);
         let part = name.ends_with(".default") || name.ends_with(".max");
         if part || NOT_MIRRORED.iter().any(|n| name.contains(n)) {
             continue;
         }
         if let Ok(text) = std::fs::read_to_string(dir.join(name.replace('.', "/"))) {
-            set_sysctl(ctl, name, text.trim());
+            set_sysctl(net, name, text.trim());
         }
     }
 }
@@ -104,11 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn sysctls_of_three_numbers() {
-        let c = NetSysctl::default();
-        assert!(set_sysctl(&c, "net.ipv4.tcp_rmem", "4096 5000 0x10000"));
+    fn sysctls_of_one_and_three_numbers_and_of_text() {
+        let m = crate::Machine::new(&Flags::default()).unwrap();
+        let (net, c) = (&m.net, &m.net.sysctl);
+        assert!(set_sysctl(net, "net.ipv4.tcp_rmem", "4096 5000 0x10000"));
         assert_eq!((c.get("net.ipv4.tcp_rmem.default"), c.get("net.ipv4.tcp_rmem.max")), (Ok(5000), Ok(65536)));
-        assert!(!set_sysctl(&c, "net.ipv4.no_such", "1"));
-        assert!(!set_sysctl(&c, "net.ipv4.tcp_sack", "many"));
+        assert!(set_sysctl(net, "net.ipv4.tcp_sack", "0") && c.get("net.ipv4.tcp_sack") == Ok(0));
+        assert!(set_sysctl(net, "net.ipv4.tcp_congestion_control", "reno"));
+        assert!(!set_sysctl(net, "net.ipv4.tcp_congestion_control", "no such"));
+        assert!(!set_sysctl(net, "net.ipv4.no_such", "1"));
+        assert!(!set_sysctl(net, "net.ipv4.tcp_sack", "many"));
     }
 }

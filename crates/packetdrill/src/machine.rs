@@ -50,7 +50,7 @@ impl Machine {
             let _ = net.sysctl.set(&format!("net.ipv6.conf.all.{name}"), value);
         }
         for (name, value) in &flags.sysctls {
-            if !set_sysctl(&net.sysctl, name, value) {
+            if !set_sysctl(&net, name, value) {
                 return Err(format!("so_flags: sysctl {name} cannot be set to {value:?}"));
             }
         }
@@ -66,7 +66,7 @@ impl Machine {
     pub fn enter(&self) -> Inside<'_> {
         let inside = self.arch.enter();
         if let Some(dir) = &self.mirror {
-            mirror(&self.net.sysctl, dir);
+            mirror(&self.net, dir);
         }
         inside
     }

@@ -14,7 +14,7 @@ fn scripts() -> Vec<(PathBuf, Variant)> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|p| p.extension().is_some_and(|e| e == "pkt"));
     files.sort();
-    assert!(files.len() >= 5, "where are the scripts?");
+    assert!(files.len() >= 50, "where are the scripts?");
     files.iter().flat_map(|p| variants(p).into_iter().map(|v| (p.clone(), v))).collect()
 }
 

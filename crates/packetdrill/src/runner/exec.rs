@@ -148,7 +148,9 @@ pub fn run(script: &Script, variant: Variant, target: &Arc<dyn Target>) -> Resul
         blocked: None,
     };
     for (name, value) in DEFAULTS {
-        target.sysctl(name, value);
+        if !target.sysctl(name, value) {
+            return Err((1, format!("sysctl {name} cannot be set to {value:?}")));
+        }
     }
     for (name, value) in &script.options {
         match (name.as_str(), value.parse::<i64>()) {

@@ -64,7 +64,7 @@ impl Target for Sockeye {
     }
 
     fn sysctl(&self, name: &str, value: &str) -> bool {
-        set_sysctl(&self.0.net.sysctl, name, value)
+        set_sysctl(&self.0.net, name, value)
     }
 
     fn now(&self) -> i64 {
