@@ -21,6 +21,10 @@ use std::sync::atomic::Ordering::Relaxed;
 /// Where the signature stands in what we send, from the start of the header: the option is the first, MD5's padded in front.
 const HOLE: usize = TcpHdr::LEN + 4;
 
+/// A segment that is not as its receiver's keys ask for, or cannot be made as its sender's do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadAuth;
+
 // --- Sending ---
 
 /// The authentication option of a connection's next segment, if it has a key for the peer.
@@ -155,12 +159,12 @@ pub fn tcp_auth_request(
     peer: IpAddr,
     lisn: u32,
     risn: u32,
-) -> Result<Option<Box<AuthKey>>, ()> {
+) -> Result<Option<Box<AuthKey>>, BadAuth> {
     let Some(AoOption { keyid, rnext, .. }) = tcp_parse_auth_options(opts).map_or(None, |o| o.ao) else {
         return Ok(listener_md5_key(auth, peer));
     };
-    let ao = auth.ao.as_ref().ok_or(())?;
-    let key = ao.lookup(peer, 0, Some(rnext), None).and_then(|i| ao.keys.get(i)).ok_or(())?;
+    let ao = auth.ao.as_ref().ok_or(BadAuth)?;
+    let key = ao.lookup(peer, 0, Some(rnext), None).and_then(|i| ao.keys.get(i)).ok_or(BadAuth)?;
     let conn = AoConn { key: key.clone(), rnext: keyid, lisn, risn, snd: (0, lisn) };
     Ok(Some(Box::new(AuthKey::Ao(Box::new(conn)))))
 }
@@ -253,7 +257,7 @@ pub struct AoOption {
 }
 
 /// Finds them (`tcp_parse_auth_options`). `Err` for a segment with two, or with one that is broken.
-pub fn tcp_parse_auth_options(opts: &[u8]) -> Result<AuthOptions, ()> {
+pub fn tcp_parse_auth_options(opts: &[u8]) -> Result<AuthOptions, BadAuth> {
     let (mut found, mut at) = (AuthOptions::default(), 0);
     while let Some(&kind) = opts.get(at) {
         if kind == TCPOPT_EOL {
@@ -267,14 +271,14 @@ pub fn tcp_parse_auth_options(opts: &[u8]) -> Result<AuthOptions, ()> {
         match (kind, body) {
             (TCPOPT_MD5SIG, b) => {
                 if b.len() + 2 != TCPOLEN_MD5SIG || found != AuthOptions::default() {
-                    return Err(());
+                    return Err(BadAuth);
                 }
                 found.md5 = Some(at + 2);
             }
             (TCPOPT_AO, &[keyid, rnext, ref mac @ ..]) if found == AuthOptions::default() => {
                 found.ao = Some(AoOption { mac: at + 4, maclen: mac.len(), keyid, rnext });
             }
-            (TCPOPT_AO, _) => return Err(()),
+            (TCPOPT_AO, _) => return Err(BadAuth),
             _ => {}
         }
         at += 2 + body.len();
@@ -313,14 +317,14 @@ pub fn tcp_inbound_hash(
     skb: &Skb,
     th: &TcpHdr,
     t: &InetTuple,
-) -> Result<Option<usize>, ()> {
+) -> Result<Option<usize>, BadAuth> {
     let opts = skb.data().get(TcpHdr::LEN..th.header_len()).unwrap_or(&[]);
     let found = tcp_parse_auth_options(opts)?;
     if let Receiver::Request(req) = who {
         let used_ao = matches!(req.auth.as_deref(), Some(AuthKey::Ao(_)));
         if used_ao != found.ao.is_some() {
             net.mib.inc(Mib::TcpExtTCPAOBad);
-            return Err(());
+            return Err(BadAuth);
         }
     }
     if let Some(opt) = found.ao {
@@ -329,30 +333,30 @@ pub fn tcp_inbound_hash(
     let Some(at) = found.md5 else { return unsigned(net, auth, t) };
     let Some(key) = auth.and_then(|a| a.md5.lookup(t.faddr, 0)) else {
         net.mib.inc(Mib::TcpExtTCPMD5Unexpected);
-        return Err(());
+        return Err(BadAuth);
     };
     let seg = SegmentView { skb, saddr: t.faddr, daddr: t.laddr };
     let good = tcp_md5_hash(&key.key, &seg).is_some_and(|h| opts.get(at..at + 16) == Some(&h));
     if !good {
         net.mib.inc(Mib::TcpExtTCPMD5Failure);
-        return Err(());
+        return Err(BadAuth);
     }
     Ok(None)
 }
 
 /// A segment without signature is good if the peer has no key.
-fn unsigned(net: &Net, auth: Option<&TcpAuth>, t: &InetTuple) -> Result<Option<usize>, ()> {
+fn unsigned(net: &Net, auth: Option<&TcpAuth>, t: &InetTuple) -> Result<Option<usize>, BadAuth> {
     let Some(auth) = auth else { return Ok(None) };
     if let Some(ao) = &auth.ao
         && (ao.ao_required || ao.lookup(t.faddr, 0, None, None).is_some())
     {
         net.mib.inc(Mib::TcpExtTCPAORequired);
         ao.counters.ao_required.fetch_add(1, Relaxed);
-        return Err(());
+        return Err(BadAuth);
     }
     if auth.md5.lookup(t.faddr, 0).is_some() {
         net.mib.inc(Mib::TcpExtTCPMD5NotFound);
-        return Err(());
+        return Err(BadAuth);
     }
     Ok(None)
 }
@@ -366,15 +370,15 @@ fn inbound_ao(
     th: &TcpHdr,
     t: &InetTuple,
     opt: &AoOption,
-) -> Result<Option<usize>, ()> {
+) -> Result<Option<usize>, BadAuth> {
     let Some(ao) = auth.and_then(|a| a.ao.as_deref()) else {
         net.mib.inc(Mib::TcpExtTCPAOKeyNotFound);
-        return Err(());
+        return Err(BadAuth);
     };
     let Some(key) = ao.lookup(t.faddr, 0, None, Some(opt.keyid)).and_then(|i| ao.keys.get(i)) else {
         net.mib.inc(Mib::TcpExtTCPAOKeyNotFound);
         ao.counters.key_not_found.fetch_add(1, Relaxed);
-        return Err(());
+        return Err(BadAuth);
     };
     let (seq, syn, ack) = (th.seq.get(), th.has(tcp_flag::SYN), th.has(tcp_flag::ACK));
     let (sisn, disn, sne) = match who {
@@ -382,7 +386,7 @@ fn inbound_ao(
         Receiver::Request(r) => (r.rcv_isn, r.snt_isn, tcp_ao_compute_sne(0, r.rcv_isn, seq)),
         // Perhaps the third packet of a handshake that a cookie stands for.
         Receiver::Listener if ack && !syn => (seq.wrapping_sub(1), th.ack_seq.get().wrapping_sub(1), 0),
-        Receiver::Listener => return Err(()),
+        Receiver::Listener => return Err(BadAuth),
         Receiver::Conn { opening: true, .. } => (if syn { seq } else { ao.risn }, ao.lisn, 0),
         Receiver::Conn { rcv_nxt, .. } => {
             let sne = tcp_ao_compute_sne(ao.rcv.0, ao.rcv.1, rcv_nxt);
@@ -401,7 +405,7 @@ fn inbound_ao(
     all.fetch_add(1, Relaxed);
     own.fetch_add(1, Relaxed);
     if !good {
-        return Err(());
+        return Err(BadAuth);
     }
     // The peer asks for another key: if we have it, it signs from now on.
     let other = ao.current_key().is_some_and(|k| k.sndid != opt.rnext);
@@ -424,7 +428,7 @@ pub fn tcp_conn_inbound_hash(net: &Net, tp: &mut TcpSock, opening: bool, skb: &S
             }
             true
         }
-        Err(()) => false,
+        Err(BadAuth) => false,
     }
 }
 
@@ -453,10 +457,10 @@ mod tests {
         let ao = AoOption { mac: 4, maclen: 2, keyid: 5, rnext: 6 };
         assert_eq!(tcp_parse_auth_options(&[29, 6, 5, 6, 0, 0]), Ok(AuthOptions { md5: None, ao: Some(ao) }));
         o.extend([29, 4, 1, 1]);
-        assert_eq!(tcp_parse_auth_options(&o), Err(()), "both");
+        assert_eq!(tcp_parse_auth_options(&o), Err(BadAuth), "both");
         assert_eq!(tcp_parse_auth_options(&[19, 17, 0]), Ok(AuthOptions::default()), "cut off");
-        assert_eq!(tcp_parse_auth_options(&[19, 3, 0]), Err(()));
-        assert_eq!(tcp_parse_auth_options(&[29, 3, 0]), Err(()));
+        assert_eq!(tcp_parse_auth_options(&[19, 3, 0]), Err(BadAuth));
+        assert_eq!(tcp_parse_auth_options(&[29, 3, 0]), Err(BadAuth));
         assert_eq!(tcp_parse_auth_options(&[29, 0]), Ok(AuthOptions::default()));
     }
 }

@@ -127,7 +127,8 @@ fn ao_scope(sk: &Sock, addr: &[u8], prefix: u8, ifindex: i32, flags: u8) -> Resu
     if prefix > whole(addr) || any != (prefix == 0) || masked(addr, prefix) != addr {
         return Err(Errno::EINVAL);
     }
-    if ifindex != 0 && flags & TCP_AO_KEYF_IFINDEX == 0 || ifindex != 0 {
+    // There are no L3 domains that a device could stand for.
+    if ifindex != 0 {
         return Err(Errno::EINVAL);
     }
     Ok(KeyScope { addr, prefixlen: prefix, l3index: (flags & TCP_AO_KEYF_IFINDEX != 0).then_some(0) })
