@@ -6,7 +6,7 @@
 
 use crate::core::net_namespace::Net;
 use crate::ipv4::inet_sock::InetTuple;
-use crate::ipv4::tcp_auth::AuthKey;
+use crate::ipv4::tcp_auth_key::AuthKey;
 use kernel::Timer;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};

@@ -40,6 +40,7 @@ pub mod tcp_accecn;
 pub mod tcp_ack;
 pub mod tcp_ao;
 pub mod tcp_auth;
+pub mod tcp_auth_key;
 pub mod tcp_auth_sockopt;
 pub mod tcp_bbr;
 pub mod tcp_bbr_model;

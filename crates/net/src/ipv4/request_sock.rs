@@ -7,7 +7,7 @@
 
 use crate::core::sock::Sock;
 use crate::ipv4::inet_sock::InetTuple;
-use crate::ipv4::tcp_auth::AuthKey;
+use crate::ipv4::tcp_auth_key::AuthKey;
 use kernel::{SpinLock, Timer};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};

@@ -9,6 +9,7 @@
 use super::inet_sock::InetTuple;
 use super::request_sock::RequestSock;
 use super::tcp_ao::*;
+use super::tcp_auth_key::*;
 use super::tcp_md5::*;
 use super::tcp_sock::*;
 use crate::core::net_namespace::Net;
@@ -17,9 +18,6 @@ use crate::core::snmp::Mib;
 use crate::hdr::{TcpHdr, tcp_flag};
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
-
-/// Where the signature stands in what we send, from the start of the header: the option is the first, MD5's padded in front.
-const HOLE: usize = TcpHdr::LEN + 4;
 
 /// A segment that is not as its receiver's keys ask for, or cannot be made as its sender's do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,65 +62,6 @@ pub fn tcp_auth_sign(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: u8) {
         _ => auth.md5.lookup(t.faddr, 0).and_then(|k| tcp_md5_hash(&k.key, &seg)).map(|h| Tag::from_slice(&h)),
     };
     put_tag(skb, tag);
-}
-
-fn put_tag(skb: &mut Skb, tag: Option<Tag>) {
-    if let Some(tag) = tag
-        && let Some(to) = skb.data_mut().get_mut(HOLE..HOLE + tag.len())
-    {
-        to.copy_from_slice(&tag);
-    }
-}
-
-/// The context of segments from here.
-fn context(t: &InetTuple, lisn: u32, risn: u32) -> TrafficContext {
-    TrafficContext { saddr: t.laddr, daddr: t.faddr, sport: t.lport, dport: t.fport, sisn: lisn, disn: risn }
-}
-
-/// The context of segments to here.
-fn context_in(t: &InetTuple, risn: u32, lisn: u32) -> TrafficContext {
-    TrafficContext { saddr: t.faddr, daddr: t.laddr, sport: t.fport, dport: t.lport, sisn: risn, disn: lisn }
-}
-
-/// What signs a segment that no socket sends: of a request, of a time-wait entry, a RST.
-#[derive(Clone)]
-pub enum AuthKey {
-    Md5(Box<[u8]>),
-    Ao(Box<AoConn>),
-}
-
-/// A connection's TCP-AO, as far as it takes to sign.
-#[derive(Clone)]
-pub struct AoConn {
-    pub key: AoKey,
-    /// RNextKeyID to be sent.
-    pub rnext: u8,
-    pub lisn: u32,
-    pub risn: u32,
-    /// A sequence number of ours and its extension.
-    pub snd: (u32, u32),
-}
-
-impl AuthKey {
-    pub fn option(&self) -> AuthOut {
-        match self {
-            AuthKey::Md5(_) => AuthOut::Md5,
-            AuthKey::Ao(c) => c.key.out(c.rnext),
-        }
-    }
-
-    /// Signs a segment whose header is complete but for the checksum; `data` at it.
-    pub fn sign(&self, skb: &mut Skb, t: &InetTuple, seq: u32, syn: bool) {
-        let seg = SegmentView { skb, saddr: t.laddr, daddr: t.faddr };
-        let tag = match self {
-            AuthKey::Md5(key) => tcp_md5_hash(key, &seg).map(|h| Tag::from_slice(&h)),
-            AuthKey::Ao(c) => {
-                let sne = if syn { 0 } else { tcp_ao_compute_sne(c.snd.0, c.snd.1, seq) };
-                c.key.sign(&context(t, c.lisn, c.risn), &seg, sne, HOLE)
-            }
-        };
-        put_tag(skb, tag);
-    }
 }
 
 /// The key of a connection for segments that its socket does not send.
