@@ -13,6 +13,8 @@ pub use libc::{
 pub const TCP_CC_INFO: i32 = 26;
 pub const TCP_THIN_LINEAR_TIMEOUTS: i32 = 16;
 pub const TCP_THIN_DUPACK: i32 = 17;
+pub const TCP_FASTOPEN_KEY: i32 = 33;
+pub const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 pub const TCP_INQ: i32 = 36;
 pub const TCP_TX_DELAY: i32 = 37;
 pub const TCP_RTO_MAX_MS: i32 = 44;
@@ -93,6 +95,7 @@ pub const TCPI_OPT_WSCALE: u8 = 4;
 pub const TCPI_OPT_ECN: u8 = 8;
 /// A packet with ECT came.
 pub const TCPI_OPT_ECN_SEEN: u8 = 16;
+pub const TCPI_OPT_SYN_DATA: u8 = 32;
 
 macro_rules! tcp_info {
     ($($(#[$m:meta])* $f:ident: $t:ty,)*) => {
@@ -129,6 +132,7 @@ tcp_info! {
     tcpi_state: u8, tcpi_ca_state: u8, tcpi_retransmits: u8, tcpi_probes: u8, tcpi_backoff: u8, tcpi_options: u8,
     /// `tcpi_snd_wscale` in the low, `tcpi_rcv_wscale` in the high four bits.
     tcpi_wscale: u8,
+    /// `tcpi_delivery_rate_app_limited` in the lowest bit, `tcpi_fastopen_client_fail` in the next two.
     tcpi_delivery_rate_app_limited: u8,
     tcpi_rto: u32, tcpi_ato: u32, tcpi_snd_mss: u32, tcpi_rcv_mss: u32,
     tcpi_unacked: u32, tcpi_sacked: u32, tcpi_lost: u32, tcpi_retrans: u32, tcpi_fackets: u32,

@@ -73,6 +73,38 @@ impl<'a> IovIter<'a> {
         done
     }
 
+    /// The first bytes of what is to be sent, at most `max`, which stay in the message.
+    pub fn peek(&self, max: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(max.min(self.count()));
+        let mut take = |b: &[u8]| out.extend_from_slice(&b[..b.len().min(max - out.len())]);
+        match self {
+            IovIter::Source(v) => v.iter().for_each(|b| take(b)),
+            IovIter::SourceFrags(v) => v.iter().for_each(|f| take(f)),
+            _ => {}
+        }
+        out
+    }
+
+    /// Drops the first `n` bytes of what is to be sent (`iov_iter_advance`).
+    pub fn advance(&mut self, mut n: usize) {
+        while n > 0 {
+            let front = match self {
+                IovIter::Source(v) => v.front().map(|b| b.len()),
+                IovIter::SourceFrags(v) => v.front().map(|f| f.len()),
+                _ => None,
+            };
+            let Some(front) = front else { return };
+            match self {
+                IovIter::Source(v) if front > n => v.front_mut().into_iter().for_each(|b| *b = &b[n..]),
+                IovIter::SourceFrags(v) if front > n => v.front_mut().into_iter().for_each(|f| f.advance(n)),
+                IovIter::Source(v) => drop(v.pop_front()),
+                IovIter::SourceFrags(v) => drop(v.pop_front()),
+                _ => {}
+            }
+            n -= front.min(n);
+        }
+    }
+
     /// Whether the message hands over pages instead of bytes to copy.
     pub fn has_frags(&self) -> bool {
         matches!(self, IovIter::SourceFrags(_))

@@ -68,6 +68,8 @@ bitflags::bitflags! {
         const TSTAMP_NEW = 1 << 28;
         /// A writer found no room and wants to be told (`SOCK_NOSPACE`).
         const NOSPACE = 1 << 29;
+        /// The first write carries the SYN (`INET_FLAGS_DEFER_CONNECT`).
+        const DEFER_CONNECT = 1 << 30;
     }
 }
 
@@ -113,6 +115,12 @@ impl Backlog {
 
 type ProtoData = Box<dyn ProtoSock>;
 
+/// How a transport opens a connection with a message ([`Proto::fastopen`]).
+pub struct FastopenOps {
+    pub begin: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> Result<()>,
+    pub end: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> usize,
+}
+
 /// A transport protocol (`struct proto`). `sk` methods run with the socket lock as their doc says.
 pub struct Proto {
     pub name: &'static str,
@@ -141,6 +149,9 @@ pub struct Proto {
     pub getsockopt: fn(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Result<Vec<u8>>,
     /// `shutdown(2)`. Lock held.
     pub shutdown: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, how: u8),
+    /// A message that opens its connection: before `connect`, and after it, when it tells how many bytes have gone with the
+    /// SYN. `None`: there is no such thing. Lock held.
+    pub fastopen: Option<&'static FastopenOps>,
     /// Takes the lock itself. Progress is kept in `msg`.
     pub sendmsg: fn(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>>,
     /// Takes the lock itself. `flags` are `MSG_*`. Progress is kept in `msg`.

@@ -4,6 +4,7 @@
 //! Linux counterpart: `net/core/sysctl_net_core.c`, `net/ipv4/sysctl_net_ipv4.c`, `net/ipv6/sysctl_net_ipv6.c`.
 //! Locks and context: any; atomics.
 
+use kernel::SpinLock;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use uapi::{Errno, Result};
 
@@ -37,13 +38,20 @@ impl Ctl {
 }
 
 macro_rules! sysctls {
-    ($($(#[$m:meta])* $field:ident: $name:literal = $default:expr, $min:expr, $max:expr;)*) => {
+    ($($(#[$m:meta])* $field:ident: $name:literal = $default:expr, $min:expr, $max:expr;)*
+     => $($(#[$tm:meta])* $text:ident: $tname:literal, $check:expr;)*) => {
         /// A namespace's tunables.
-        pub struct NetSysctl { $($(#[$m])* pub $field: Ctl,)* }
+        pub struct NetSysctl {
+            $($(#[$m])* pub $field: Ctl,)*
+            $($(#[$tm])* pub $text: SpinLock<String>,)*
+        }
 
         impl Default for NetSysctl {
             fn default() -> Self {
-                NetSysctl { $($field: Ctl { value: AtomicI64::new($default), min: $min, max: $max },)* }
+                NetSysctl {
+                    $($field: Ctl { value: AtomicI64::new($default), min: $min, max: $max },)*
+                    $($text: SpinLock::default(),)*
+                }
             }
         }
 
@@ -53,6 +61,14 @@ macro_rules! sysctls {
             /// The tunable of that dotted name (`"net.ipv4.tcp_sack"`).
             pub fn by_name(&self, name: &str) -> Option<&Ctl> {
                 match name { $($name => Some(&self.$field),)* _ => None }
+            }
+
+            /// Tunables whose value is text.
+            pub const TEXTS: &'static [&'static str] = &[$($tname,)*];
+
+            /// The text of that name, and what it must satisfy.
+            fn text_by_name(&self, name: &str) -> Option<(&SpinLock<String>, fn(&str) -> bool)> {
+                match name { $($tname => Some((&self.$text, $check)),)* _ => None }
             }
         }
     };
@@ -162,6 +178,11 @@ sysctls! {
     tcp_max_tw_buckets: "net.ipv4.tcp_max_tw_buckets" = 131_072, 0, MAX;
     tcp_max_syn_backlog: "net.ipv4.tcp_max_syn_backlog" = 1024, 0, MAX;
     tcp_syncookies: "net.ipv4.tcp_syncookies" = 1, 0, 2;
+    /// Bits: 1 clients, 2 servers, 4 clients without cookies, 0x200 servers without cookies, 0x400 every listener.
+    tcp_fastopen: "net.ipv4.tcp_fastopen" = 1, 0, MAX;
+    /// Seconds; 0: clients never hold back.
+    tcp_fastopen_blackhole_timeout: "net.ipv4.tcp_fastopen_blackhole_timeout_sec" = 0, 0, MAX;
+    tcp_migrate_req: "net.ipv4.tcp_migrate_req" = 0, 0, 1;
     tcp_abort_on_overflow: "net.ipv4.tcp_abort_on_overflow" = 0, 0, 1;
     tcp_tw_reuse: "net.ipv4.tcp_tw_reuse" = 2, 0, 2;
     /// Milliseconds.
@@ -207,12 +228,54 @@ sysctls! {
     tcp_thin_linear_timeouts: "net.ipv4.tcp_thin_linear_timeouts" = 0, 0, 1;
     tcp_syn_linear_timeouts: "net.ipv4.tcp_syn_linear_timeouts" = 4, 0, 127;
     tcp_rto_max_ms: "net.ipv4.tcp_rto_max_ms" = 120_000, 1000, 120_000;
+    =>
+    /// One or two keys of four 32-bit words in hexadecimal; empty until one is set or needed.
+    tcp_fastopen_key: "net.ipv4.tcp_fastopen_key", |s| fastopen_key(s);
+    /// Ports that are never chosen for a socket: numbers and ranges ("1000,2000-2010").
+    ip_local_reserved_ports: "net.ipv4.ip_local_reserved_ports", |s| parse_ports(s).is_some();
+}
+
+/// Whether the text is one key or two, with a comma between.
+fn fastopen_key(s: &str) -> bool {
+    let word = |w: &str| (1..=8).contains(&w.len()) && w.bytes().all(|b| b.is_ascii_hexdigit());
+    let key = |k: &str| k.split('-').count() == 4 && k.split('-').all(word);
+    (1..=2).contains(&s.split(',').count()) && s.split(',').all(key)
+}
+
+/// The ranges of a list of ports; `None` if it is not well formed.
+pub fn parse_ports(s: &str) -> Option<Vec<std::ops::RangeInclusive<u16>>> {
+    let range = |r: &str| {
+        let (a, b) = r.split_once('-').unwrap_or((r, r));
+        let (a, b): (u16, u16) = (a.trim().parse().ok()?, b.trim().parse().ok()?);
+        (a <= b).then_some(a..=b)
+    };
+    s.split([',', '\n']).map(str::trim).filter(|r| !r.is_empty()).map(range).collect()
 }
 
 impl NetSysctl {
     /// The value of a dotted name; `ENOENT` if there is none.
     pub fn get(&self, name: &str) -> Result<i64> {
         Ok(self.by_name(name).ok_or(Errno::ENOENT)?.get())
+    }
+
+    /// The value of a tunable as text, also of one that is a number; `ENOENT`.
+    pub fn get_str(&self, name: &str) -> Result<String> {
+        match self.text_by_name(name) {
+            Some((text, _)) => Ok(text.lock_bh().clone()),
+            None => self.get(name).map(|v| v.to_string()),
+        }
+    }
+
+    /// Sets a tunable from text, also one that is a number; `ENOENT`, `EINVAL`.
+    pub fn set_str(&self, name: &str, v: &str) -> Result<()> {
+        match self.text_by_name(name) {
+            Some((text, check)) if check(v.trim()) => {
+                *text.lock_bh() = v.trim().to_string();
+                Ok(())
+            }
+            Some(_) => Err(Errno::EINVAL),
+            None => self.set(name, v.trim().parse().map_err(|_| Errno::EINVAL)?),
+        }
     }
 
     /// Sets it; `ENOENT` for an unknown name, `EINVAL` outside its bounds.

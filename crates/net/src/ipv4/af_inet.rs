@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 use uapi::poll::Poll as PollMask;
 use uapi::sockaddr::{AF_INET, AF_INET6};
-use uapi::socket::{IPPROTO_IP, IPPROTO_RAW, SOCK_RAW, SOCK_STREAM};
+use uapi::socket::{IPPROTO_IP, IPPROTO_RAW, MSG_DONTWAIT, MSG_FASTOPEN, SOCK_RAW, SOCK_STREAM};
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result, SockAddr};
 
@@ -177,7 +177,8 @@ pub const fn dgram_ops(family: u16, bind: BindOp, connect: ConnectOp) -> ProtoOp
 type BindOp = fn(&Socket, &SockAddr) -> Result<()>;
 type ConnectOp = fn(&Socket, &SockAddr, bool, &mut Wait) -> Poll<Result<()>>;
 
-pub static INET_STREAM_OPS: ProtoOps = stream_ops(AF_INET, inet_bind, inet_stream_connect);
+pub static INET_STREAM_OPS: ProtoOps =
+    ProtoOps { sendmsg: inet_stream_sendmsg, ..stream_ops(AF_INET, inet_bind, inet_stream_connect) };
 pub static INET_DGRAM_OPS: ProtoOps = dgram_ops(AF_INET, inet_bind, inet_dgram_connect);
 
 /// `inet_release`: the transport says good-bye to the peer, lingering if it was asked to.
@@ -265,6 +266,50 @@ fn read_peer_v4(_: &Sock, inet: &InetSock, addr: &SockAddr) -> Result<SockAddr> 
     }
 }
 
+/// `inet_sendmsg` of a stream.
+#[inline]
+fn inet_stream_sendmsg(sock: &Socket, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
+    stream_sendmsg(sock, msg, wait, read_peer_v4)
+}
+
+/// A stream's `sendmsg` in both families: one with `MSG_FASTOPEN`, or the first after a deferred `connect`, opens the connection.
+#[inline]
+pub fn stream_sendmsg(
+    sock: &Socket,
+    msg: &mut MsgHdr<'_>,
+    wait: &mut Wait,
+    read_peer: ReadPeer,
+) -> Poll<Result<usize>> {
+    tp!(inet_sendmsg, sock.sk);
+    if msg.flags & MSG_FASTOPEN != 0 || sock.sk.flag(SockFlags::DEFER_CONNECT) {
+        let opened = ready!(sendmsg_fastopen(sock, msg, wait, read_peer));
+        match opened {
+            Ok(()) => msg.flags &= !MSG_FASTOPEN,
+            Err(Errno::EINPROGRESS) if msg.done > 0 => return Poll::Ready(Ok(msg.done)),
+            Err(e) => return Poll::Ready(Err(e)),
+        }
+    }
+    (sock.sk.prot.sendmsg)(&sock.sk, msg, wait)
+}
+
+/// Opens the connection with the beginning of the message (`tcp_sendmsg_fastopen`).
+#[cold]
+fn sendmsg_fastopen(sock: &Socket, msg: &mut MsgHdr<'_>, wait: &mut Wait, read_peer: ReadPeer) -> Poll<Result<()>> {
+    let sk = &sock.sk;
+    let Some(ops) = sk.prot.fastopen else { return Poll::Ready(Err(Errno::EOPNOTSUPP)) };
+    if !wait.has_started() {
+        let mut state = sk.lock_sock();
+        (ops.begin)(sk, &mut *state, msg)?;
+    }
+    let nonblock = msg.flags & MSG_DONTWAIT != 0;
+    let r = ready!(connect_or_wait(sock, msg.name.as_ref(), nonblock, wait, read_peer, true));
+    let mut state = sk.lock_sock();
+    let copied = (ops.end)(sk, &mut *state);
+    msg.iter.advance(copied);
+    msg.done += copied;
+    Poll::Ready(r)
+}
+
 fn inet_stream_connect(sock: &Socket, addr: &SockAddr, nonblock: bool, wait: &mut Wait) -> Poll<Result<()>> {
     stream_connect(sock, addr, nonblock, wait, read_peer_v4)
 }
@@ -281,11 +326,23 @@ pub fn stream_connect(
     read_peer: ReadPeer,
 ) -> Poll<Result<()>> {
     tp!(inet_stream_connect, sock.sk);
+    if *addr == SockAddr::Unspec {
+        return Poll::Ready(disconnect(sock, &mut *sock.sk.lock_sock()));
+    }
+    connect_or_wait(sock, Some(addr), nonblock, wait, read_peer, false)
+}
+
+/// `__inet_stream_connect`. `writing`: for a message, which needs no address when `connect` was deferred.
+fn connect_or_wait(
+    sock: &Socket,
+    addr: Option<&SockAddr>,
+    nonblock: bool,
+    wait: &mut Wait,
+    read_peer: ReadPeer,
+    writing: bool,
+) -> Poll<Result<()>> {
     let sk = &sock.sk;
     let mut state = sk.lock_sock();
-    if *addr == SockAddr::Unspec {
-        return Poll::Ready(disconnect(sock, &mut *state));
-    }
     let now = sk.net.kernel().ktime_get();
     let first = !wait.has_started();
     wait.set_timeout(now, sk.sndtimeo(nonblock));
@@ -294,8 +351,16 @@ pub fn stream_connect(
         match sock.state() {
             SocketState::Connected => return Poll::Ready(Err(Errno::EISCONN)),
             SocketState::Disconnecting => return Poll::Ready(Err(Errno::EINVAL)),
-            SocketState::Connecting => in_vain = Errno::EALREADY,
-            SocketState::Unconnected => start_connect(sock, &mut *state, addr, read_peer)?,
+            SocketState::Connecting if !sk.flag(SockFlags::DEFER_CONNECT) => in_vain = Errno::EALREADY,
+            SocketState::Connecting if writing => {}
+            SocketState::Connecting => in_vain = Errno::EISCONN,
+            SocketState::Unconnected => {
+                start_connect(sock, &mut *state, addr.unwrap_or(&SockAddr::Unspec), read_peer)?;
+                if sk.flag(SockFlags::DEFER_CONNECT) {
+                    wait.finish_wait();
+                    return Poll::Ready(Ok(()));
+                }
+            }
         }
     }
     let result = ready!(inet_wait_for_connect(sk, state, wait, in_vain));

@@ -239,9 +239,9 @@ fn inet_csk_wait_for_connect(
 
 /// Queues an established child for `accept`; `false` if the listener was closed meanwhile, and the child given up. The
 /// listener's `data_ready` is the caller's, once the child is ready. Softirq context, the child not locked by the caller
-/// unless it gives it up itself.
-pub fn inet_csk_reqsk_queue_add(listener: &Arc<Sock>, child: &Arc<Sock>) -> bool {
-    match inet_csk(listener).accept_queue().push(listener, child.clone()) {
+/// unless it gives it up itself. `tfo`: the request of a child whose handshake goes on.
+pub fn inet_csk_reqsk_queue_add(listener: &Arc<Sock>, child: &Arc<Sock>, tfo: Option<&Arc<RequestSock>>) -> bool {
+    match inet_csk(listener).accept_queue().push(listener, child.clone(), tfo.cloned()) {
         Ok(()) => true,
         Err(Closed(_)) => false,
     }

@@ -18,6 +18,8 @@ use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
+use crate::ipv4::tcp_fastopen_cookie::FastopenNet;
+use crate::ipv4::tcp_metrics::TcpMetrics;
 use crate::ipv4::tcp_sock::TcpSock;
 use kernel::cpu::BhGuard;
 use kernel::spinlock::SpinGuard;
@@ -104,6 +106,9 @@ pub struct InetHashinfo {
     /// Time-wait entries, and connections whose process has gone (`tcp_orphan_count`).
     pub tw_count: AtomicU32,
     pub orphan_count: AtomicU32,
+    /// What is known of destinations.
+    pub metrics: TcpMetrics,
+    pub fastopen: FastopenNet,
     /// Challenge ACKs: the current second in the high, how many in the low half.
     challenge: AtomicU64,
 }
@@ -210,6 +215,8 @@ impl InetHashinfo {
             table_perturb: (0..INET_TABLE_PERTURB_SIZE).map(perturb).collect(),
             tw_count: AtomicU32::new(0),
             orphan_count: AtomicU32::new(0),
+            metrics: TcpMetrics::default(),
+            fastopen: FastopenNet::default(),
             challenge: AtomicU64::new(0),
         }
     }

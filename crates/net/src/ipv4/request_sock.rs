@@ -1,6 +1,6 @@
 //! A connection request: what stands for a connection between the SYN and the third packet of the handshake.
 //!
-//! Interface: [`RequestSock`], [`RequestSockQueue`] (a listener's accept queue and request counts).
+//! Interface: [`RequestSock`], [`RequestSockQueue`] (a listener's accept queue and request counts), [`FastopenQueue`].
 //! Linux counterpart: `include/net/request_sock.h`, `net/core/request_sock.c`.
 //! Locks and context: a request is shared between softirqs and changes by atomics only; the accept queue has its own
 //! spinlock, taken with bottom halves off.
@@ -8,6 +8,7 @@
 use crate::core::sock::Sock;
 use crate::ipv4::inet_sock::InetTuple;
 use crate::ipv4::tcp_auth_key::AuthKey;
+use crate::ipv4::tcp_fastopen_cookie::FastopenKeys;
 use kernel::{SpinLock, Timer};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
@@ -60,6 +61,14 @@ pub struct RequestSock {
     pub acked: AtomicBool,
     /// When an out-of-window packet was last answered, in milliseconds; 0: never.
     pub last_oow_ack_time: AtomicU64,
+    /// The next number expected: behind the SYN, and behind its data if that was taken (Fast Open).
+    pub rcv_nxt: AtomicU32,
+    /// Its child exists already, made out of the SYN alone, and is counted by the listener's [`FastopenQueue`].
+    pub tfo_listener: AtomicBool,
+    /// That child has been accepted. Changes under the lock of the [`FastopenQueue`].
+    pub tfo_accepted: AtomicBool,
+    /// The headers of the SYN, for `TCP_SAVED_SYN`.
+    pub saved_syn: Option<Box<[u8]>>,
     /// The listener's `TCP_SYNCNT` (0: the namespace's default) and `TCP_DEFER_ACCEPT` when the SYN came.
     pub syn_retries: u8,
     pub defer_accept: u8,
@@ -71,10 +80,77 @@ pub struct RequestSock {
 /// Why a connection is not queued: the listener was closed.
 pub struct Closed(pub Arc<Sock>);
 
+/// A connection that waits to be accepted; with its request if it was made by Fast Open.
+type Waiting = (Arc<Sock>, Option<Arc<RequestSock>>);
+
 #[derive(Default)]
 struct Accept {
-    list: VecDeque<Arc<Sock>>,
+    list: VecDeque<Waiting>,
     open: bool,
+}
+
+/// A listener's children that were made out of a SYN alone and whose handshake goes on (`struct fastopen_queue`).
+#[derive(Default)]
+pub struct FastopenQueue {
+    /// `TCP_FASTOPEN`: how many there may be; 0: Fast Open is off.
+    pub max_qlen: AtomicU32,
+    /// `TCP_FASTOPEN_KEY`: keys of the listener's own.
+    pub keys: SpinLock<Option<FastopenKeys>>,
+    inner: SpinLock<Fastopen>,
+}
+
+#[derive(Default)]
+struct Fastopen {
+    qlen: u32,
+    /// Places that a RST holds until then, jiffies; the oldest first. They count in `qlen`.
+    held: VecDeque<u64>,
+}
+
+impl FastopenQueue {
+    /// Whether there is room below `max`; a place whose time is over is given up for it.
+    pub fn room(&self, max: u32, now: u64) -> bool {
+        let mut q = self.inner.lock_bh();
+        if q.qlen < max {
+            return true;
+        }
+        if q.held.front().is_none_or(|&until| until > now) {
+            return false;
+        }
+        q.held.pop_front();
+        q.qlen -= 1;
+        true
+    }
+
+    /// A child was made.
+    pub fn add(&self) {
+        self.inner.lock_bh().qlen += 1;
+    }
+
+    /// A child's handshake is over. A RST for one that was accepted holds its place `until` then.
+    pub fn remove(&self, req: &RequestSock, until: Option<u64>) {
+        let mut q = self.inner.lock_bh();
+        if !req.tfo_listener.swap(false, AcqRel) {
+            return;
+        }
+        match until {
+            Some(t) if req.tfo_accepted.load(Acquire) => q.held.push_back(t),
+            _ => q.qlen = q.qlen.saturating_sub(1),
+        }
+    }
+
+    fn accepted(&self, req: &RequestSock) {
+        let _q = self.inner.lock_bh();
+        req.tfo_accepted.store(true, Release);
+    }
+
+    /// Children whose handshake goes on, and places held.
+    pub fn len(&self) -> u32 {
+        self.inner.lock_bh().qlen
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// What a listener keeps beside its state (`struct request_sock_queue`).
@@ -84,6 +160,7 @@ pub struct RequestSockQueue {
     /// Requests that are not yet connections; those whose SYN-ACK was never sent again.
     qlen: AtomicU32,
     young: AtomicU32,
+    pub fastopenq: FastopenQueue,
 }
 
 impl RequestSockQueue {
@@ -96,24 +173,27 @@ impl RequestSockQueue {
     pub fn close(&self) -> Vec<Arc<Sock>> {
         let mut a = self.accept.lock_bh();
         a.open = false;
-        a.list.drain(..).collect()
+        a.list.drain(..).map(|(child, _)| child).collect()
     }
 
     /// Appends an established connection, and counts it in the listener's `ack_backlog`.
-    pub fn push(&self, listener: &Sock, child: Arc<Sock>) -> Result<(), Closed> {
+    pub fn push(&self, listener: &Sock, child: Arc<Sock>, tfo: Option<Arc<RequestSock>>) -> Result<(), Closed> {
         let mut a = self.accept.lock_bh();
         if !a.open {
             return Err(Closed(child));
         }
         listener.ack_backlog.fetch_add(1, AcqRel);
-        a.list.push_back(child);
+        a.list.push_back((child, tfo));
         Ok(())
     }
 
     /// The oldest connection (`reqsk_queue_remove`).
     pub fn pop(&self, listener: &Sock) -> Option<Arc<Sock>> {
-        let child = self.accept.lock_bh().list.pop_front()?;
+        let (child, tfo) = self.accept.lock_bh().list.pop_front()?;
         listener.ack_backlog.fetch_sub(1, AcqRel);
+        if let Some(req) = tfo {
+            self.fastopenq.accepted(&req);
+        }
         Some(child)
     }
 

@@ -1,20 +1,23 @@
 //! TCP: sending, and what a socket is ready for.
 //!
-//! Interface: [`tcp_sendmsg`], [`tcp_poll`], [`tcp_ioctl`].
+//! Interface: [`tcp_sendmsg`], [`tcp_sendmsg_fastopen`], [`tcp_poll`], [`tcp_ioctl`].
 //! Linux counterpart: `net/ipv4/tcp.c`. Receiving is in `tcp_recv`, closing in `tcp_close`, options in `tcp_sockopt`.
 //! Locks and context: process context, socket lock.
 
 use super::tcp_cong::tcp_slow_start_after_idle_check;
+use super::tcp_fastopen::{fastopen_rsk, tcp_passive_fastopen};
+use super::tcp_fastopen_client::{tcp_fastopen_begin, tcp_fastopen_end};
 use super::tcp_mem::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::tcp_rate_check_app_limited;
 use super::tcp_sock::*;
+use super::tcp_state::tcp_set_state;
 use super::tcp_tsq::tcp_throttle;
 use crate::core::iov_iter::MsgHdr;
 use crate::core::skbuff::{GSO_MAX_SIZE, SKB_OVERHEAD};
 use crate::core::snmp::Mib;
-use crate::core::sock::{RCV_SHUTDOWN, SEND_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags};
+use crate::core::sock::{ProtoSock, RCV_SHUTDOWN, SEND_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags};
 use crate::hdr::tcp_flag;
 use kernel::{PageMut, Wait, tp};
 use std::sync::Arc;
@@ -27,9 +30,6 @@ use uapi::{Errno, Result};
 
 /// Bytes of a page that the stream is copied into.
 const TX_PAGE: usize = 32 * 1024;
-
-/// Data with the SYN (RFC 7413), which there is not.
-const MSG_FASTOPEN: i32 = 0x2000_0000;
 
 /// What an interrupted call answers (`sock_intr_errno`): without a deadline it can be restarted.
 pub fn sock_intr_errno(wait: &Wait) -> Errno {
@@ -49,16 +49,13 @@ enum Stop {
 /// block. Bytes are copied once, into page fragments that travel to the peer (`tcp_sendmsg`).
 pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
     tp!(tcp_sendmsg, sk);
-    if msg.flags & MSG_FASTOPEN != 0 {
-        return Poll::Ready(Err(Errno::EOPNOTSUPP));
-    }
     let nonblock = msg.flags & MSG_DONTWAIT != 0;
     let now = sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.sndtimeo(nonblock));
     let mut guard = sk.lock_sock();
     tcp_rate_check_app_limited(sk, tcp_sk(&mut *guard));
     let stop = loop {
-        if !sk.state().is_in(TCPF_SEND) {
+        if !sk.state().is_in(TCPF_SEND) && !tcp_passive_fastopen(sk, tcp_sk(&mut *guard)) {
             break match not_connected(sk) {
                 Some(e) => Stop::Error(e),
                 None => Stop::Full,
@@ -89,6 +86,21 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
     drop(guard);
     wait.finish_wait();
     Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { Err(e) })
+}
+
+/// The message opens the connection, with as much of it in the SYN as may be (RFC 7413; `tcp_sendmsg_fastopen`). The SYN goes
+/// out now if `connect` has left that to us; else the caller connects. Socket lock held.
+pub fn tcp_sendmsg_fastopen(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> Result<()> {
+    tcp_fastopen_begin(sk, state, msg)?;
+    let tp = tcp_sk(state);
+    if !sk.flag(SockFlags::DEFER_CONNECT) {
+        return Ok(());
+    }
+    tcp_connect(sk, tp).inspect_err(|_| {
+        tcp_set_state(sk, tp, TcpState::Close);
+        tp.inet.dport = 0;
+        tcp_fastopen_end(sk, tp);
+    })
 }
 
 /// Why a socket that is not connected cannot send; `None` if it is about to be (`sk_stream_wait_connect`).
@@ -314,7 +326,7 @@ pub fn tcp_poll(sk: &Arc<Sock>) -> PollMask {
     if shutdown & RCV_SHUTDOWN != 0 {
         mask |= PollMask::IN | PollMask::RDNORM | PollMask::RDHUP;
     }
-    if !matches!(state, TcpState::SynSent | TcpState::SynRecv) {
+    if state != TcpState::SynSent && (state != TcpState::SynRecv || fastopen_rsk(tp).is_some()) {
         let mut target = sk.rcvlowat.load(Relaxed).max(1);
         if tp.urg_data != 0 && tp.urg_seq == tp.copied_seq && !sk.flag(SockFlags::URGINLINE) {
             target += 1;
@@ -330,6 +342,9 @@ pub fn tcp_poll(sk: &Arc<Sock>) -> PollMask {
         if tp.urg_data & TCP_URG_VALID != 0 {
             mask |= PollMask::PRI;
         }
+    } else if state == TcpState::SynSent && sk.flag(SockFlags::DEFER_CONNECT) {
+        // A write will open the connection.
+        mask |= PollMask::OUT | PollMask::WRNORM;
     }
     if sk.err().is_some() {
         mask |= PollMask::ERR;

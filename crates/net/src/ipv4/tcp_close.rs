@@ -8,6 +8,7 @@ use super::inet_connection_sock::inet_csk_listen_stop;
 use super::inet_csk_timers::*;
 use super::inet_hashtables::tcp_hashinfo;
 use super::tcp_cong::tcp_cleanup_congestion_control;
+use super::tcp_fastopen::reqsk_fastopen_remove;
 use super::tcp_input::tcp_fin_time;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
@@ -149,6 +150,8 @@ fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     } else if old == TcpState::SynSent {
         sk.set_err(Errno::ECONNRESET);
     }
+    sk.set_flag(SockFlags::DEFER_CONNECT, false);
+    reqsk_fastopen_remove(tp, false);
     tcp_clear_xmit_timers(tp);
     tcp_receive_queue_purge(sk, tp);
     tcp_write_queue_purge(sk, tp);
@@ -187,6 +190,10 @@ fn forget_connection(tp: &mut TcpSock) {
     tp.linger2 = old.linger2;
     (tp.keepalive_time, tp.keepalive_intvl, tp.keepalive_probes) =
         (old.keepalive_time, old.keepalive_intvl, old.keepalive_probes);
+    tp.hs = old.hs.filter(|h| h.fastopen_connect || h.fastopen_no_cookie || h.save_syn != 0).map(|h| {
+        let (fastopen_connect, fastopen_no_cookie, save_syn) = (h.fastopen_connect, h.fastopen_no_cookie, h.save_syn);
+        Box::new(TcpHandshake { fastopen_connect, fastopen_no_cookie, save_syn, ..TcpHandshake::default() })
+    });
     tp.notsent_lowat = old.notsent_lowat;
     tp.tcp_mstamp = old.tcp_mstamp;
     tp.orphan = old.orphan;

@@ -5,6 +5,7 @@
 //! Locks and context: softirq context. The listener is not locked: its options are a copy that nobody changes (`ltp`, under RCU).
 
 use crate::core::dst::{Dst, RtnType};
+use crate::core::eth::ETH_HLEN;
 use crate::core::flow::Flow;
 use crate::core::l3::XmitParams;
 use crate::core::net_namespace::Net;
@@ -17,6 +18,7 @@ use crate::ipv4::inet_connection_sock::{
     inet_child_forget, inet_csk_clone_lock, inet_csk_reqsk_queue_add, inet_csk_reqsk_queue_hash_add,
     inet_csk_reqsk_queue_is_full, reqsk_queue_removed,
 };
+use crate::ipv4::inet_csk_timers::inet_csk_reset_xmit_timer;
 use crate::ipv4::inet_hashtables::{
     EhashEntry, inet_csk, inet_ehash_insert, inet_ehash_replace_request, inet_inherit_port,
 };
@@ -30,20 +32,24 @@ use crate::ipv4::tcp_accecn::ECT_0;
 use crate::ipv4::tcp_auth::{tcp_auth_key, tcp_auth_request};
 use crate::ipv4::tcp_cong::tcp_ca_needs_ecn;
 use crate::ipv4::tcp_ecn::{cookie_accecn_ok, tcp_ecn_create_request, tcp_ecn_make_synack, tcp_ecn_synack_option};
-use crate::ipv4::tcp_input::tcp_rcv_state_process;
+use crate::ipv4::tcp_fastopen::*;
+use crate::ipv4::tcp_fastopen_cookie::{FastopenCookie, tcp_fastopen_option};
+use crate::ipv4::tcp_fastopen_rcv::{tcp_fastopen_add_skb, tcp_synack_rtt_meas};
+use crate::ipv4::tcp_input::{tcp_init_transfer, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::tcp_create_openreq_child;
 use crate::ipv4::tcp_mss::{tcp_advertise_mss, tcp_full_space, tcp_select_initial_window, tcp_sync_mss};
 use crate::ipv4::tcp_options::tcp_parse_options;
 use crate::ipv4::tcp_reply::{reply_oif, skb_dif, skb_tuple, tcp_v4_send_reset_signed};
-use crate::ipv4::tcp_rtt::tcp_ack_update_rtt;
 use crate::ipv4::tcp_sock::{
-    TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived, TcpSock, tcp_sk, tcp_skb_cb,
+    ICSK_TIME_RETRANS, TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCP_RTO_MAX, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED,
+    TcpOptionsReceived, TcpSock, tcp_sk, tcp_skb_cb,
 };
 use crate::ipv4::tcp_transmit::{SynAckArgs, tcp_make_synack};
 use kernel::{Fault, should_fail};
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::*};
+use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
 /// A SYN for a listener. `isn` is the number to start at when a time-wait entry has given its place, else 0.
@@ -93,7 +99,7 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
         };
         net.mib.inc(Mib::TcpExtSyncookiesSent);
         let tsval = cookie_init_timestamp(net, opts).wrapping_add(req.ts_off);
-        return send_synack(net, &req, dst, &flow, tsval).ok();
+        return send_synack(net, &req, dst, &flow, tsval, FastopenCookie::NONE).ok();
     }
     req.snt_isn = if isn != 0 { isn } else { secure_tcp_seq(net, &tuple) };
     if ltp.auth.is_some() {
@@ -101,14 +107,19 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
         // A signature leaves no room for SACK blocks beside timestamps.
         req.tstamp_ok &= req.auth.is_none() || !req.sack_ok;
     }
+    req.saved_syn = tcp_reqsk_record_syn(ltp, skb, th);
     let req = Arc::new(req);
+    let mut foc = tcp_fastopen_option(skb.data().get(TcpHdr::LEN..th.header_len()).unwrap_or(&[]));
+    if tcp_try_fastopen(sk, ltp, &req, skb, th, &mut foc, &dst)? {
+        return Some(());
+    }
     if !inet_csk_reqsk_queue_hash_add(sk, &req, tcp_v4_send_synack) {
         // The same SYN was here a moment ago, on another CPU.
         return Some(());
     }
     let tsval = tcp_clock_ms(net).wrapping_add(req.ts_off);
     // A SYN-ACK that cannot be sent now is sent by the request's timer.
-    let _ = send_synack(net, &req, dst, &flow, tsval);
+    let _ = send_synack(net, &req, dst, &flow, tsval, foc);
     Some(())
 }
 
@@ -187,6 +198,10 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         num_retrans: AtomicU8::new(0),
         acked: AtomicBool::new(false),
         last_oow_ack_time: AtomicU64::new(0),
+        rcv_nxt: AtomicU32::new(cb.seq.wrapping_add(1)),
+        tfo_listener: AtomicBool::new(false),
+        tfo_accepted: AtomicBool::new(false),
+        saved_syn: None,
         syn_retries: ltp.icsk_syn_retries,
         defer_accept: ltp.defer_accept,
         traced: false,
@@ -236,7 +251,7 @@ pub fn tcp_v4_send_synack(sk: &Arc<Sock>, req: &Arc<RequestSock>) -> bool {
     let net = &sk.net;
     let Some((dst, flow)) = inet_csk_route_req(net, req) else { return false };
     let tsval = tcp_clock_ms(net).wrapping_add(req.ts_off);
-    let sent = send_synack(net, req, dst, &flow, tsval).is_ok();
+    let sent = send_synack(net, req, dst, &flow, tsval, FastopenCookie::NONE).is_ok();
     if sent {
         net.mib.inc(Mib::TcpRetransSegs);
         net.mib.inc(Mib::TcpExtTCPSynRetrans);
@@ -244,7 +259,15 @@ pub fn tcp_v4_send_synack(sk: &Arc<Sock>, req: &Arc<RequestSock>) -> bool {
     sent
 }
 
-fn send_synack(net: &Arc<Net>, req: &RequestSock, dst: Arc<Dst>, flow: &Flow, tsval: u32) -> Result<()> {
+/// `foc`: the cookie to offer, if any.
+fn send_synack(
+    net: &Arc<Net>,
+    req: &RequestSock,
+    dst: Arc<Dst>,
+    flow: &Flow,
+    tsval: u32,
+    foc: FastopenCookie,
+) -> Result<()> {
     let l3 = net.l3(flow.is_v6()).ok_or(Errno::EHOSTUNREACH)?;
     let t = &req.tuple;
     let args = SynAckArgs {
@@ -253,7 +276,7 @@ fn send_synack(net: &Arc<Net>, req: &RequestSock, dst: Arc<Dst>, flow: &Flow, ts
         sport: t.lport,
         dport: t.fport,
         isn: req.snt_isn,
-        rcv_nxt: req.rcv_isn.wrapping_add(1),
+        rcv_nxt: req.rcv_nxt.load(Relaxed),
         rcv_wnd: req.rsk_rcv_wnd,
         mss: req.advmss,
         tstamp_ok: req.tstamp_ok,
@@ -265,6 +288,7 @@ fn send_synack(net: &Arc<Net>, req: &RequestSock, dst: Arc<Dst>, flow: &Flow, ts
         ace: tcp_ecn_make_synack(req),
         accecn_option: tcp_ecn_synack_option(net, req),
         auth: req.auth.as_ref().map(|a| a.option()),
+        fastopen: Some(foc).filter(|c| c.len >= 0),
     };
     let mut skb = tcp_make_synack(net, &args);
     if let Some(auth) = &req.auth {
@@ -284,6 +308,40 @@ pub enum NoChild {
     Lost(Box<Skb>),
 }
 
+/// A child for a request, with a route to its peer; `None`, counted, if there is no room or no route.
+fn new_child(listener: &Arc<Sock>, req: &RequestSock) -> Option<(Arc<Sock>, Arc<Dst>)> {
+    let net = &listener.net;
+    if sk_acceptq_is_full(listener) {
+        net.mib.inc(Mib::TcpExtListenOverflows);
+        net.mib.inc(Mib::TcpExtListenDrops);
+        return None;
+    }
+    let made = inet_csk_route_req(net, req).and_then(|(dst, _)| Some((inet_csk_clone_lock(listener, req).ok()?, dst)));
+    if made.is_none() {
+        net.mib.inc(Mib::TcpExtListenDrops);
+    }
+    made
+}
+
+/// Fills the child's state. Child locked.
+fn fill_child(
+    child: &Arc<Sock>,
+    tp: &mut TcpSock,
+    ltp: &TcpSock,
+    req: &RequestSock,
+    skb: &Skb,
+    th: &TcpHdr,
+    dst: Arc<Dst>,
+) {
+    tcp_create_openreq_child(child, tp, ltp, req, skb, th);
+    if !is_local(&child.net, req) {
+        // Answers from an address that is not ours, as whoever sent it here wanted.
+        child.set_flag(SockFlags::TRANSPARENT, true);
+    }
+    tcp_sync_mss(tp, dst.mtu());
+    *child.dst_cache.lock_bh() = Some(dst);
+}
+
 /// The third packet: a child takes the request's place in `ehash`, is queued for `accept`, and gets the packet
 /// (`tcp_v4_syn_recv_sock`, `inet_csk_complete_hashdance`, `tcp_child_process`). `entry` is the request's, or none for one that
 /// came out of a cookie. Of two packets that do this at once, one succeeds.
@@ -296,42 +354,27 @@ pub fn tcp_v4_syn_recv_sock(
 ) -> std::result::Result<(), NoChild> {
     kernel::tp!(tcp_v4_syn_recv_sock, skb, listener.as_ref());
     let net = &listener.net;
-    if sk_acceptq_is_full(listener) {
-        net.mib.inc(Mib::TcpExtListenOverflows);
-        net.mib.inc(Mib::TcpExtListenDrops);
-        return Err(NoChild::Overflow(skb));
-    }
-    let made = inet_csk_route_req(net, req).and_then(|(dst, _)| Some((inet_csk_clone_lock(listener, req).ok()?, dst)));
-    let Some((child, dst)) = made else {
-        net.mib.inc(Mib::TcpExtListenDrops);
-        return Err(NoChild::Overflow(skb));
-    };
+    let Some((child, dst)) = new_child(listener, req) else { return Err(NoChild::Overflow(skb)) };
     let Some(th) = TcpHdr::read(skb.data()).copied() else { return Err(NoChild::Lost(skb)) };
     let mut guard = child.bh_lock_sock_nested();
     let Some(state) = guard.state() else { return Err(NoChild::Lost(skb)) };
     let tp = tcp_sk(state);
-    tcp_create_openreq_child(&child, tp, ltp, req, &skb, &th);
-    if !is_local(net, req) {
-        // Answers from an address that is not ours, as whoever sent it here wanted.
-        child.set_flag(SockFlags::TRANSPARENT, true);
-    }
-    tcp_sync_mss(tp, dst.mtu());
-    tcp_synack_rtt_meas(net, tp, req);
-    *child.dst_cache.lock_bh() = Some(dst);
+    fill_child(&child, tp, ltp, req, &skb, &th, dst);
+    tcp_synack_rtt_meas(&child, tp, req);
 
     let hashed = match entry {
         Some(e) => inet_ehash_replace_request(&child, e),
         None => inet_ehash_insert(&child, req.tuple).is_ok(),
     };
     if !hashed {
-        child.set_state(uapi::tcp::TcpState::Close);
+        child.set_state(TcpState::Close);
         return Err(NoChild::Lost(skb));
     }
     inet_inherit_port(&child, &tp.inet);
     if entry.is_some() {
         reqsk_queue_removed(req);
     }
-    if !inet_csk_reqsk_queue_add(listener, &child) {
+    if !inet_csk_reqsk_queue_add(listener, &child, None) {
         drop(guard);
         inet_child_forget(&child);
         return Ok(());
@@ -345,13 +388,125 @@ pub fn tcp_v4_syn_recv_sock(
     Ok(())
 }
 
-/// The first round-trip time: from the SYN-ACK, if it was sent but once (Karn), to its acknowledgement.
-fn tcp_synack_rtt_meas(net: &Net, tp: &mut TcpSock, req: &RequestSock) {
-    let sent = req.snt_synack.load(Relaxed);
-    if sent != 0 {
-        let us = (net.kernel().ktime_get().saturating_sub(sent) / 1000).max(1) as i64;
-        tcp_ack_update_rtt(net, tp, true, false, us, -1, &mut -1);
+// --- Fast Open (RFC 7413, 4.2) ---
+
+/// Whether the SYN's data may be had at once; then the child is made, and the SYN-ACK sent. Otherwise `foc` becomes the
+/// cookie to offer in the SYN-ACK to come (`tcp_try_fastopen`). `None`: the SYN is dropped.
+fn tcp_try_fastopen(
+    sk: &Arc<Sock>,
+    ltp: &TcpSock,
+    req: &Arc<RequestSock>,
+    skb: &Skb,
+    th: &TcpHdr,
+    foc: &mut FastopenCookie,
+    dst: &Arc<Dst>,
+) -> Option<bool> {
+    let cb = tcp_skb_cb(skb);
+    let mib = &sk.net.mib;
+    let syn_data = cb.end_seq != cb.seq.wrapping_add(1);
+    if foc.len == 0 {
+        mib.inc(Mib::TcpExtTCPFastOpenCookieReqd);
     }
+    let asked = syn_data || foc.len >= 0;
+    if !asked || sk.net.sysctl.tcp_fastopen.get() & TFO_SERVER_ENABLE == 0 || !tcp_fastopen_queue_check(sk) {
+        *foc = FastopenCookie::NONE;
+        return Some(false);
+    }
+    let exp = foc.exp;
+    let mut offer = FastopenCookie::NONE;
+    let mut renewed = FastopenCookie::NONE;
+    let free = tcp_fastopen_no_cookie(sk, ltp, TFO_SERVER_COOKIE_NOT_REQD);
+    let good = free
+        || match foc.len {
+            0 => {
+                offer = tcp_fastopen_cookie_gen(sk, &req.tuple);
+                false
+            }
+            1.. => {
+                let (worth, ours) = tcp_fastopen_cookie_gen_check(sk, &req.tuple, foc);
+                offer = ours;
+                match worth {
+                    CookieWorth::Bad => false,
+                    CookieWorth::Good => true,
+                    CookieWorth::Old(fresh) => {
+                        renewed = fresh;
+                        true
+                    }
+                }
+            }
+            _ => false,
+        };
+    if good {
+        let renew = renewed.len > 0;
+        *foc = FastopenCookie { exp, ..renewed };
+        match tcp_fastopen_create_child(sk, ltp, req, skb, th, foc, dst) {
+            Some(queued) => {
+                mib.inc(if renew { Mib::TcpExtTCPFastOpenPassiveAltKey } else { Mib::TcpExtTCPFastOpenPassive });
+                return queued.then_some(true);
+            }
+            None => mib.inc(Mib::TcpExtTCPFastOpenPassiveFail),
+        }
+    } else if foc.len > 0 {
+        mib.inc(Mib::TcpExtTCPFastOpenPassiveFail);
+    }
+    *foc = FastopenCookie { exp, ..offer };
+    Some(false)
+}
+
+/// A child out of the SYN alone, with its data, which may be accepted and answer before the handshake is over
+/// (`tcp_fastopen_create_child` and what `tcp_conn_request` does with it). `Some(false)`: the listener was closed meanwhile.
+fn tcp_fastopen_create_child(
+    listener: &Arc<Sock>,
+    ltp: &TcpSock,
+    req: &Arc<RequestSock>,
+    skb: &Skb,
+    th: &TcpHdr,
+    foc: &FastopenCookie,
+    dst: &Arc<Dst>,
+) -> Option<bool> {
+    let net = &listener.net;
+    let (child, _) = new_child(listener, req)?;
+    let mut guard = child.bh_lock_sock_nested();
+    let tp = tcp_sk(guard.state()?);
+    fill_child(&child, tp, ltp, req, skb, th, dst.clone());
+    if inet_ehash_insert(&child, req.tuple).is_err() {
+        child.set_state(TcpState::Close);
+        return None;
+    }
+    inet_inherit_port(&child, &tp.inet);
+    req.tfo_listener.store(true, Release);
+    handshake(tp).fastopen_rsk = Some(req.clone());
+    inet_csk(listener).accept_queue().fastopenq.add();
+    // RFC 7323, 2.2: the window of a SYN is not scaled.
+    tp.snd_wnd = th.window.get() as u32;
+    tp.max_window = tp.snd_wnd;
+    // The child's timer repeats the SYN-ACK: the request is not in `ehash`.
+    inet_csk_reset_xmit_timer(&child, tp, ICSK_TIME_RETRANS, TCP_TIMEOUT_INIT, TCP_RTO_MAX);
+    tcp_init_transfer(&child, tp);
+    tcp_fastopen_add_skb(&child, tp, skb.clone_skb());
+    req.rcv_nxt.store(tp.rcv_nxt, Relaxed);
+    tp.rcv_wup = tp.rcv_nxt;
+    let tsval = tcp_clock_ms(net).wrapping_add(req.ts_off);
+    let _ = send_synack(net, req, dst.clone(), &req_flow(req), tsval, *foc);
+    let queued = inet_csk_reqsk_queue_add(listener, &child, Some(req));
+    drop(guard);
+    if queued {
+        listener.data_ready();
+    } else {
+        inet_child_forget(&child);
+    }
+    Some(queued)
+}
+
+/// The headers of a SYN whose listener wants them kept (`tcp_reqsk_record_syn`): 1: from the IP header, 2: from the MAC header.
+fn tcp_reqsk_record_syn(ltp: &TcpSock, skb: &Skb, th: &TcpHdr) -> Option<Box<[u8]>> {
+    let how = ltp.hs.as_ref().map_or(0, |h| h.save_syn);
+    if how == 0 {
+        return None;
+    }
+    let mac = if how == 2 { skb.mac_header().get(..ETH_HLEN).unwrap_or(&[]) } else { &[] };
+    let len = skb.network_header_len() + th.header_len();
+    Some([mac, skb.network_header().get(..len)?].concat().into())
 }
 
 fn is_local(net: &Arc<Net>, req: &RequestSock) -> bool {
@@ -380,6 +535,7 @@ pub fn tcp_v4_cookie_check(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr
     net.mib.inc(Mib::TcpExtSyncookiesRecv);
     let mut req = openreq_init(sk, ltp, skb, th, tuple, true);
     (req.rcv_isn, req.snt_isn, req.mss) = (seq, cookie, mss);
+    req.rcv_nxt = AtomicU32::new(seq.wrapping_add(1));
     let mut opt = TcpOptionsReceived { tstamp_ok: true, ..TcpOptionsReceived::default() };
     tcp_parse_options(skb.data().get(TcpHdr::LEN..th.header_len()).unwrap_or(&[]), &mut opt, true);
     let carried = match opt.saw_tstamp {

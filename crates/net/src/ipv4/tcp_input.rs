@@ -9,12 +9,16 @@ use super::tcp_ack::*;
 use super::tcp_auth::{tcp_auth_len, tcp_auth_peer_isn};
 use super::tcp_cong::*;
 use super::tcp_ecn::*;
+use super::tcp_fastopen::*;
+use super::tcp_fastopen_cookie::{FastopenCookie, tcp_fastopen_option};
+use super::tcp_fastopen_rcv::*;
 use super::tcp_mem::*;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_options::{accecn_option, tcp_parse_options};
 use super::tcp_output::*;
 use super::tcp_rcvq::*;
 use super::tcp_recovery::Ack;
+use super::tcp_retransmit::{tcp_mark_skb_lost, tcp_non_congestion_loss_retransmit};
 use super::tcp_rmem::tcp_can_ingest;
 use super::tcp_rtt::*;
 use super::tcp_sock::*;
@@ -131,6 +135,12 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
         if cb.seq == tp.rcv_nxt || tcp_reset_check(sk, tp, &cb) || rst_at_sack_edge(tp, cb.seq) {
             tcp_reset(sk, tp);
         } else {
+            if tp.hs.as_ref().is_some_and(|h| h.syn_fastopen)
+                && tp.data_segs_in == 0
+                && sk.state() == TcpState::Established
+            {
+                tcp_fastopen_active_disable(&sk.net);
+            }
             tcp_send_challenge_ack(sk, tp);
         }
         return false;
@@ -374,8 +384,8 @@ pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_init_buffer_space(sk, tp);
 }
 
-/// `tcp_finish_connect`.
-fn tcp_finish_connect(sk: &Arc<Sock>, tp: &mut TcpSock) {
+/// `tcp_finish_connect`. `true`: data of the SYN has to be sent again, and goes at once.
+fn tcp_finish_connect(sk: &Arc<Sock>, tp: &mut TcpSock, synack: Box<Skb>, foc: FastopenCookie) -> bool {
     tcp_set_state(sk, tp, TcpState::Established);
     tp.icsk_ack.lrcvtime = tp.jiffies32();
     tcp_init_transfer(sk, tp);
@@ -384,10 +394,16 @@ fn tcp_finish_connect(sk: &Arc<Sock>, tp: &mut TcpSock) {
         let when = tcp_keepalive_time_when(sk, tp);
         inet_csk_reset_keepalive_timer(sk, tp, when);
     }
+    let fail = tcp_rcv_fastopen_synack(sk, tp, synack, foc);
+    if fail {
+        (0..tp.tx.rtx_len()).for_each(|i| tcp_mark_skb_lost(sk, tp, i));
+        tcp_non_congestion_loss_retransmit(sk, tp);
+    }
     if !sk.flag(SockFlags::DEAD) {
         sk.state_change();
         sk.write_space();
     }
+    fail
 }
 
 /// `keepalive_time_when`, milliseconds.
@@ -454,7 +470,12 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
         }
         return Ok(());
     }
+    let foc = tcp_fastopen_option(tcp_hdr_opts(&skb));
     if !after(cb.ack_seq, tp.snd_una) || after(cb.ack_seq, tp.snd_nxt) {
+        // A peer that does not know us yet: the RST clears its mind, and the SYN again opens the connection.
+        if tp.icsk_retransmits == 0 {
+            inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, TCP_TIMEOUT_MIN, TCP_RTO_MAX);
+        }
         return Err(skb);
     }
     let ours = tp.time_stamp().wrapping_add(tp.tsoffset);
@@ -485,8 +506,16 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     let pmtu = tp.icsk_pmtu_cookie;
     tcp_sync_mss(tp, pmtu);
     tcp_initialize_rcv_mss(tp);
-    tcp_finish_connect(sk, tp);
-    if tp.defer_accept != 0 || tp.in_pingpong_mode(sk) {
+    let fail = tcp_finish_connect(sk, tp, skb, foc);
+    if fail {
+        // The data has gone out again, and acknowledged the SYN.
+        tcp_data_snd_check(sk, tp);
+        return Ok(());
+    }
+    if sk.state() == TcpState::Close {
+        return Ok(());
+    }
+    if tcp_write_pending(tp) || tp.defer_accept != 0 || tp.in_pingpong_mode(sk) {
         // Data is to follow at once: the ACK may ride on it.
         inet_csk_schedule_ack(tp);
         tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
@@ -497,7 +526,6 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
         // Whoever speaks AccECN tells in this ACK how the SYN-ACK came (RFC 9768, 3.2.2.1).
         tcp_send_ack(sk, tp);
     }
-    tcp_urg(sk, tp, &skb, th);
     tcp_data_snd_check(sk, tp);
     Ok(())
 }
@@ -526,6 +554,10 @@ pub fn tcp_rcv_state_process(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) ->
         TcpState::SynSent => return tcp_rcv_synsent(sk, tp, skb, &th),
         _ => {}
     }
+    let skb = match tcp_fastopen_check_req(sk, tp, skb, &th) {
+        std::ops::ControlFlow::Continue(skb) => skb,
+        std::ops::ControlFlow::Break(done) => return done,
+    };
     if th.flags & (tcp_flag::ACK | tcp_flag::RST | tcp_flag::SYN) == 0 {
         return Ok(());
     }
@@ -600,6 +632,7 @@ enum Step5 {
 fn tcp_step5(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Step5 {
     match sk.state() {
         TcpState::SynRecv => tcp_syn_recv_acked(sk, tp, skb, th),
+        TcpState::FinWait1 if fastopen_rsk(tp).is_some() && !tcp_fin_wait1_fastopen(sk, tp) => {}
         TcpState::FinWait1 if tp.snd_una == tp.write_seq => return tcp_fin_acked(sk, tp, skb, th),
         TcpState::Closing if tp.snd_una == tp.write_seq => {
             tcp_time_wait(sk, tp, TcpState::TimeWait, 0);
@@ -614,16 +647,29 @@ fn tcp_step5(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Step5 
     Step5::Continue
 }
 
+/// The process of a child made by Fast Open has closed it before the handshake was over. Whether all is acknowledged.
+fn tcp_fin_wait1_fastopen(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
+    tcp_rcv_synrecv_state_fastopen(sk, tp);
+    tp.snd_una == tp.write_seq
+}
+
 /// SYN_RECV: our SYN is acknowledged.
 fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
     let cb = *tcp_skb_cb(skb);
     tp.delivered = tp.delivered.wrapping_add(1);
-    if tp.srtt_us == 0 && tp.total_retrans == 0 {
+    if tp.srtt_us == 0 && tp.total_retrans == 0 && fastopen_rsk(tp).is_none() {
         let mut ca_us = -1;
         tcp_ack_update_rtt(&sk.net, tp, true, false, -1, -1, &mut ca_us);
     }
-    tcp_init_transfer(sk, tp);
-    tp.copied_seq = tp.rcv_nxt;
+    if let Some(req) = fastopen_rsk(tp).cloned() {
+        if tp.srtt_us == 0 {
+            tcp_synack_rtt_meas(sk, tp, &req);
+        }
+        tcp_rcv_synrecv_state_fastopen(sk, tp);
+    } else {
+        tcp_init_transfer(sk, tp);
+        tp.copied_seq = tp.rcv_nxt;
+    }
     tcp_set_state(sk, tp, TcpState::Established);
     sk.state_change();
     tp.snd_una = cb.ack_seq;

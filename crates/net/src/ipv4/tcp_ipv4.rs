@@ -28,6 +28,7 @@ use crate::ipv4::tcp_auth::{
 use crate::ipv4::tcp_conn_request::{
     NoChild, tcp_conn_request, tcp_v4_cookie_check, tcp_v4_send_synack, tcp_v4_syn_recv_sock,
 };
+use crate::ipv4::tcp_fastopen::tcp_fastopen_defer_connect;
 use crate::ipv4::tcp_input::{tcp_rcv_established, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::{CheckReq, TcpTwStatus, tcp_check_req, tcp_timewait_state_process};
 use crate::ipv4::tcp_output::tcp_connect;
@@ -289,7 +290,7 @@ fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb:
         return;
     }
     let auth = req.auth.as_deref();
-    match tcp_check_req(net, req, &skb, th) {
+    match tcp_check_req(net, req, &skb, th, false) {
         CheckReq::Drop => {}
         CheckReq::SendSynAck => {
             inet_rtx_syn_ack(sk, req, tcp_v4_send_synack);
@@ -529,6 +530,9 @@ fn connect_to_peer(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tp.tsoffset = secure_tcp_ts_off(net, &tuple);
     if net.wants_trace(&tp.inet.flow(sk)) {
         sk.traced.store(true, Relaxed);
+    }
+    if tcp_fastopen_defer_connect(sk, tp) {
+        return Ok(());
     }
     tcp_connect(sk, tp)
 }

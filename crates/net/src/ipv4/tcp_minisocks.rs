@@ -18,6 +18,7 @@ use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_auth::{tcp_auth_child, tcp_auth_key};
 use crate::ipv4::tcp_ca::tcp_ca_openreq_child;
 use crate::ipv4::tcp_ecn::{tcp_ecn_openreq_child, tcp_ecn_request_option};
+use crate::ipv4::tcp_fastopen::handshake;
 use crate::ipv4::tcp_options::{accecn_option, tcp_parse_options};
 use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived,
@@ -254,8 +255,9 @@ pub enum CheckReq {
     Create,
 }
 
-/// A segment for a connection request (RFC 9293, 3.10.7.4, SYN-RECEIVED).
-pub fn tcp_check_req(net: &Net, req: &RequestSock, skb: &Skb, th: &TcpHdr) -> CheckReq {
+/// A segment for a connection request (RFC 9293, 3.10.7.4, SYN-RECEIVED). `fastopen`: the request has its child already, and
+/// `Create` means that the segment is the child's.
+pub fn tcp_check_req(net: &Net, req: &RequestSock, skb: &Skb, th: &TcpHdr, fastopen: bool) -> CheckReq {
     let cb = tcp_skb_cb(skb);
     let mut opt = TcpOptionsReceived { tstamp_ok: req.tstamp_ok, ..TcpOptionsReceived::default() };
     let mut paws_reject = false;
@@ -271,7 +273,7 @@ pub fn tcp_check_req(net: &Net, req: &RequestSock, skb: &Skb, th: &TcpHdr) -> Ch
     if req.accecn_ok {
         tcp_ecn_request_option(req, accecn_option(option_bytes(skb, th), &opt));
     }
-    let rcv_nxt = req.rcv_isn.wrapping_add(1);
+    let rcv_nxt = req.rcv_nxt.load(Relaxed);
     if cb.seq == req.rcv_isn && th.flags & (SYN | RST | ACK) == SYN && !paws_reject {
         return if note_oow(net, req, cb, Mib::TcpExtTCPACKSkippedSynRecv) {
             CheckReq::Drop
@@ -279,7 +281,8 @@ pub fn tcp_check_req(net: &Net, req: &RequestSock, skb: &Skb, th: &TcpHdr) -> Ch
             CheckReq::SendSynAck
         };
     }
-    if th.has(ACK) && cb.ack_seq != req.snt_isn.wrapping_add(1) {
+    // A child made by Fast Open may have sent data: what of it is acknowledged is for the child to see.
+    if th.has(ACK) && !fastopen && cb.ack_seq != req.snt_isn.wrapping_add(1) {
         return CheckReq::Reset;
     }
     if paws_reject || !tcp_in_window(cb.seq, cb.end_seq, rcv_nxt, rcv_nxt.wrapping_add(req.rsk_rcv_wnd)) {
@@ -300,6 +303,9 @@ pub fn tcp_check_req(net: &Net, req: &RequestSock, skb: &Skb, th: &TcpHdr) -> Ch
     }
     if !th.has(ACK) {
         return CheckReq::Drop;
+    }
+    if fastopen {
+        return CheckReq::Create;
     }
     if req.num_timeout.load(Relaxed) < req.defer_accept && cb.end_seq == rcv_nxt {
         req.acked.store(true, Release);
@@ -378,6 +384,9 @@ pub fn tcp_create_openreq_child(
     tp.icsk_rto = TCP_TIMEOUT_INIT;
     tp.icsk_ack.lrcvtime = tp.jiffies32();
     tp.total_retrans = req.num_retrans.load(Relaxed) as u32;
+    if let Some(syn) = &req.saved_syn {
+        handshake(tp).saved_syn = Some(syn.clone());
+    }
     tp.icsk_bound = true;
     child.net.mib.inc(Mib::TcpPassiveOpens);
 }
@@ -409,6 +418,10 @@ fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
     tp.keepalive_time = ltp.keepalive_time;
     tp.keepalive_intvl = ltp.keepalive_intvl;
     tp.keepalive_probes = ltp.keepalive_probes;
+    if let Some(l) = ltp.hs.as_ref().filter(|h| h.save_syn != 0 || h.fastopen_no_cookie) {
+        let h = handshake(tp);
+        (h.save_syn, h.fastopen_no_cookie) = (l.save_syn, l.fastopen_no_cookie);
+    }
     tp.notsent_lowat = ltp.notsent_lowat;
     tp.scaling_ratio = ltp.scaling_ratio;
 }

@@ -6,6 +6,7 @@
 
 use super::tcp_accecn::{AccEcnOut, TCPOPT_ACCECN0, TCPOPT_ACCECN1};
 use super::tcp_ao::{AuthOut, TCPOPT_AO};
+use super::tcp_fastopen_cookie::{FastopenCookie, fastopen_option_size, write_fastopen_option};
 use super::tcp_md5::{TCPOLEN_MD5SIG, TCPOPT_MD5SIG};
 use super::tcp_sock::*;
 
@@ -115,6 +116,7 @@ pub struct TcpOutOptions {
     pub num_sacks: u8,
     pub accecn: Option<AccEcnOut>,
     pub auth: Option<AuthOut>,
+    pub fastopen: Option<FastopenCookie>,
 }
 
 impl TcpOutOptions {
@@ -140,6 +142,9 @@ impl TcpOutOptions {
         }
         if let Some(a) = &self.auth {
             n += a.len_aligned();
+        }
+        if let Some(c) = &self.fastopen {
+            n += fastopen_option_size(c);
         }
         n
     }
@@ -220,6 +225,9 @@ impl TcpOutOptions {
                 out.put(&b.start_seq.to_be_bytes());
                 out.put(&b.end_seq.to_be_bytes());
             }
+        }
+        if let Some(c) = &self.fastopen {
+            write_fastopen_option(c, |b| out.put(b));
         }
     }
 }

@@ -13,6 +13,8 @@ use super::inet_csk_timers::*;
 use super::tcp_auth::{tcp_auth_connect, tcp_auth_len};
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_ecn_send_syn, tcp_ecn_send_synack};
+use super::tcp_fastopen::fastopen_rsk;
+use super::tcp_fastopen_client::tcp_send_syn_data;
 use super::tcp_mem::tcp_check_space;
 use super::tcp_pacing::*;
 use super::tcp_queue::*;
@@ -364,6 +366,10 @@ fn tcp_rto_delta_us(tp: &TcpSock) -> i64 {
 
 /// RFC 6298, 5.1 to 5.3 (`tcp_rearm_rto`).
 pub fn tcp_rearm_rto(sk: &Sock, tp: &mut TcpSock) {
+    if fastopen_rsk(tp).is_some() {
+        // The timer is the SYN-ACK's.
+        return;
+    }
     if tp.packets_out == 0 {
         inet_csk_clear_xmit_timer(tp);
         return;
@@ -381,6 +387,7 @@ pub fn tcp_schedule_loss_probe(sk: &Sock, tp: &mut TcpSock, advancing_rto: bool)
     let early = sk.net.sysctl.tcp_early_retrans.get();
     if !(early == 3 || early == 4)
         || tp.packets_out == 0
+        || fastopen_rsk(tp).is_some()
         || !tp.rx_opt.sack_ok
         || !matches!(tp.ca_state, TcpCaState::Open | TcpCaState::Cwr)
         || !sk.state().is_in(TcpState::Established.flag() | TcpState::CloseWait.flag() | CLOSING_STATES)
@@ -573,11 +580,15 @@ pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tcp_queue_nondata(sk, tp, seq, flags);
     tp.write_seq = seq.wrapping_add(1);
     tp.retrans_stamp = tp.time_stamp().max(1);
-    let r = tcp_xmit_piece(sk, tp, 0);
-    tp.tx.advance_head();
-    tp.packets_out += 1;
-    tp.snd_nxt = tp.write_seq;
-    tp.pushed_seq = tp.write_seq;
+    let (r, sent) = match tp.hs.as_ref().is_some_and(|h| h.fastopen_req.is_some()) {
+        true => tcp_send_syn_data(sk, tp),
+        false => (tcp_xmit_piece(sk, tp, 0), 1),
+    };
+    (0..sent).for_each(|_| tp.tx.advance_head());
+    tp.packets_out += sent as u32;
+    // Data that did not go with the SYN waits behind it.
+    tp.snd_nxt = tp.tx.send_head().map_or(tp.write_seq, |s| s.seq);
+    tp.pushed_seq = tp.snd_nxt;
     sk.net.mib.inc(Mib::TcpActiveOpens);
     let rto = tp.icsk_rto;
     inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto, TCP_RTO_MAX);

@@ -6,9 +6,13 @@
 
 use super::af_inet::{INET_STREAM_OPS, InetProtosw, inet_register_protosw};
 use super::inet_connection_sock::{inet_csk_accept, inet_csk_get_port, inet_csk_listen_start};
-use super::tcp::{tcp_ioctl, tcp_poll, tcp_sendmsg};
+use super::inet_hashtables::inet_csk;
+use super::tcp::{tcp_ioctl, tcp_poll, tcp_sendmsg, tcp_sendmsg_fastopen};
 use super::tcp_ca::{tcp_cong_init, tcp_cong_net_init};
 use super::tcp_close::{tcp_close, tcp_disconnect, tcp_shutdown};
+use super::tcp_conn_request::tcp_v4_send_synack;
+use super::tcp_fastopen::{TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, tcp_fastopen_queue_tune};
+use super::tcp_fastopen_client::tcp_fastopen_end;
 use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect};
 use super::tcp_minisocks::tcp_listen_publish;
 use super::tcp_recv::tcp_recvmsg;
@@ -19,9 +23,10 @@ use super::tcp_timer::*;
 use super::tcp_tsq::tcp_tasklet_init;
 use crate::core::net_namespace::Registries;
 use crate::core::skbuff::Skb;
-use crate::core::sock::{Proto, ProtoSock, Sock};
+use crate::core::sock::{FastopenOps, Proto, ProtoSock, Sock};
 use crate::hdr::IPPROTO_TCP;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use uapi::Result;
 use uapi::socket::SOCK_STREAM;
 
@@ -32,6 +37,7 @@ pub static TCP_OPS: TcpOps = TcpOps {
     keepalive_timer: tcp_keepalive_timer,
     comp_sack_timer: tcp_compressed_ack_kick,
     tsq: tcp_tsq_handler,
+    rtx_syn_ack: tcp_v4_send_synack,
 };
 
 /// TCP for sockets of AF_INET.
@@ -50,6 +56,7 @@ pub static TCP_PROT: Proto = Proto {
     setsockopt: tcp_setsockopt,
     getsockopt: tcp_getsockopt,
     shutdown: tcp_shutdown,
+    fastopen: Some(&FastopenOps { begin: tcp_sendmsg_fastopen, end: tcp_fastopen_end }),
     sendmsg: tcp_sendmsg,
     recvmsg: tcp_recvmsg,
     backlog_rcv: tcp_backlog_rcv,
@@ -73,6 +80,11 @@ pub const TCP_PROTOSW: InetProtosw = InetProtosw {
 
 /// Packets must find the options before they can find the listener.
 fn tcp_listen(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()> {
+    let tfo = sk.net.sysctl.tcp_fastopen.get();
+    let q = &inet_csk(sk).accept_queue().fastopenq;
+    if tfo & TFO_SERVER_WO_SOCKOPT1 != 0 && tfo & TFO_SERVER_ENABLE != 0 && q.max_qlen.load(Relaxed) == 0 {
+        tcp_fastopen_queue_tune(sk, backlog as u32);
+    }
     tcp_listen_publish(sk, state);
     inet_csk_listen_start(sk, state, backlog)
 }

@@ -343,8 +343,8 @@ fn tcp_enter_recovery(sk: &Sock, tp: &mut TcpSock, ece: bool) {
 /// The retransmission timer has fired: everything that RACK does not vouch for is lost (`tcp_enter_loss`).
 pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
     let new_recovery = tp.ca_state < TcpCaState::Recovery;
-    if new_recovery && tp.icsk_retransmits == 0 {
-        // The clock of what was lost before would have this one given up at once.
+    if new_recovery && tp.icsk_retransmits == 0 && sk.state() != TcpState::SynSent {
+        // A SYN-ACK may echo the first SYN's timestamp. Else: the clock of what was lost before would have this one given up at once.
         tp.retrans_stamp = 0;
     }
     tcp_timeout_mark_lost(sk, tp);

@@ -1,7 +1,7 @@
 //! Sending again: what is lost, the tail as a probe, what a smaller path MTU makes too large.
 //!
 //! Interface: [`tcp_retransmit_skb`], [`tcp_xmit_retransmit_queue`], [`tcp_mark_skb_lost`], [`tcp_send_loss_probe`],
-//! [`tcp_simple_retransmit`], [`tcp_mtu_reduced`].
+//! [`tcp_simple_retransmit`], [`tcp_non_congestion_loss_retransmit`], [`tcp_mtu_reduced`].
 //! Linux counterpart: `__tcp_retransmit_skb` and around it in `net/ipv4/tcp_output.c`, `tcp_simple_retransmit`.
 //! Locks and context: socket lock; process or softirq context.
 
@@ -295,6 +295,11 @@ pub fn tcp_simple_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if !tp.rx_opt.sack_ok {
         tcp_limit_reno_sacked(tp);
     }
+    tcp_non_congestion_loss_retransmit(sk, tp);
+}
+
+/// Sends what is marked lost again, which was lost for another reason than congestion (`tcp_non_congestion_loss_retransmit`).
+pub fn tcp_non_congestion_loss_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
     // The window stays; the state is Loss so that everything marked goes out again.
     if tp.ca_state != TcpCaState::Loss {
         tp.high_seq = tp.snd_nxt;

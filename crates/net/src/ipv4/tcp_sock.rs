@@ -10,7 +10,9 @@ use super::tcp_ao::TcpAuth;
 use super::tcp_queue::{Seq, TxQueue};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
-use kernel::{HrTimer, PageMut, Timer};
+use crate::ipv4::request_sock::RequestSock;
+use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
+use kernel::{Frag, HrTimer, PageMut, Timer};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -163,6 +165,8 @@ pub struct TcpOps {
     pub comp_sack_timer: fn(sk: &Arc<Sock>),
     /// The device has taken a packet of a throttled sender (`tcp_tsq_handler`).
     pub tsq: fn(sk: &Arc<Sock>),
+    /// Sends a request's SYN-ACK again; `false` if it could not be sent.
+    pub rtx_syn_ack: fn(sk: &Arc<Sock>, req: &Arc<RequestSock>) -> bool,
 }
 
 /// What a received packet's control block holds (`struct tcp_skb_cb`), filled by `tcp_v4_fill_cb`.
@@ -305,6 +309,44 @@ pub enum TcpChrono {
     Busy = 1,
     RwndLimited = 2,
     SndbufLimited = 3,
+}
+
+/// What Fast Open and `TCP_SAVE_SYN` keep, of the few connections that use them.
+#[derive(Default)]
+pub struct TcpHandshake {
+    /// `TCP_FASTOPEN_CONNECT`: the first write carries the SYN.
+    pub fastopen_connect: bool,
+    pub fastopen_no_cookie: bool,
+    /// A connection is being opened with data in its SYN, or with a request for a cookie.
+    pub fastopen_req: Option<FastopenReq>,
+    /// The option for the SYN that is being sent; none for its repetitions.
+    pub fastopen_cookie: FastopenCookie,
+    /// The SYN had the option; in its experimental form; data; and that data was acknowledged, or a SYN's was taken.
+    pub syn_fastopen: bool,
+    pub syn_fastopen_exp: bool,
+    pub syn_data: bool,
+    pub syn_data_acked: bool,
+    /// A success ends a time of holding back.
+    pub syn_fastopen_ch: bool,
+    /// `enum tcp_fastopen_client_fail`.
+    pub fastopen_client_fail: u8,
+    /// A server's: the child was made out of the SYN, whose handshake still goes on.
+    pub fastopen_rsk: Option<Arc<RequestSock>>,
+    /// `TCP_SAVE_SYN`, and what it saved.
+    pub save_syn: u8,
+    pub saved_syn: Option<Box<[u8]>>,
+}
+
+/// `struct tcp_fastopen_request`.
+#[derive(Default)]
+pub struct FastopenReq {
+    /// The message's first bytes, as many as a SYN may take.
+    pub data: Option<Frag>,
+    /// Bytes of the message, and those that the SYN took.
+    pub size: usize,
+    pub copied: usize,
+    /// The writer waits for the connection, to send the rest.
+    pub waits: bool,
 }
 
 /// A connection (`struct tcp_sock` with its `inet_connection_sock`). Times: `_us` microseconds, `mstamp` microseconds of
@@ -504,6 +546,8 @@ pub struct TcpSock {
     pub rto_stamp: u32,
     pub total_rto_time: u32,
 
+    /// What only some connections need of the handshake.
+    pub hs: Option<Box<TcpHandshake>>,
     /// Counted in `orphan_count`.
     pub orphan: bool,
 }
@@ -681,6 +725,7 @@ impl TcpSock {
             bytes_received: 0,
             dsack_dups: 0,
             rcv_ooopack: 0,
+            hs: None,
             orphan: false,
         })
     }

@@ -5,10 +5,13 @@
 //! Locks and context: process context; takes the socket lock.
 
 use super::inet_csk_timers::*;
+use super::inet_hashtables::inet_csk;
 use super::tcp_auth_sockopt::{is_auth_option, tcp_auth_getsockopt, tcp_auth_setsockopt};
 use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
 use super::tcp_cong::tcp_ca;
 use super::tcp_ecn::tcp_ecn_mode_any;
+use super::tcp_fastopen::*;
+use super::tcp_fastopen_cookie::FastopenKeys;
 use super::tcp_input::tcp_keepalive_time_when;
 use super::tcp_mem::tcp_stream_is_writeable;
 use super::tcp_output::*;
@@ -40,6 +43,10 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
     }
     if is_auth_option(name) {
         return tcp_auth_setsockopt(sk, tp, name, val);
+    }
+    if name == TCP_FASTOPEN_KEY {
+        *inet_csk(sk).accept_queue().fastopenq.keys.lock_bh() = Some(FastopenKeys::from_bytes(val)?);
+        return Ok(());
     }
     let v = int_option(val)?;
     if !is_int_option(name) {
@@ -75,6 +82,8 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Res
         }
         TCP_DEFER_ACCEPT => tp.defer_accept = secs_to_retrans(v),
         TCP_WINDOW_CLAMP => set_window_clamp(sk, tp, v)?,
+        TCP_SAVE_SYN => handshake(tp).save_syn = range(0, 2)? as u8,
+        TCP_FASTOPEN | TCP_FASTOPEN_CONNECT | TCP_FASTOPEN_NO_COOKIE => set_fastopen(sk, tp, name, v)?,
         TCP_QUICKACK => tcp_set_quickack(sk, tp, v),
         TCP_USER_TIMEOUT => tp.icsk_user_timeout = range(0, i32::MAX)? as u32,
         TCP_NOTSENT_LOWAT => {
@@ -117,6 +126,10 @@ fn is_int_option(name: i32) -> bool {
             | TCP_SYNCNT
             | TCP_LINGER2
             | TCP_DEFER_ACCEPT
+            | TCP_SAVE_SYN
+            | TCP_FASTOPEN
+            | TCP_FASTOPEN_CONNECT
+            | TCP_FASTOPEN_NO_COOKIE
             | TCP_WINDOW_CLAMP
             | TCP_QUICKACK
             | TCP_USER_TIMEOUT
@@ -128,6 +141,32 @@ fn is_int_option(name: i32) -> bool {
             | TCP_THIN_LINEAR_TIMEOUTS
             | TCP_THIN_DUPACK
     )
+}
+
+/// Fast Open's options (RFC 7413).
+fn set_fastopen(sk: &Sock, tp: &mut TcpSock, name: i32, v: i32) -> Result<()> {
+    let state = sk.state();
+    let idle = matches!(state, TcpState::Close | TcpState::Listen);
+    match name {
+        TCP_FASTOPEN if v >= 0 && idle => tcp_fastopen_queue_tune(sk, v as u32),
+        TCP_FASTOPEN_CONNECT if !(0..=1).contains(&v) => return Err(Errno::EINVAL),
+        TCP_FASTOPEN_CONNECT if sk.net.sysctl.tcp_fastopen.get() & TFO_CLIENT_ENABLE == 0 => {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        TCP_FASTOPEN_CONNECT if state == TcpState::Close => handshake(tp).fastopen_connect = v != 0,
+        TCP_FASTOPEN_NO_COOKIE if (0..=1).contains(&v) && idle => handshake(tp).fastopen_no_cookie = v != 0,
+        _ => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
+
+/// `TCP_SAVED_SYN`: the headers of the SYN, once. `EINVAL` when there is no room for all of them.
+fn saved_syn(tp: &mut TcpSock, len: usize) -> Result<Vec<u8>> {
+    match tp.hs.as_mut().and_then(|h| h.saved_syn.take_if(|s| s.len() <= len)) {
+        Some(s) => Ok(s.into_vec()),
+        None if tp.hs.as_ref().is_some_and(|h| h.saved_syn.is_some()) => Err(Errno::EINVAL),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// `__tcp_sock_set_nodelay`: what waits goes out.
@@ -249,6 +288,11 @@ fn retrans_to_secs(retrans: u8) -> i32 {
     period as i32
 }
 
+/// A field of the rarely needed state; 0 where there is none.
+fn hs(tp: &TcpSock, f: impl FnOnce(&TcpHandshake) -> i64) -> i64 {
+    tp.hs.as_ref().map_or(0, |h| f(h))
+}
+
 /// Reads an option; at most `len` bytes.
 pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
     let mut guard = sk.lock_sock();
@@ -262,6 +306,12 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Res
             let info = tcp_ca(tp).get_info.map_or(Vec::new(), |f| f(sk, tp).to_bytes());
             return Ok(cut(info, len));
         }
+        TCP_SAVED_SYN => return saved_syn(tp, len),
+        TCP_FASTOPEN_KEY => return Ok(cut(tcp_fastopen_keys(sk).map_or_else(Vec::new, FastopenKeys::to_bytes), len)),
+        TCP_FASTOPEN => inet_csk(sk).accept_queue().fastopenq.max_qlen.load(Relaxed) as i64,
+        TCP_FASTOPEN_CONNECT => hs(tp, |h| h.fastopen_connect as i64),
+        TCP_FASTOPEN_NO_COOKIE => hs(tp, |h| h.fastopen_no_cookie as i64),
+        TCP_SAVE_SYN => hs(tp, |h| h.save_syn as i64),
         TCP_CONGESTION => {
             let mut name = tp.ca_ops.name.as_bytes().to_vec();
             name.resize(TCP_CA_NAME_MAX, 0);
@@ -342,7 +392,11 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
     if tp.ecn_flags & TCP_ECN_SEEN != 0 {
         i.tcpi_options |= TCPI_OPT_ECN_SEEN;
     }
-    i.tcpi_delivery_rate_app_limited = tp.rate_app_limited as u8;
+    if let Some(h) = &tp.hs {
+        i.tcpi_options |= if h.syn_data_acked { TCPI_OPT_SYN_DATA } else { 0 };
+        i.tcpi_delivery_rate_app_limited = h.fastopen_client_fail << 1;
+    }
+    i.tcpi_delivery_rate_app_limited |= tp.rate_app_limited as u8;
     i.tcpi_rto = tp.icsk_rto * 1000;
     i.tcpi_ato = tp.icsk_ack.ato.min(tp.icsk_delack_max) * 1000;
     i.tcpi_snd_mss = tp.mss_cache;

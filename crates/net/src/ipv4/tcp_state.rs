@@ -9,6 +9,7 @@ use super::inet_csk_timers::tcp_clear_xmit_timers;
 use super::inet_hashtables::{inet_put_port, inet_unhash, tcp_hashinfo};
 use super::tcp_ca::tcp_assign_congestion_control;
 use super::tcp_cong::tcp_cleanup_congestion_control;
+use super::tcp_fastopen::{reqsk_fastopen_remove, tcp_fastopen_active_disable_ofo_check};
 use super::tcp_mem::{tcp_mem_reclaim, tcp_out_of_memory};
 use super::tcp_pacing::tcp_pacing_stop;
 use super::tcp_sock::*;
@@ -66,6 +67,7 @@ pub fn tcp_done(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_set_state(sk, tp, TcpState::Close);
     tcp_clear_xmit_timers(tp);
     tcp_pacing_stop(tp);
+    reqsk_fastopen_remove(tp, false);
     sk.set_shutdown(SHUTDOWN_MASK);
     if sk.flag(SockFlags::DEAD) {
         inet_csk_destroy_sock(sk, tp);
@@ -122,6 +124,12 @@ pub fn inet_csk_destroy_sock(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_clear_xmit_timers(tp);
     tcp_pacing_stop(tp);
     tcp_cleanup_congestion_control(sk, tp);
+    if tp.hs.is_some() {
+        // Aborted before its handshake was over, perhaps.
+        reqsk_fastopen_remove(tp, false);
+        tcp_fastopen_active_disable_ofo_check(sk, tp);
+        tp.hs = None;
+    }
     tcp_write_queue_purge(sk, tp);
     tcp_receive_queue_purge(sk, tp);
     inet_unhash(sk);

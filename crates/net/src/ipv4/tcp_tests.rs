@@ -9,6 +9,7 @@ mod bottleneck;
 mod buffers;
 mod congestion;
 mod ecn;
+mod fastopen;
 mod hostile_found;
 mod old_losses;
 mod recovery;

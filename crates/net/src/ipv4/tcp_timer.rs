@@ -7,7 +7,9 @@
 
 use super::inet_csk_timers::*;
 use super::inet_hashtables::inet_csk;
+use super::request_sock::RequestSock;
 use super::tcp_comp_sack::tcp_sack_compress_send_ack;
+use super::tcp_fastopen::{fastopen_rsk, tcp_fastopen_active_detect_blackhole};
 use super::tcp_input::{tcp_fin_time, tcp_keepalive_time_when};
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
@@ -233,14 +235,49 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
     if !expired {
         expired = retransmits_timed_out(sk, tp, retry_until, tp.icsk_user_timeout);
     }
+    tcp_fastopen_active_detect_blackhole(sk, tp, expired);
     if expired {
         tcp_write_err(sk, tp);
     }
     expired
 }
 
+/// The SYN-ACK of a child that was made out of the SYN goes out again, or the child is given up
+/// (`tcp_fastopen_synack_timer`).
+fn tcp_fastopen_synack_timer(sk: &Arc<Sock>, tp: &mut TcpSock, req: &Arc<RequestSock>) {
+    let max = match tp.icsk_syn_retries {
+        0 => sk.net.sysctl.tcp_synack_retries.get() as u32 + 1,
+        n => n as u32,
+    };
+    sk.net.mib.inc(Mib::TcpExtTCPTimeouts);
+    let timeouts = req.num_timeout.load(Relaxed);
+    if timeouts as u32 >= max {
+        return tcp_write_err(sk, tp);
+    }
+    if tp.icsk_retransmits == 1 {
+        tcp_enter_loss(sk, tp);
+    }
+    // One that cannot be sent now is sent by the next timeout: the child may be in use already.
+    if (tp.ops.rtx_syn_ack)(sk, req) {
+        tp.total_retrans = tp.total_retrans.wrapping_add(1);
+        req.num_retrans.fetch_add(1, Relaxed);
+    }
+    req.snt_synack.store(0, Relaxed);
+    req.num_timeout.store(timeouts.saturating_add(1), Relaxed);
+    tp.icsk_retransmits = tp.icsk_retransmits.saturating_add(1);
+    if tp.retrans_stamp == 0 {
+        tp.retrans_stamp = tp.time_stamp().max(1);
+    }
+    let when = (TCP_TIMEOUT_INIT as u64) << (timeouts as u32 + 1).min(31);
+    inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, when.min(TCP_RTO_MAX as u64) as u32, TCP_RTO_MAX);
+}
+
 /// The retransmission timeout (RFC 6298, 5.4 to 5.7; `tcp_retransmit_timer`).
 fn tcp_retransmit_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
+    if let Some(req) = fastopen_rsk(tp).cloned() {
+        // Nothing else goes out again before the SYN-ACK is acknowledged.
+        return tcp_fastopen_synack_timer(sk, tp, &req);
+    }
     if tp.packets_out == 0 || tp.tx.rtx_is_empty() {
         return;
     }

@@ -9,6 +9,7 @@ use super::tcp_accecn::{AccEcnOut, ace_ae, ace_flags};
 use super::tcp_ao::AuthOut;
 use super::tcp_auth::{tcp_auth_option, tcp_auth_sign};
 use super::tcp_ecn::{tcp_accecn_fit, tcp_accecn_option_sent, tcp_ecn_mark_syn, tcp_ecn_send};
+use super::tcp_fastopen_cookie::{FastopenCookie, fastopen_option_size};
 use super::tcp_mss::{tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
 use super::tcp_pacing::tcp_update_skb_after_send;
@@ -58,6 +59,8 @@ pub struct SynAckArgs {
     pub accecn_option: bool,
     /// To be signed by the caller.
     pub auth: Option<AuthOut>,
+    /// The Fast Open cookie to offer.
+    pub fastopen: Option<FastopenCookie>,
 }
 
 /// The SYN-ACK for a request: TCP header with options and checksum (`Partial`), `data` at the header, headroom for the
@@ -69,8 +72,13 @@ pub fn tcp_make_synack(net: &Net, a: &SynAckArgs) -> Box<Skb> {
         wscale: a.wscale_ok.then_some(a.rcv_wscale),
         tstamp: a.tstamp_ok.then_some((a.tsval, a.tsecr)),
         auth: a.auth,
+        fastopen: a.fastopen,
         ..TcpOutOptions::default()
     };
+    if opts.size() > MAX_TCP_OPTION_SPACE {
+        // Beside a signature there is no room for a cookie.
+        opts.fastopen = None;
+    }
     if a.accecn_option {
         // Nothing is counted yet: the fields show that the option gets through (RFC 9768, 3.2.3.2.1).
         opts.accecn = AccEcnOut::fit(&[0; 3], 0, MAX_TCP_OPTION_SPACE - opts.size(), opts.accecn_saving());
@@ -134,7 +142,7 @@ pub fn tcp_v_send_check(skb: &mut Skb, saddr: IpAddr, daddr: IpAddr) {
 }
 
 /// Options of a SYN or of a SYN-ACK sent by a socket (`tcp_syn_options`).
-fn tcp_syn_options(sk: &Sock, tp: &TcpSock, synack: bool) -> TcpOutOptions {
+fn tcp_syn_options(sk: &Sock, tp: &mut TcpSock, synack: bool) -> TcpOutOptions {
     let s = &sk.net.sysctl;
     let agreed = |ours: bool, both: bool| if synack { both } else { ours };
     let mut o = TcpOutOptions { mss: tp.advmss, auth: tcp_auth_option(tp), ..TcpOutOptions::default() };
@@ -146,6 +154,12 @@ fn tcp_syn_options(sk: &Sock, tp: &TcpSock, synack: bool) -> TcpOutOptions {
         o.wscale = Some(tp.rx_opt.rcv_wscale);
     }
     o.sack_perm = agreed(s.tcp_sack.on(), tp.rx_opt.sack_ok);
+    if let Some(h) = tp.hs.as_mut().filter(|h| h.fastopen_req.is_some() && h.fastopen_cookie.len >= 0)
+        && o.size() + fastopen_option_size(&h.fastopen_cookie) <= MAX_TCP_OPTION_SPACE
+    {
+        (h.syn_fastopen, h.syn_fastopen_exp) = (true, h.fastopen_cookie.exp);
+        o.fastopen = Some(h.fastopen_cookie);
+    }
     o
 }
 

@@ -47,6 +47,7 @@ pub static UDP_PROT: Proto = Proto {
     setsockopt: udp_setsockopt,
     getsockopt: udp_getsockopt,
     shutdown: udp_shutdown,
+    fastopen: None,
     sendmsg: udp_sendmsg,
     recvmsg: udp_recvmsg,
     backlog_rcv: udp_backlog_rcv,

@@ -8,11 +8,12 @@
 
 use crate::core::dev::dev_get_by_index;
 use crate::core::dst::RtnType;
+use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::af_inet::{
     InetProtosw, addr_type, bind_to, can_nonlocal_bind, check_bind_v4, create_from, dgram_connect, dgram_ops,
-    find_protosw, inet_release, register_protosw, stream_connect, stream_ops, unregister_protosw,
+    find_protosw, inet_release, register_protosw, stream_connect, stream_ops, stream_sendmsg, unregister_protosw,
 };
 use crate::ipv4::inet_sock::{InetSock, this_host_v4};
 use crate::ipv6::ipv6_sockglue::{inet6_getsockopt, inet6_setsockopt, ipv6_sock_mc_close};
@@ -26,11 +27,17 @@ use uapi::sockaddr::AF_INET6;
 use uapi::socket::SOCK_STREAM;
 use uapi::{Errno, Result, SockAddr};
 
-pub static INET6_STREAM_OPS: ProtoOps = inet6_ops(stream_ops(AF_INET6, inet6_bind, inet6_stream_connect));
+pub static INET6_STREAM_OPS: ProtoOps =
+    inet6_ops(ProtoOps { sendmsg: inet6_stream_sendmsg, ..stream_ops(AF_INET6, inet6_bind, inet6_stream_connect) });
 pub static INET6_DGRAM_OPS: ProtoOps = inet6_ops(dgram_ops(AF_INET6, inet6_bind, inet6_dgram_connect));
 
 const fn inet6_ops(ops: ProtoOps) -> ProtoOps {
     ProtoOps { release: inet6_release, setsockopt: inet6_setsockopt, getsockopt: inet6_getsockopt, ..ops }
+}
+
+/// `inet6_sendmsg` of a stream.
+fn inet6_stream_sendmsg(sock: &Socket, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
+    stream_sendmsg(sock, msg, wait, read_peer_v6)
 }
 
 /// `inet6_release`.

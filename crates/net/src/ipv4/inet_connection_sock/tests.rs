@@ -197,7 +197,7 @@ fn accept_waits_and_is_woken_by_a_connection() {
     assert!(inet_csk_accept(&l, false, &mut second).is_pending());
 
     let child = bare_sock(&t.net, AF_INET);
-    assert!(inet_csk_reqsk_queue_add(&l, &child));
+    assert!(inet_csk_reqsk_queue_add(&l, &child, None));
     l.data_ready();
     assert_eq!(woken.load(SeqCst), 1, "one connection wakes one acceptor");
     match inet_csk_accept(&l, false, &mut first) {
@@ -211,7 +211,7 @@ fn accept_waits_and_is_woken_by_a_connection() {
     inet_csk_listen_stop(&l);
     assert_eq!(woken.load(SeqCst), 2);
     assert!(matches!(inet_csk_accept(&l, false, &mut second), Poll::Ready(Err(Errno::EINVAL))));
-    assert!(!inet_csk_reqsk_queue_add(&l, &child), "a closed listener takes nobody in");
+    assert!(!inet_csk_reqsk_queue_add(&l, &child, None), "a closed listener takes nobody in");
 }
 
 /// The one acceptor that a connection woke is gone, or was interrupted: another one must hear of the connection.
@@ -236,7 +236,7 @@ fn an_acceptor_that_leaves_passes_its_wake_up_on() {
             assert!(matches!(inet_csk_accept(&l, false, &mut first), Poll::Ready(Err(Errno::ERESTARTSYS))));
         } else {
             let child = bare_sock(&t.net, AF_INET);
-            assert!(inet_csk_reqsk_queue_add(&l, &child));
+            assert!(inet_csk_reqsk_queue_add(&l, &child, None));
             l.data_ready();
             drop(first);
             assert!(matches!(inet_csk_accept(&l, false, &mut second), Poll::Ready(Ok(_))));
@@ -265,7 +265,7 @@ fn the_accept_queue_has_a_limit() {
     // Linux's comparison lets in one more than the backlog.
     for n in 0..3 {
         assert!(!crate::ipv4::request_sock::sk_acceptq_is_full(&l), "full at {n}");
-        assert!(inet_csk_reqsk_queue_add(&l, &bare_sock(&t.net, AF_INET)));
+        assert!(inet_csk_reqsk_queue_add(&l, &bare_sock(&t.net, AF_INET), None));
     }
     assert!(crate::ipv4::request_sock::sk_acceptq_is_full(&l));
     let mut wait = Wait::new(Task::from_fn(|| {}));

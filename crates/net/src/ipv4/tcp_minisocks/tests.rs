@@ -8,7 +8,7 @@ use uapi::socket::AF_INET;
 
 fn check(t: &TestNet, req: &RequestSock, seq: u32, ack: u32, flags: u8, opts: &[u8], payload: usize) -> CheckReq {
     let (skb, th) = segment(1000, seq, ack, flags, opts, payload);
-    tcp_check_req(&t.net, req, &skb, &th)
+    tcp_check_req(&t.net, req, &skb, &th, false)
 }
 
 #[test]
