@@ -70,10 +70,13 @@ pub fn tcp_fragment(sk: &Sock, tp: &mut TcpSock, i: usize, len: u32, mss: u32) -
     rest.sacked = s.sacked;
     (rest.eor, s.eor) = (s.eor, false);
     rest.is_app_limited = s.is_app_limited;
-    (rest.mstamp, rest.xmit_id) = (s.mstamp, s.xmit_id);
+    rest.mstamp = s.mstamp;
     (rest.delivered, rest.delivered_ce) = (s.delivered, s.delivered_ce);
     (rest.first_tx_mstamp, rest.delivered_mstamp) = (s.first_tx_mstamp, s.delivered_mstamp);
-    let new = tcp_set_tso_segs(s, mss) + tcp_set_tso_segs(&mut rest, mss);
+    let front = tcp_set_tso_segs(s, mss);
+    // Each segment has a number: within one transmission the first is the oldest (RFC 8985, 6.2, step 2).
+    rest.xmit_id = s.xmit_id.wrapping_add(front);
+    let new = front + tcp_set_tso_segs(&mut rest, mss);
     let sacked = s.sacked;
     sk.wmem_queued.fetch_add(TX_SKB_OVERHEAD as usize, AcqRel);
     tp.tx.insert_after(i, rest);
