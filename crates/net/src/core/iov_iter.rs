@@ -41,6 +41,15 @@ impl<'a> IovIter<'a> {
         }
     }
 
+    /// Bytes left of the buffer it is at (`iov_iter_single_seg_count`).
+    pub fn first_len(&self) -> usize {
+        match self {
+            IovIter::Source(v) => v.iter().map(|b| b.len()).find(|&n| n > 0).unwrap_or(0),
+            IovIter::SourceFrags(v) => v.front().map_or(0, |f| f.len()),
+            _ => self.count(),
+        }
+    }
+
     /// Fills `to` from the message; how much there was. This is the sender's payload copy (`copy_from_iter`).
     pub fn copy_from(&mut self, to: &mut [u8]) -> usize {
         tp!(copy_from_iter, &to.len());

@@ -22,6 +22,9 @@ const SO_BINDTOIFINDEX: i32 = 62;
 const SO_TIMESTAMP_NEW: i32 = 63;
 const SO_TIMESTAMPNS_NEW: i32 = 64;
 const SO_BUF_LOCK: i32 = 72;
+/// `SO_TIMESTAMPING_OLD`, `SO_TIMESTAMPING_NEW`.
+pub const SO_TIMESTAMPING: i32 = 37;
+pub const SO_TIMESTAMPING_NEW: i32 = 65;
 /// `IFNAMSIZ`.
 const IFNAMSIZ: usize = 16;
 const NSEC_PER_SEC: u64 = 1_000_000_000;
@@ -88,8 +91,23 @@ pub fn sock_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         SO_MAX_PACING_RATE => sk.max_pacing_rate.store(pacing_rate(v, val), Relaxed),
         SO_BINDTOIFINDEX => bind_index(sk, u32::try_from(v).map_err(|_| Errno::EINVAL)?)?,
         SO_BUF_LOCK => set_buf_lock(sk, v)?,
+        SO_ZEROCOPY => set_zerocopy(sk, v)?,
+        // The transport knows what becomes of its bytes.
+        SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => (sk.prot.setsockopt)(sk, SOL_SOCKET, name, val)?,
         _ => return unsupported(sk),
     }
+    Ok(())
+}
+
+/// `SO_ZEROCOPY`: for TCP. `EOPNOTSUPP` where no transport would answer it, `EINVAL` for what is neither 0 nor 1.
+fn set_zerocopy(sk: &Sock, v: i32) -> Result<()> {
+    if sk.kind != SOCK_STREAM {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    if !(0..=1).contains(&v) {
+        return Err(Errno::EINVAL);
+    }
+    sk.set_flag(SockFlags::ZEROCOPY, v == 1);
     Ok(())
 }
 
@@ -214,6 +232,8 @@ pub fn sock_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>>
         SO_SNDLOWAT => 1,
         SO_MARK => sk.mark.load(Relaxed) as i32,
         SO_RXQ_OVFL => flag(SockFlags::RXQ_OVFL),
+        SO_ZEROCOPY if sk.kind == SOCK_STREAM => flag(SockFlags::ZEROCOPY),
+        SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => return (sk.prot.getsockopt)(sk, SOL_SOCKET, name, len),
         SO_ACCEPTCONN => (sk.state() == TcpState::Listen) as i32,
         SO_BINDTOIFINDEX => sk.bound_dev_if.load(Relaxed) as i32,
         SO_BUF_LOCK => flag(SockFlags::SNDBUF_LOCK) | flag(SockFlags::RCVBUF_LOCK) << 1,

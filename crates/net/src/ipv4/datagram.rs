@@ -6,13 +6,12 @@
 //! Locks and context: queueing in softirq context, under the receive queue's lock; the rest in process context.
 
 use crate::core::iov_iter::{CMsg, MsgHdr};
-use crate::core::l3::IcmpError;
 use crate::core::skbuff::Skb;
 use crate::core::sock::{RCV_SHUTDOWN, SEND_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags};
 use crate::hdr::{IpHdr, Ipv6Hdr, UdpHdr};
+use crate::ipv4::errqueue::ErrQueue;
 use crate::ipv4::inet_sock::{InetSock, inet_sk};
-use kernel::{SpinLock, Wait, tp};
-use std::collections::VecDeque;
+use kernel::{Wait, tp};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
@@ -403,93 +402,4 @@ pub fn datagram_poll(sk: &Sock, errq: &ErrQueue) -> PollMask {
         mask |= PollMask::OUT | PollMask::WRNORM | PollMask::WRBAND;
     }
     mask
-}
-
-// --- The error queue ---
-
-/// Errors a socket may keep; further ones are dropped, the pending error tells of them all the same.
-const MAX_ERRORS: usize = 64;
-
-/// `SO_EE_ORIGIN_*`.
-const ORIGIN_LOCAL: u8 = 1;
-const ORIGIN_ICMP: u8 = 2;
-const ORIGIN_ICMP6: u8 = 3;
-
-struct QueuedError {
-    errno: Errno,
-    origin: u8,
-    kind: u8,
-    code: u8,
-    info: u32,
-    offender: Option<IpAddr>,
-    to: IpAddr,
-    port: u16,
-    payload: Vec<u8>,
-}
-
-/// The errors that `recvmsg(MSG_ERRQUEUE)` reads (`sk_error_queue`).
-#[derive(Default)]
-pub struct ErrQueue(SpinLock<VecDeque<QueuedError>>);
-
-impl ErrQueue {
-    pub fn is_empty(&self) -> bool {
-        self.0.lock_bh().is_empty()
-    }
-
-    fn push(&self, e: QueuedError) {
-        let mut q = self.0.lock_bh();
-        if q.len() < MAX_ERRORS {
-            q.push_back(e);
-        }
-    }
-
-    /// `ip_icmp_error`, `ipv6_icmp_error`: `payload` is what is quoted of the datagram's own payload.
-    pub fn icmp_error(&self, err: &IcmpError, errno: Errno, port: u16, payload: &[u8]) {
-        self.push(QueuedError {
-            errno,
-            origin: if err.daddr.is_ipv6() { ORIGIN_ICMP6 } else { ORIGIN_ICMP },
-            kind: err.kind,
-            code: err.code,
-            info: err.info,
-            offender: Some(err.offender),
-            to: err.daddr,
-            port,
-            payload: payload.to_vec(),
-        });
-    }
-
-    /// `ip_local_error`: the stack itself refused the datagram; `info` is the path MTU for `EMSGSIZE`.
-    pub fn local_error(&self, errno: Errno, to: IpAddr, port: u16, info: u32) {
-        let (origin, offender, payload) = (ORIGIN_LOCAL, None, Vec::new());
-        self.push(QueuedError { errno, origin, kind: 0, code: 0, info, offender, to, port, payload });
-    }
-
-    /// `ip_recv_error`: `EAGAIN` when there is none.
-    pub fn recv(&self, sk: &Sock, msg: &mut MsgHdr<'_>) -> Result<usize> {
-        let (e, next) = {
-            let mut q = self.0.lock_bh();
-            (q.pop_front().ok_or(Errno::EAGAIN)?, q.front().map(|e| e.errno))
-        };
-        // What is pending is the next one in the queue, if any (`sock_dequeue_err_skb`).
-        sk.set_err(next.unwrap_or(Errno(0)));
-        msg.name = Some(SockAddr::for_family(sk.family, e.to, e.port));
-        let copied = msg.iter.copy_to(&e.payload);
-        msg.flags |= MSG_ERRQUEUE;
-        if copied < e.payload.len() {
-            msg.flags |= MSG_TRUNC;
-        }
-        // `struct sock_extended_err`, and the address of whoever reported it.
-        let (level, kind) = if sk.family == AF_INET6 { (IPPROTO_IPV6, IPV6_RECVERR) } else { (IPPROTO_IP, IP_RECVERR) };
-        let offender = e.offender.map_or(SockAddr::Unspec, |a| SockAddr::for_family(sk.family, a, 0));
-        let (addr, n) = offender.to_bytes();
-        let parts: [&[u8]; 5] = [
-            &(e.errno.0 as u32).to_ne_bytes(),
-            &[e.origin, e.kind, e.code, 0],
-            &e.info.to_ne_bytes(),
-            &[0; 4],
-            addr.get(..n).unwrap_or(&addr),
-        ];
-        cmsg(msg, level, kind, &parts);
-        Ok(copied)
-    }
 }

@@ -15,6 +15,7 @@ use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
 use crate::core::sock::{Sock, SockFlags};
+use crate::ipv4::errqueue::ErrQueue;
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
@@ -128,6 +129,7 @@ pub struct InetConnectionSock {
     /// The path MTU that an ICMP error named while a process owned the socket, and the sequence number it quoted.
     pub mtu_info: AtomicU32,
     pub mtu_seq: AtomicU32,
+    errq: OnceLock<Box<ErrQueue>>,
 }
 
 /// Where a socket can be found.
@@ -195,6 +197,16 @@ impl InetConnectionSock {
     /// A listener's accept queue.
     pub fn accept_queue(&self) -> &RequestSockQueue {
         self.accept_queue.get_or_init(Default::default)
+    }
+
+    /// The queue of `MSG_ERRQUEUE`, made when something is first put into it.
+    pub fn errq(&self) -> &ErrQueue {
+        self.errq.get_or_init(Default::default)
+    }
+
+    /// Whether something is in it.
+    pub fn has_errors(&self) -> bool {
+        self.errq.get().is_some_and(|q| !q.is_empty())
     }
 
     /// The port it holds; 0: none.

@@ -13,6 +13,7 @@ pub mod af_inet;
 pub mod arp;
 pub mod datagram;
 pub mod devinet;
+pub mod errqueue;
 pub mod fib_frontend;
 pub mod fib_trie;
 pub mod fnhe;
@@ -85,6 +86,7 @@ pub mod tcp_state;
 pub mod tcp_timer;
 pub mod tcp_transmit;
 pub mod tcp_tsq;
+pub mod tcp_tx_notify;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod udp;

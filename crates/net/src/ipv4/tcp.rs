@@ -7,6 +7,7 @@
 use super::tcp_cong::tcp_slow_start_after_idle_check;
 use super::tcp_fastopen::{fastopen_rsk, tcp_passive_fastopen};
 use super::tcp_fastopen_client::{tcp_fastopen_begin, tcp_fastopen_end};
+use super::inet_hashtables::inet_csk;
 use super::tcp_mem::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
@@ -14,6 +15,7 @@ use super::tcp_rate::tcp_rate_check_app_limited;
 use super::tcp_sock::*;
 use super::tcp_state::tcp_set_state;
 use super::tcp_tsq::tcp_throttle;
+use super::tcp_tx_notify::{tcp_tx_timestamp, tcp_zerocopy_sent, tcp_zerocopy_wanted};
 use crate::core::iov_iter::MsgHdr;
 use crate::core::skbuff::{GSO_MAX_SIZE, SKB_OVERHEAD};
 use crate::core::snmp::Mib;
@@ -54,6 +56,10 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
     wait.set_timeout(now, sk.sndtimeo(nonblock));
     let mut guard = sk.lock_sock();
     tcp_rate_check_app_limited(sk, tcp_sk(&mut *guard));
+    let zerocopy = match tcp_zerocopy_wanted(sk, tcp_sk(&mut *guard), msg) {
+        Ok(yes) => yes,
+        Err(e) => return Poll::Ready(Err(e)),
+    };
     let stop = loop {
         if !sk.state().is_in(TCPF_SEND) && !tcp_passive_fastopen(sk, tcp_sk(&mut *guard)) {
             break match not_connected(sk) {
@@ -61,7 +67,7 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
                 None => Stop::Full,
             };
         }
-        match tcp_send_some(sk, tcp_sk(&mut *guard), msg) {
+        match tcp_send_some(sk, tcp_sk(&mut *guard), msg, zerocopy) {
             // A full packet went out; ACKs for it may wait in the backlog.
             None => guard.flush_backlog(),
             Some(stop) => break stop,
@@ -69,6 +75,9 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
     };
     let e = match stop {
         Stop::Done => {
+            if zerocopy {
+                tcp_zerocopy_sent(sk, tcp_sk(&mut *guard));
+            }
             drop(guard);
             wait.finish_wait();
             return Poll::Ready(Ok(msg.done));
@@ -83,6 +92,13 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
             return Poll::Pending;
         }
     };
+    if msg.done > 0 {
+        let tp = tcp_sk(&mut *guard);
+        tcp_tx_timestamp(tp);
+        if zerocopy {
+            tcp_zerocopy_sent(sk, tp);
+        }
+    }
     drop(guard);
     wait.finish_wait();
     Poll::Ready(if msg.done > 0 { Ok(msg.done) } else { Err(e) })
@@ -138,7 +154,7 @@ fn tcp_mark_push(tp: &mut TcpSock) {
 }
 
 /// Queues message bytes until a packet is full, the message ends, or there is no room. `None`: go on.
-fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>) -> Option<Stop> {
+fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, zerocopy: bool) -> Option<Stop> {
     let mss = tcp_current_mss(sk, tp);
     let goal = tcp_xmit_size_goal(tp, mss, msg.flags & MSG_OOB != 0);
     if sk.err().is_some() || sk.shutdown() & SEND_SHUTDOWN != 0 {
@@ -155,6 +171,7 @@ fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>) -> Opti
                 {
                     s.eor = true;
                 }
+                tcp_tx_timestamp(tp);
                 tcp_push(sk, tp, msg.flags, mss, goal);
             }
             return Some(Stop::Done);
@@ -167,12 +184,14 @@ fn tcp_send_some(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>) -> Opti
             tcp_skb_entail(sk, tp);
             continue;
         }
+        // With zero-copy each buffer of the caller's is a fragment of its own.
+        let left = if zerocopy { msg.iter.first_len() } else { left };
         let room = tcp_wmem_schedule(sk, tp, (room as usize).min(left));
         if room == 0 {
             tcp_remove_empty_skb(sk, tp);
             return Some(tcp_wait_for_space(sk, tp, msg, mss, goal));
         }
-        let n = tcp_fill(sk, tp, msg, room, left);
+        let n = tcp_fill(sk, tp, msg, room, left, zerocopy);
         if n == 0 {
             // No room for another fragment.
             tcp_mark_push(tp);
@@ -228,7 +247,7 @@ fn tcp_skb_entail(sk: &Sock, tp: &mut TcpSock) {
 }
 
 /// Puts up to `room` bytes of the message into the last piece; how many. 0: it takes no more fragments.
-fn tcp_fill(sk: &Sock, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, room: usize, left: usize) -> usize {
+fn tcp_fill(sk: &Sock, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, room: usize, left: usize, apart: bool) -> usize {
     let Some(s) = tp.tx.write_back_mut() else { return 0 };
     let frag = if msg.iter.has_frags() {
         if s.frags.len() >= MAX_TX_FRAGS {
@@ -252,7 +271,7 @@ fn tcp_fill(sk: &Sock, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, room: usize, left
         page.freeze(got)
     };
     let n = frag.len();
-    if n == 0 || !s.add_frag(frag) {
+    if n == 0 || !(if apart { s.add_frag_apart(frag) } else { s.add_frag(frag) }) {
         return 0;
     }
     if msg.done == 0 {
@@ -346,7 +365,7 @@ pub fn tcp_poll(sk: &Arc<Sock>) -> PollMask {
         // A write will open the connection.
         mask |= PollMask::OUT | PollMask::WRNORM;
     }
-    if sk.err().is_some() {
+    if sk.err().is_some() || inet_csk(sk).has_errors() {
         mask |= PollMask::ERR;
     }
     mask

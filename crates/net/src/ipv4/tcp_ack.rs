@@ -19,6 +19,7 @@ use super::tcp_retransmit::*;
 use super::tcp_rtt::tcp_ack_update_rtt;
 use super::tcp_sack::*;
 use super::tcp_sock::*;
+use super::tcp_tx_notify::tcp_notify_acked;
 use crate::core::neighbour::neigh_confirm;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
@@ -375,6 +376,7 @@ fn tcp_clean_rtx_queue(
     let (reord, sacked) = (tp.snd_nxt, tp.sacked_out != 0);
     let mut c = Cleaned { segs: 0, first_ackt: 0, last_ackt: 0, reord, ece, prior_una, whole: true, sacked };
     let mut freed = 0;
+    tcp_notify_acked(sk, tp);
     while let Some(s) = tp.tx.rtx_front() {
         let mut piece = AckedPiece::of(s);
         if after(s.end_seq, tp.snd_una) {

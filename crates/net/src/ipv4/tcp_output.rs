@@ -20,6 +20,7 @@ use super::tcp_pacing::*;
 use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_small_queue_check;
+use super::tcp_tx_notify::tcp_notify_sent;
 use crate::core::skbuff::GSO_MAX_SIZE;
 use crate::core::snmp::Mib;
 use crate::core::sock::{Sock, SockFlags};
@@ -220,6 +221,7 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
             break;
         }
         sent += tcp_event_new_data_sent(sk, tp, mss);
+        tcp_notify_sent(sk, tp);
         if push != Push::All {
             break;
         }

@@ -126,16 +126,27 @@ impl TxSkb {
 
     /// Appends payload; `false` when there is no room for another fragment. Does not move `end_seq`.
     pub fn add_frag(&mut self, f: Frag) -> bool {
-        let n = f.len() as u32;
         if !self.frags.last_mut().is_some_and(|last| last.try_merge(&f)) {
-            if self.frags.len() >= MAX_TX_FRAGS {
-                return false;
-            }
-            self.frags.push(f);
+            return self.add_frag_apart(f);
         }
+        self.count_in(f.len() as u32);
+        true
+    }
+
+    /// The same, as a fragment of its own.
+    pub fn add_frag_apart(&mut self, f: Frag) -> bool {
+        if self.frags.len() >= MAX_TX_FRAGS {
+            return false;
+        }
+        let n = f.len() as u32;
+        self.frags.push(f);
+        self.count_in(n);
+        true
+    }
+
+    fn count_in(&mut self, n: u32) {
         self.len += n;
         self.truesize += n;
-        true
     }
 
     /// Cuts the payload at `at`; the rest becomes a new piece's. Sequence numbers, flags and counts are the caller's.

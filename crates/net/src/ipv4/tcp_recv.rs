@@ -4,6 +4,7 @@
 //! Linux counterpart: `tcp_recvmsg_locked` and around it in `net/ipv4/tcp.c`.
 //! Locks and context: process context, socket lock.
 
+use super::inet_hashtables::inet_csk;
 use super::tcp::sock_intr_errno;
 use super::tcp_mem::tcp_mem_reclaim;
 use super::tcp_output::*;
@@ -50,7 +51,7 @@ pub fn tcp_cleanup_rbuf(sk: &Arc<Sock>, tp: &mut TcpSock, copied: usize) {
 pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
     tp!(tcp_recvmsg, sk);
     if flags & MSG_ERRQUEUE != 0 {
-        return Poll::Ready(Err(Errno::EAGAIN));
+        return Poll::Ready(inet_csk(sk).errq().recv(sk, msg));
     }
     let now = sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));

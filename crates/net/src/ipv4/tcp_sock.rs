@@ -550,6 +550,23 @@ pub struct TcpSock {
     pub hs: Option<Box<TcpHandshake>>,
     /// Counted in `orphan_count`.
     pub orphan: bool,
+    /// What the sender wants to be told about its bytes.
+    pub tx_notify: Option<Box<TxNotify>>,
+}
+
+/// Zero-copy completions and transmit timestamps that are still to come (`sk_zckey`, `sk_tsflags`, `sk_tskey`).
+#[derive(Default)]
+pub struct TxNotify {
+    /// The number of the next message sent with `MSG_ZEROCOPY`.
+    pub zckey: u32,
+    /// Messages on their way: the end of each, and its number.
+    pub zerocopy: VecDeque<(u32, u32)>,
+    /// `SOF_TIMESTAMPING_*`.
+    pub tsflags: u32,
+    /// The sequence number from which bytes are counted (`SOF_TIMESTAMPING_OPT_ID`).
+    pub tskey: u32,
+    /// Bytes to be reported: sequence number, and whether they have been sent.
+    pub stamps: VecDeque<(u32, bool)>,
 }
 
 impl ProtoSock for TcpSock {
@@ -727,6 +744,7 @@ impl TcpSock {
             rcv_ooopack: 0,
             hs: None,
             orphan: false,
+            tx_notify: None,
         })
     }
 

@@ -19,10 +19,12 @@ use super::tcp_pacing::tcp_pacing_limited;
 use super::tcp_rcvq::tcp_data_ready;
 use super::tcp_recv::tcp_cleanup_rbuf;
 use super::tcp_sock::*;
+use super::tcp_tx_notify::{tcp_set_timestamping, tcp_timestamping};
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use crate::core::sock_options::{cut, int_option, unsupported};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use uapi::socket::SOL_SOCKET;
 use uapi::tcp::*;
 use uapi::{Errno, Result};
 
@@ -30,9 +32,12 @@ use uapi::{Errno, Result};
 const MAX_TCP_MSS: i32 = 32767;
 
 /// Sets an option; `ENOPROTOOPT` for one that is not there.
-pub fn tcp_setsockopt(sk: &Arc<Sock>, _level: i32, name: i32, val: &[u8]) -> Result<()> {
+pub fn tcp_setsockopt(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Result<()> {
     let mut guard = sk.lock_sock();
     let tp = tcp_sk(&mut *guard);
+    if level == SOL_SOCKET {
+        return tcp_set_timestamping(sk, tp, int_option(val)? as u32);
+    }
     if name == TCP_CONGESTION {
         let end = val.iter().position(|&b| b == 0).unwrap_or(val.len()).min(TCP_CA_NAME_MAX - 1);
         let ca = val.get(..end).and_then(|b| std::str::from_utf8(b).ok());
@@ -294,9 +299,12 @@ fn hs(tp: &TcpSock, f: impl FnOnce(&TcpHandshake) -> i64) -> i64 {
 }
 
 /// Reads an option; at most `len` bytes.
-pub fn tcp_getsockopt(sk: &Arc<Sock>, _level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
+pub fn tcp_getsockopt(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
     let mut guard = sk.lock_sock();
     let tp = tcp_sk(&mut *guard);
+    if level == SOL_SOCKET {
+        return Ok(cut(tcp_timestamping(tp).to_ne_bytes().to_vec(), len));
+    }
     let s = &sk.net.sysctl;
     let or = |v: i64, default: i64| if v != 0 { v } else { default };
     let v: i64 = match name {

@@ -13,6 +13,7 @@ use super::tcp_fastopen::{reqsk_fastopen_remove, tcp_fastopen_active_disable_ofo
 use super::tcp_mem::{tcp_mem_reclaim, tcp_out_of_memory};
 use super::tcp_pacing::tcp_pacing_stop;
 use super::tcp_sock::*;
+use super::tcp_tx_notify::tcp_notify_purged;
 use crate::core::snmp::Mib;
 use crate::core::sock::{SHUTDOWN_MASK, Sock, SockFlags};
 use kernel::tp;
@@ -95,6 +96,7 @@ pub fn tcp_reset(sk: &Arc<Sock>, tp: &mut TcpSock) {
 
 /// Forgets all that was to be sent (`tcp_write_queue_purge`).
 pub fn tcp_write_queue_purge(sk: &Sock, tp: &mut TcpSock) {
+    tcp_notify_purged(sk, tp);
     let freed = tp.tx.purge();
     sk.wmem_queued.fetch_sub(freed, AcqRel);
     tp.frag = None;

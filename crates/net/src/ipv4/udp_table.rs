@@ -9,7 +9,7 @@
 
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::sock::{Sock, SockFlags};
-use crate::ipv4::datagram::ErrQueue;
+use crate::ipv4::errqueue::ErrQueue;
 use crate::ipv4::inet_sock::McastGroups;
 use kernel::{Rcu, RcuHashTable, SpinLock, rcu_read_lock};
 use smallvec::SmallVec;
