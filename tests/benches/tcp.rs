@@ -5,20 +5,24 @@
 //! Locks and context: a program of one thread beside the stack's worker. Bulk transfers are in `net.rs`.
 
 use host::Host;
-use kernel::{Task, Wait};
-use net::core::dev::{dev_get_by_name, dev_open};
-use net::core::iov_iter::{IovIter, MsgHdr};
+use kernel::SpinLock;
+use net::core::checksum::ip_fast_csum;
+use net::core::dev::*;
 use net::core::net_namespace::Net;
+use net::core::skbuff::{IpSummed, MAX_HEADER, Skb};
 use net::init::net_init;
+use net::ipv4::devinet::inet_addr_add;
+use net::ipv4::inet_hashtables::{EhashEntry, EhashSock, __inet_lookup_established, inet_ehashfn, tcp_hashinfo};
+use net::ipv4::inet_sock::InetTuple;
 use net::syscall::{FdTable, O_NONBLOCK};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::Instant;
 use uapi::SockAddr;
-use uapi::socket::{AF_INET, SO_RCVBUF, SO_SNDBUF, SOCK_STREAM, SOL_SOCKET};
+use uapi::socket::{AF_INET, MSG_DONTWAIT, SO_SNDBUF, SOCK_STREAM, SOL_SOCKET};
+use uapi::tcp::TCP_CONGESTION;
 
 /// Counts what is allocated, for [`memory`].
 struct Counting;
@@ -70,10 +74,6 @@ fn stack() -> (Arc<Host>, Arc<Net>) {
     dev_open(&dev_get_by_name(&net, "lo").expect("lo")).ok();
     drop(_inside);
     (host, net)
-}
-
-fn wait() -> Wait {
-    Wait::new(Task::from_fn(|| {}))
 }
 
 fn at(ip: [u8; 4], port: u16) -> SockAddr {
@@ -185,7 +185,154 @@ fn memory() {
     host.stop();
 }
 
-const PLACES: [(&str, fn()); 2] = [("connections", connections), ("memory", memory)];
+/// A look-up among few and among very many connections, nanoseconds.
+fn lookups() {
+    let mut costs = Vec::new();
+    for n in [100u32, 1_000_000] {
+        let (host, net) = stack();
+        let t = FdTable::new(&net, 64);
+        let l = listener(&t, 5301);
+        let sk = t.sockfd_lookup(l).expect("listener").sock.sk.clone();
+        let tuple = |i: u32| InetTuple {
+            laddr: Ipv4Addr::LOCALHOST.into(),
+            faddr: Ipv4Addr::from_bits(0x0a00_0000 | i >> 8).into(),
+            lport: 80,
+            fport: 1024 + (i & 255) as u16,
+        };
+        let inside = host.kernel().enter();
+        for i in 0..n {
+            let e = EhashEntry::new(&net, tuple(i), 0, EhashSock::Sock(sk.clone()));
+            tcp_hashinfo(&net).ehash.insert(inet_ehashfn(&net, &tuple(i)), e);
+        }
+        const ROUNDS: u32 = 2_000_000;
+        let start = Instant::now();
+        let mut found = 0;
+        for i in 0..ROUNDS {
+            let t = tuple(i.wrapping_mul(2_654_435_761) % n);
+            found += __inet_lookup_established(&net, &t, 1).is_some() as u32;
+        }
+        assert_eq!(found, ROUNDS);
+        costs.push(start.elapsed().as_nanos() as f64 / ROUNDS as f64);
+        drop(inside);
+        host.stop();
+    }
+    println!(
+        "| look-up among 100 connections, and among 1,000,000 | {:.0}, {:.0} | | ns | {:.2} |",
+        costs[0],
+        costs[1],
+        costs[1] / costs[0]
+    );
+}
+
+/// A wire that keeps the last packet it was given, and counts.
+#[derive(Default)]
+struct Wire {
+    last: SpinLock<Vec<u8>>,
+    packets: AtomicI64,
+}
+
+struct WireOps(Arc<Wire>);
+
+impl NetDeviceOps for WireOps {
+    fn ndo_start_xmit(&self, _dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
+        self.0.packets.fetch_add(1, Relaxed);
+        let n = skb.headlen().min(60);
+        *self.0.last.lock_bh() = skb.data()[..n].to_vec();
+        skb.orphan();
+        NetdevTx::Ok
+    }
+    fn lltx(&self) -> bool {
+        true
+    }
+}
+
+/// What the acknowledgement of one segment costs, with few and with many segments in flight, nanoseconds.
+fn acks() {
+    const MSS: usize = 1000;
+    let mut costs = Vec::new();
+    for flight in [10u32, 10_000] {
+        let (host, net) = stack();
+        let wire = Arc::new(Wire::default());
+        let inside = host.kernel().enter();
+        let spec = NetDeviceSpec {
+            name: "wire0".to_owned(),
+            addr: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            flags: Iff::UP | Iff::NOARP | Iff::POINTOPOINT,
+            hard_header_len: 0,
+            features: Features::SG | Features::HW_CSUM,
+            ops: Box::new(WireOps(wire.clone())),
+        };
+        let dev = register_netdevice(&net, spec).expect("device");
+        inet_addr_add(&dev, Ipv4Addr::new(10, 0, 0, 1), 24).expect("address");
+        drop(inside);
+        let t = FdTable::new(&net, 64);
+        let l = listener(&t, 80);
+        let rx = |seq: u32, ack: u32, flags: u8, opts: &[u8]| {
+            let _inside = host.kernel().enter();
+            let mut skb = Skb::from_bytes(MAX_HEADER, &segment(seq, ack, flags, opts));
+            skb.dev = Some(dev.clone());
+            skb.protocol = ETH_P_IP;
+            skb.ip_summed = IpSummed::Unnecessary;
+            netif_rx(skb).expect("queued");
+        };
+        // SYN with an MSS of 1000, SACK and a window scale of 14.
+        rx(100, 0, 2, &[2, 4, 3, 232, 4, 2, 3, 3, 14, 1, 1, 1]);
+        let isn = u32::from_be_bytes(wire.last.lock_bh()[24..28].try_into().expect("SYN-ACK"));
+        let mut una = isn.wrapping_add(1);
+        rx(101, una, 16, &[]);
+        let (c, _) = t.accept(l).expect("accept");
+        t.setsockopt(c, SOL_SOCKET, SO_SNDBUF, &100_000_000i32.to_ne_bytes()).expect("sndbuf");
+        t.setsockopt(c, 6, TCP_CONGESTION, b"reno").expect("reno");
+        // Open the window: everything that goes out is acknowledged, a segment at a time.
+        let segs = flight as usize;
+        let bytes = vec![7; segs * MSS];
+        let mut spent = 0;
+        for round in 0..24 {
+            let mut sent = 0;
+            while sent < bytes.len() {
+                match t.send(c, &bytes[sent..], MSG_DONTWAIT) {
+                    Ok(n) => sent += n,
+                    Err(_) => break,
+                }
+            }
+            let end = una.wrapping_add(sent as u32);
+            let start = Instant::now();
+            while una != end {
+                una = una.wrapping_add(MSS as u32);
+                rx(101, una, 16, &[]);
+            }
+            if round >= 16 {
+                spent += start.elapsed().as_nanos();
+            }
+        }
+        costs.push(spent as f64 / (8.0 * flight as f64));
+        host.stop();
+    }
+    println!(
+        "| ACK of a segment, 10 and 10,000 in flight | {:.0}, {:.0} | | ns | {:.2} |",
+        costs[0],
+        costs[1],
+        costs[1] / costs[0]
+    );
+}
+
+/// A segment from 10.0.0.2 port 1000 to 10.0.0.1 port 80, without a TCP checksum.
+fn segment(seq: u32, ack: u32, flags: u8, opts: &[u8]) -> Vec<u8> {
+    let len = 40 + opts.len();
+    let mut b = vec![0x45, 0, 0, len as u8, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1];
+    let sum = ip_fast_csum(&b);
+    b[10..12].copy_from_slice(&sum);
+    b.extend_from_slice(&[3, 232, 0, 80]);
+    b.extend_from_slice(&seq.to_be_bytes());
+    b.extend_from_slice(&ack.to_be_bytes());
+    b.extend_from_slice(&[((20 + opts.len()) / 4 << 4) as u8, flags, 255, 255, 0, 0, 0, 0]);
+    b.extend_from_slice(opts);
+    b
+}
+
+const PLACES: [(&str, fn()); 4] =
+    [("connections", connections), ("acks", acks), ("lookups", lookups), ("memory", memory)];
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
@@ -195,5 +342,4 @@ fn main() {
             run();
         }
     }
-    let _ = (SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, IovIter::source(&[]), Poll::<()>::Pending, wait, MsgHdr::new);
 }
