@@ -12,7 +12,7 @@ use net::core::net_namespace::Net;
 use net::core::skbuff::{IpSummed, MAX_HEADER, Skb};
 use net::init::net_init;
 use net::ipv4::devinet::inet_addr_add;
-use net::ipv4::inet_hashtables::{EhashEntry, EhashSock, __inet_lookup_established, inet_ehashfn, tcp_hashinfo};
+use net::ipv4::inet_hashtables::{__inet_lookup_established, EhashEntry, EhashSock, inet_ehashfn, tcp_hashinfo};
 use net::ipv4::inet_sock::InetTuple;
 use net::syscall::{FdTable, O_NONBLOCK};
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -4,10 +4,10 @@
 //! Linux counterpart: `net/ipv4/tcp.c`. Receiving is in `tcp_recv`, closing in `tcp_close`, options in `tcp_sockopt`.
 //! Locks and context: process context, socket lock.
 
+use super::inet_hashtables::inet_csk;
 use super::tcp_cong::tcp_slow_start_after_idle_check;
 use super::tcp_fastopen::{fastopen_rsk, tcp_passive_fastopen};
 use super::tcp_fastopen_client::{tcp_fastopen_begin, tcp_fastopen_end};
-use super::inet_hashtables::inet_csk;
 use super::tcp_mem::*;
 use super::tcp_output::*;
 use super::tcp_queue::*;
