@@ -8,6 +8,7 @@
 //! says; that is what each is `unsafe` for. Descriptors start at [`FD_BASE`], so that none is one of the process's.
 #![allow(clippy::missing_safety_doc)]
 
+use crate::epoll::EPOLL_BASE;
 use crate::machine::Machine;
 use crate::memory::*;
 use libc::{c_int, c_long, c_longlong, c_uint, c_ulong, c_void, epoll_event, size_t, ssize_t};
@@ -20,6 +21,9 @@ use uapi::{Errno, Result};
 
 /// Our descriptor 0.
 pub const FD_BASE: c_int = 10_000;
+
+/// As much as a pipe holds.
+const PIPE_SIZE: usize = 65536;
 
 /// # Safety
 /// `ud` is what `packetdrill_interface_init` has made.
@@ -179,7 +183,11 @@ calls! {
     }
 
     fn close(m, fd: c_int) -> c_int {
-        unit(m.fds.close(inner(fd)))
+        if fd < FD_BASE {
+            // SAFETY: a pipe's end, which the script has opened; closed past the symbol of `preload`.
+            return unsafe { libc::syscall(libc::SYS_close, fd) as c_int };
+        }
+        unit(if fd >= EPOLL_BASE { m.epolls.close(fd) } else { m.fds.close(inner(fd)) })
     }
 
     fn shutdown(m, fd: c_int, how: c_int) -> c_int {
@@ -251,31 +259,58 @@ calls! {
         0
     }
 
-    fn epoll_create(m, _size: c_int) -> c_int {
-        let _ = m;
-        errno(Errno::ENOSYS)
+    fn epoll_create(m, size: c_int) -> c_int {
+        int(if size > 0 { m.epolls.create() } else { Err(Errno::EINVAL) })
     }
 
-    fn epoll_ctl(m, _epfd: c_int, _op: c_int, _fd: c_int, _event: *mut epoll_event) -> c_int {
-        let _ = m;
-        errno(Errno::ENOSYS)
+    fn epoll_ctl(m, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
+        // SAFETY: as the manual page says.
+        let event = unsafe { event.as_ref() }.map_or((0, 0), |e| (e.events, e.u64));
+        unit(m.epolls.ctl(&m.fds, epfd, op, inner(fd), event))
     }
 
-    fn epoll_wait(m, _epfd: c_int, _events: *mut epoll_event, _max: c_int, _timeout: c_int) -> c_int {
-        let _ = m;
-        errno(Errno::ENOSYS)
+    fn epoll_wait(m, epfd: c_int, events: *mut epoll_event, max: c_int, timeout: c_int) -> c_int {
+        if events.is_null() {
+            return errno(Errno::EFAULT);
+        }
+        let max = usize::try_from(max).unwrap_or(0);
+        int(m.epolls.wait(&m.fds, epfd, max, timeout).map(|ready| {
+            for (i, &(events_now, data)) in ready.iter().enumerate() {
+                // SAFETY: there is room for `max`, and no more are ready.
+                unsafe { events.add(i).write(epoll_event { events: events_now, u64: data }) };
+            }
+            ready.len() as i32
+        }))
     }
 
-    fn pipe(m, _fds: *mut c_int) -> c_int {
+    /// A pipe of the host: only [`splice`] puts anything in.
+    fn pipe(m, fds: *mut c_int) -> c_int {
         let _ = m;
-        errno(Errno::ENOSYS)
+        // SAFETY: as the manual page says.
+        unsafe { libc::pipe2(fds, libc::O_NONBLOCK) }
     }
 
-    fn splice(m, _from: c_int, _off_in: *mut c_longlong, _to: c_int, _off_out: *mut c_longlong, _len: size_t,
-              _flags: c_uint) -> ssize_t {
-        let _ = m;
-        size(Err(Errno::ENOSYS))
+    /// Between a socket of ours and a pipe of the host. Offsets are for files.
+    fn splice(m, from: c_int, _off_in: *mut c_longlong, to: c_int, _off_out: *mut c_longlong, len: size_t,
+              flags: c_uint) -> ssize_t {
+        let mut b = vec![0; len.min(PIPE_SIZE)];
+        let wait = if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 };
+        if from >= FD_BASE {
+            size(m.fds.recv(inner(from), &mut b, wait).and_then(|n| {
+                // SAFETY: the buffer is ours and as long as said.
+                host(unsafe { libc::write(to, b.as_ptr().cast(), n) })
+            }))
+        } else {
+            // SAFETY: the buffer is ours and as long as said.
+            let got = host(unsafe { libc::read(from, b.as_mut_ptr().cast(), b.len()) });
+            size(got.and_then(|n| m.fds.send(inner(to), &b[..n], wait)))
+        }
     }
+}
+
+/// What the host's own call answered.
+fn host(r: ssize_t) -> Result<usize> {
+    usize::try_from(r).map_err(|_| Errno::from_io(&std::io::Error::last_os_error()))
 }
 
 /// Not a call like the others: looking at the clock is what the clock waits for.

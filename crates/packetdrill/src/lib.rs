@@ -8,6 +8,7 @@ pub mod abi;
 mod calls;
 pub mod clock;
 mod device;
+mod epoll;
 mod flags;
 mod machine;
 mod memory;

@@ -6,6 +6,7 @@
 
 use crate::clock::{Inside, VirtualArch};
 use crate::device::{RawIp, Sent};
+use crate::epoll::Epolls;
 use crate::flags::{Flags, mirror, set_sysctl};
 use kernel::Kernel;
 use net::core::dev::NetDevice;
@@ -32,6 +33,7 @@ pub struct Machine {
     pub arch: Arc<VirtualArch>,
     pub net: Arc<Net>,
     pub fds: FdTable,
+    pub epolls: Epolls,
     raw: Arc<RawIp>,
     dev: Arc<NetDevice>,
     mirror: Option<PathBuf>,
@@ -57,7 +59,16 @@ impl Machine {
         let (raw, dev) = RawIp::register(&net, &arch, flags.mtu).map_err(|e| format!("tun0: {e:?}"))?;
         address(&net, &dev, &flags.addrs).map_err(|e| format!("so_flags: {e}"))?;
         let fds = FdTable::new(&net, NOFILE);
-        let machine = Machine { arch, net, fds, raw, dev, mirror: flags.mirror.clone(), _kernel: kernel };
+        let machine = Machine {
+            arch,
+            net,
+            fds,
+            epolls: Epolls::default(),
+            raw,
+            dev,
+            mirror: flags.mirror.clone(),
+            _kernel: kernel,
+        };
         machine.arch.settle();
         Ok(machine)
     }
