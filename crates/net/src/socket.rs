@@ -8,7 +8,7 @@
 use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::dyn_family::Slot;
 use crate::core::net_namespace::{Net, Registries};
-use crate::core::sock::Sock;
+use crate::core::sock::{Sock, SockFlags};
 use crate::security::*;
 use kernel::module::Registered;
 use kernel::{Wait, tp, wait};
@@ -209,7 +209,22 @@ impl Socket {
         (self.ops.shutdown)(self, how)
     }
 
-    /// `close(2)` of the last descriptor (`sock_release`). Harmless a second time; dropping the socket does it too.
+    /// `close(2)` of the last descriptor. With `SO_LINGER` it waits until the peer has acknowledged everything, the linger
+    /// time is over, or a signal comes; without, or a second time, it does not.
+    pub fn close(&self, wait: &mut Wait) -> Poll<()> {
+        if !self.released.load(Acquire) {
+            let _cpu = self.sk.net.kernel().enter();
+            if self.sk.flag(SockFlags::LINGER) && (self.sk.prot.linger)(&self.sk, wait).is_pending() {
+                return Poll::Pending;
+            }
+            wait.finish_wait();
+        }
+        self.release();
+        Poll::Ready(())
+    }
+
+    /// Like [`close`](Self::close), but lingers in the background, as when a process ends (`sock_release`). Harmless a second
+    /// time; dropping the socket does it too.
     pub fn release(&self) {
         if self.released.swap(true, AcqRel) {
             return;

@@ -77,6 +77,13 @@ impl TcpStream {
         Ok(self.0.sock.shutdown(how)?)
     }
 
+    /// Closes the connection for all its handles; with [`set_linger`](Self::set_linger) waits until the peer has everything, or
+    /// the time is over. Dropping the last handle closes in the background.
+    pub fn close(self) {
+        let sock = self.0.sock.clone();
+        sock.block_on(|w| sock.close(w));
+    }
+
     /// Another handle on the same connection; they share every setting.
     pub fn try_clone(&self) -> io::Result<TcpStream> {
         Ok(TcpStream(self.0.clone()))
@@ -112,7 +119,8 @@ impl TcpStream {
         Ok(self.0.int(IPPROTO_TCP, TCP_NODELAY)? != 0)
     }
 
-    /// How long closing waits for unsent data, in whole seconds (`SO_LINGER`); `None`: not at all, in the background.
+    /// How long [`close`](Self::close) waits for unsent data, in whole seconds (`SO_LINGER`); `None`: not at all, in the
+    /// background.
     pub fn set_linger(&self, t: Option<Duration>) -> io::Result<()> {
         let secs = t.map_or(0, |t| i32::try_from(t.as_secs()).unwrap_or(i32::MAX));
         let val = [(t.is_some() as i32).to_ne_bytes(), secs.to_ne_bytes()].concat();

@@ -126,8 +126,11 @@ pub struct Proto {
     pub name: &'static str,
     /// Makes the transport's state (`sk_prot->init`); no lock is held, nobody else has the socket.
     pub init: fn(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>>,
-    /// `close(2)`: the process gives the socket up; `timeout` is the linger time. Takes the lock itself.
+    /// The process gives the socket up, and does not wait. Takes the lock itself.
     pub close: fn(sk: &Arc<Sock>),
+    /// `close(2)` of a socket with `SO_LINGER`: says good-bye and waits until the peer has all, or the time is over, or a
+    /// signal comes; `close` follows. Takes the lock itself.
+    pub linger: fn(sk: &Arc<Sock>, wait: &mut Wait) -> Poll<()>,
     /// Starts a connection. Lock held.
     pub connect: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, addr: &SockAddr) -> Result<()>,
     /// Dissolves it (`connect` to `AF_UNSPEC`). Lock held.
@@ -544,6 +547,16 @@ impl BhSockGuard<'_> {
     /// `sk_add_backlog`: leaves a packet for the owner; gives it back when the backlog is over `limit` bytes.
     pub fn add_backlog(&mut self, skb: Box<Skb>, limit: usize) -> std::result::Result<(), Box<Skb>> {
         self.0.backlog().add(skb, limit)
+    }
+
+    /// The last packet of the backlog, for one that it may take in.
+    pub fn backlog_tail(&mut self) -> Option<&mut Skb> {
+        self.0.backlog().list.back_mut().map(|s| &mut **s)
+    }
+
+    /// A packet of the backlog has grown by `truesize` bytes.
+    pub fn backlog_grown(&mut self, truesize: u32) {
+        self.0.backlog().len += truesize as usize;
     }
 
     /// Leaves a bit for the owner's `release_cb`.

@@ -13,7 +13,6 @@
 
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
-use crate::core::snmp::Mib;
 use crate::core::sock::{Sock, SockFlags};
 use crate::ipv4::errqueue::ErrQueue;
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
@@ -627,9 +626,6 @@ pub fn inet_twsk_kill(tw: &Arc<InetTimewaitSock>) {
 
 /// The timer's function of every time-wait entry (`tw_timer_handler`).
 pub fn inet_twsk_expired(tw: &Arc<InetTimewaitSock>) {
-    if let Some(net) = tw.net.upgrade() {
-        net.mib.inc(Mib::TcpExtTW);
-    }
     inet_twsk_kill(tw);
 }
 
@@ -739,9 +735,10 @@ fn tcp_twsk_unique(sk: &Sock, tw: &InetTimewaitSock) -> bool {
         2 => local(&tw.tuple),
         _ => true,
     };
-    let stamp = tw.ts_recent_stamp.load(Relaxed);
-    let now = (sk.net.kernel().ktime_get() / 1_000_000_000) as u32;
-    reuse && stamp != 0 && tw.substate() != TcpState::FinWait2 && now.wrapping_sub(stamp) as i32 > 0
+    // The clock of timestamps must have ticked since (`tcp_tw_reuse_delay`).
+    let age = (sk.net.kernel().jiffies() as u32).wrapping_sub(tw.entry_stamp.load(Relaxed));
+    let old = age as i64 >= sk.net.sysctl.tcp_tw_reuse_delay.get();
+    reuse && old && tw.ts_recent_stamp.load(Relaxed) != 0 && tw.substate() != TcpState::FinWait2
 }
 
 /// The two ends of `ip_local_port_range`.

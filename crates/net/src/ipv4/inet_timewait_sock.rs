@@ -38,6 +38,8 @@ pub struct InetTimewaitSock {
     /// The peer's latest timestamp, and when it came (seconds of the monotonic clock; 0: no timestamps).
     pub ts_recent: AtomicU32,
     pub ts_recent_stamp: AtomicU32,
+    /// When TIME_WAIT began, in milliseconds of the monotonic clock, truncated (`tw_entry_stamp`).
+    pub entry_stamp: AtomicU32,
     /// When an out-of-window packet was last answered, in milliseconds of the monotonic clock, truncated; 0: never.
     pub last_oow_ack_time: AtomicU32,
     /// Its place among the owners of its port; kept by the bind table.
@@ -96,6 +98,7 @@ impl InetTimewaitSock {
                 ts_offset: i.ts_offset,
                 ts_recent: AtomicU32::new(i.ts_recent),
                 ts_recent_stamp: AtomicU32::new(i.ts_recent_stamp),
+                entry_stamp: AtomicU32::new(net.kernel().jiffies() as u32),
                 last_oow_ack_time: AtomicU32::new(0),
                 bind_index: AtomicU32::new(u32::MAX),
                 net: net.weak(),

@@ -35,6 +35,7 @@ pub static PING_PROT: Proto = Proto {
     name: "PING",
     init: udp_init_sock,
     close: ping_close,
+    linger: |_, _| Poll::Ready(()),
     connect: ping_connect,
     disconnect: ping_disconnect,
     setsockopt: |sk, _, _, _| crate::core::sock_options::unsupported(sk),

@@ -14,12 +14,15 @@ use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
 use super::tcp_sock::*;
 use super::tcp_state::*;
+use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, SEND_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags};
-use kernel::tp;
+use crate::hdr::tcp_flag;
+use kernel::{Wait, tp};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::task::Poll;
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
@@ -77,14 +80,43 @@ pub fn tcp_close(sk: &Arc<Sock>) {
     }
 }
 
+/// The FIN has not been acknowledged yet (`sk_stream_closing`).
+const CLOSING: u32 = TcpState::FinWait1.flag() | TcpState::Closing.flag() | TcpState::LastAck.flag();
+
+/// `close(2)` that lingers: the FIN goes out, and the caller waits for its acknowledgement (`sk_stream_wait_close`).
+/// [`tcp_close`] follows.
+pub fn tcp_linger(sk: &Arc<Sock>, wait: &mut Wait) -> Poll<()> {
+    let timeout = sk.lingertime.load(Relaxed);
+    if timeout == 0 || sk.state() == TcpState::Listen {
+        return Poll::Ready(());
+    }
+    let now = sk.net.kernel().ktime_get();
+    wait.set_timeout(now, Some(timeout));
+    let mut guard = sk.lock_sock();
+    if sk.shutdown() != SHUTDOWN_MASK || !sk.state().is_in(CLOSING) {
+        sk.set_shutdown(SHUTDOWN_MASK);
+        tcp_close_connection(sk, tcp_sk(&mut *guard));
+        guard.flush_backlog();
+    }
+    if !sk.state().is_in(CLOSING) || wait.timed_out(now) || wait.signal_pending() {
+        return Poll::Ready(());
+    }
+    // Every change of state is made under the lock that we hold.
+    wait.prepare_to_wait(&sk.wq);
+    Poll::Pending
+}
+
 /// A FIN, or a RST where the peer must know that its data was lost (RFC 2525, 2.17).
 fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    let unread = tcp_receive_queue_purge(sk, tp);
+    // Beyond what was read, which an urgent byte may lie behind.
+    let last = tp.receive_queue.back().map(tcp_last_byte);
+    let unread = last.is_some_and(|end| after(end, tp.copied_seq));
+    tcp_receive_queue_purge(sk, tp);
     if sk.state() == TcpState::Close {
         return;
     }
     tp.mstamp_refresh(sk);
-    if unread > 0 {
+    if unread {
         sk.net.mib.inc(Mib::TcpExtTCPAbortOnClose);
         tcp_set_state(sk, tp, TcpState::Close);
         tcp_send_active_reset(sk, tp);
@@ -94,6 +126,12 @@ fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
     } else if tcp_close_state(sk, tp) {
         tcp_send_fin(sk, tp);
     }
+}
+
+/// The end of a packet's data, its FIN not counted.
+fn tcp_last_byte(skb: &Box<Skb>) -> u32 {
+    let cb = tcp_skb_cb(skb);
+    cb.end_seq.wrapping_sub((cb.tcp_flags & tcp_flag::FIN != 0) as u32)
 }
 
 /// What becomes of a connection without a process.

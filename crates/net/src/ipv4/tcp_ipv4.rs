@@ -8,10 +8,10 @@ use crate::core::checksum::{csum_tcpudp_magic, skb_checksum};
 use crate::core::dst::RtnType;
 use crate::core::l3::IcmpError;
 use crate::core::net_namespace::{Net, NetProtocol, Registries};
-use crate::core::skbuff::{IpSummed, PktType, Skb};
+use crate::core::skbuff::{IpSummed, MAX_SKB_FRAGS, PktType, Skb};
 use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
-use crate::hdr::tcp_flag::{ACK, FIN, RST, SYN};
+use crate::hdr::tcp_flag::{ACK, CWR, ECE, FIN, RST, SYN, URG};
 use crate::hdr::{IPPROTO_TCP, IpHdr, Ipv6Hdr, TcpHdr};
 use crate::ipv4::inet_connection_sock::{inet_csk_reqsk_queue_drop, inet_rtx_syn_ack};
 use crate::ipv4::inet_hashtables::{
@@ -38,8 +38,8 @@ use crate::ipv4::tcp_reply::{
 };
 use crate::ipv4::tcp_retransmit::tcp_mtu_reduced;
 use crate::ipv4::tcp_sock::{
-    TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPF_MTU_REDUCED_DEFERRED, TcpSkbCb, TcpSock, between, tcp_sk, tcp_skb_cb,
-    tcp_skb_cb_mut,
+    TCP_MSS_DEFAULT, TCP_MSS_DEFAULT_V6, TCPF_MTU_REDUCED_DEFERRED, TcpSkbCb, TcpSock, before, between, tcp_sk,
+    tcp_skb_cb, tcp_skb_cb_mut,
 };
 use crate::ipv4::tcp_state::{tcp_done, tcp_set_state};
 use kernel::rcu::RcuReadGuard;
@@ -159,11 +159,70 @@ fn tcp_deliver(sk: &Arc<Sock>, skb: Box<Skb>) {
         tcp_v4_do_rcv(sk, state, skb);
         return;
     }
-    let limit = sk.rcvbuf.load(Relaxed) as usize + sk.sndbuf.load(Relaxed) as usize + BACKLOG_HEADROOM;
     kernel::tp!(tcp_add_backlog, skb, sk.as_ref());
+    let truesize = skb.truesize;
+    let joined = match guard.backlog_tail() {
+        Some(tail) => tcp_backlog_coalesce(tail, skb),
+        None => Err(skb),
+    };
+    let Err(skb) = joined else {
+        guard.backlog_grown(truesize);
+        return sk.net.mib.inc(Mib::TcpExtTCPBacklogCoalesce);
+    };
+    let limit = 2 * sk.rcvbuf.load(Relaxed) as usize + sk.sndbuf.load(Relaxed) as usize / 2 + BACKLOG_HEADROOM;
     if guard.add_backlog(skb, limit).is_err() {
         sk.net.mib.inc(Mib::TcpExtTCPBacklogDrop);
     }
+}
+
+/// Joins the payload of a segment to that of the last one in the backlog, if nothing else tells them apart: a fast sender
+/// finds room for more bytes, and its receiver less to do (the coalescing of `tcp_add_backlog`).
+fn tcp_backlog_coalesce(tail: &mut Skb, skb: Box<Skb>) -> std::result::Result<(), Box<Skb>> {
+    let (Some(a), Some(b)) = (TcpHdr::read(tail.data()).copied(), TcpHdr::read(skb.data()).copied()) else {
+        return Err(skb);
+    };
+    let (ca, cb) = (*tcp_skb_cb(tail), *tcp_skb_cb(&skb));
+    let len = b.header_len();
+    let alike = ca.end_seq == cb.seq
+        && ca.ip_dsfield == cb.ip_dsfield
+        && a.flags & b.flags & ACK != 0
+        && (a.flags | b.flags) & (SYN | RST | URG) == 0
+        && a.flags & FIN == 0
+        && (a.flags ^ b.flags) & (ECE | CWR) == 0
+        // With the AE bit of Accurate ECN, which stands beside the length.
+        && a.doff == b.doff
+        && tail.len() > len
+        && skb.len() > len
+        && tail.data().get(TcpHdr::LEN..len) == skb.data().get(TcpHdr::LEN..len);
+    // The linear part becomes one fragment.
+    if !alike || tail.frags().len() + skb.frags().len() + 1 > MAX_SKB_FRAGS {
+        return Err(skb);
+    }
+    let size = |s: &Skb| if s.gso_size != 0 { s.gso_size } else { (s.len() - len).min(u16::MAX as usize) as u16 };
+    tail.gso_size = size(tail).max(size(&skb));
+    tail.gso_segs = tail.gso_segs.max(1).saturating_add(skb.gso_segs.max(1));
+    tail.truesize += skb.truesize;
+    let mut skb = skb;
+    skb.pull_any(len);
+    for f in skb.into_frags() {
+        // Its memory has been counted.
+        tail.truesize -= f.len() as u32;
+        tail.add_frag(f);
+    }
+    if let Some(th) = TcpHdr::read_mut(tail.data_mut()) {
+        th.flags |= b.flags;
+        if !before(cb.ack_seq, ca.ack_seq) {
+            th.ack_seq = b.ack_seq;
+            th.window = b.window;
+        }
+    }
+    let c = tcp_skb_cb_mut(tail);
+    c.end_seq = cb.end_seq;
+    c.tcp_flags |= cb.tcp_flags;
+    if !before(cb.ack_seq, ca.ack_seq) {
+        c.ack_seq = cb.ack_seq;
+    }
+    Ok(())
 }
 
 /// A segment for a locked socket, by its state. Also what the backlog is worked off with.

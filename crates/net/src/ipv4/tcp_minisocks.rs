@@ -90,6 +90,8 @@ pub fn tcp_time_wait(sk: &Arc<Sock>, tp: &mut TcpSock, substate: TcpState, timeo
     let rto = ((tp.icsk_rto as u64) << 2) - (tp.icsk_rto as u64 >> 1);
     let timeo = if substate == TcpState::TimeWait { TCP_TIMEWAIT_LEN } else { (timeo as u64).max(rto) };
     if inet_twsk_hashdance(&tw, sk) {
+        // Counted when it begins; as killed, what will not last.
+        net.mib.inc(if timeo <= 4 * kernel::HZ { Mib::TcpExtTWKilled } else { Mib::TcpExtTW });
         tw.reschedule(timeo);
     }
     tcp_done(sk, tp);
@@ -176,6 +178,7 @@ impl Seen<'_> {
         }
         tw.rcv_nxt.store(cb.end_seq, Relaxed);
         tw.substate.store(TcpState::TimeWait as u8, Release);
+        tw.entry_stamp.store(net.kernel().jiffies() as u32, Relaxed);
         self.note_timestamp();
         tw.reschedule(TCP_TIMEWAIT_LEN);
         TcpTwStatus::Ack

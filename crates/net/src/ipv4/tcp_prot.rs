@@ -9,7 +9,7 @@ use super::inet_connection_sock::{inet_csk_accept, inet_csk_get_port, inet_csk_l
 use super::inet_hashtables::inet_csk;
 use super::tcp::{tcp_ioctl, tcp_poll, tcp_sendmsg, tcp_sendmsg_fastopen};
 use super::tcp_ca::{tcp_cong_init, tcp_cong_net_init};
-use super::tcp_close::{tcp_close, tcp_disconnect, tcp_shutdown};
+use super::tcp_close::{tcp_close, tcp_disconnect, tcp_linger, tcp_shutdown};
 use super::tcp_conn_request::tcp_v4_send_synack;
 use super::tcp_fastopen::{TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, tcp_fastopen_queue_tune};
 use super::tcp_fastopen_client::tcp_fastopen_end;
@@ -45,6 +45,7 @@ pub static TCP_PROT: Proto = Proto {
     name: "TCP",
     init: tcp_v4_init_sock,
     close: tcp_close,
+    linger: tcp_linger,
     connect: tcp_v4_connect,
     disconnect: tcp_disconnect,
     listen: tcp_listen,

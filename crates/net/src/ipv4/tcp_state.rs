@@ -105,20 +105,13 @@ pub fn tcp_write_queue_purge(sk: &Sock, tp: &mut TcpSock) {
     tcp_mem_reclaim(sk, tp);
 }
 
-/// Forgets all that came and was not read; how many bytes there were.
-pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) -> usize {
+/// Forgets all that came and was not read.
+pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) {
     let queue = std::mem::take(&mut tp.receive_queue);
     let ooo = std::mem::take(&mut tp.out_of_order_queue);
-    let mut bytes = 0;
-    let mut mem = 0;
-    for skb in &queue {
-        bytes += skb.len();
-        mem += skb.truesize as usize;
-    }
-    mem += ooo.values().map(|s| s.truesize as usize).sum::<usize>();
+    let mem: usize = queue.iter().chain(ooo.values()).map(|s| s.truesize as usize).sum();
     sk.rmem_alloc.fetch_sub(mem, AcqRel);
     tcp_mem_reclaim(sk, tp);
-    bytes
 }
 
 /// No process has the socket any more and its connection is over: gives everything back (`inet_csk_destroy_sock`).

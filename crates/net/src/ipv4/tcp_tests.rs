@@ -7,6 +7,7 @@
 mod auth;
 mod bottleneck;
 mod buffers;
+mod closing;
 mod congestion;
 mod ecn;
 mod fastopen;

@@ -73,6 +73,7 @@ static BARE_PROT: Proto = Proto {
     name: "BARE",
     init: |_| Ok(Box::new(Bare(InetSock::default()))),
     close: |_| {},
+    linger: |_, _| Poll::Ready(()),
     connect: |_, _, _| Err(Errno::EOPNOTSUPP),
     disconnect: |_, _| Ok(()),
     listen: inet_csk_listen_start,

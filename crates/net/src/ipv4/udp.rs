@@ -36,6 +36,7 @@ pub static UDP_PROT: Proto = Proto {
     name: "UDP",
     init: udp_init_sock,
     close: udp_close,
+    linger: |_, _| Poll::Ready(()),
     connect: udp_connect,
     disconnect: udp_disconnect,
     listen: |_, _, _| Err(Errno::EOPNOTSUPP),
