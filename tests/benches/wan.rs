@@ -1,90 +1,101 @@
 //! Goodput on bad networks: this stack and smoltcp in virtual time, the kernel in real time, on the same networks.
 //!
-//! Interface: `cargo xtask bench wan [WORD...]`.
+//! Interface: `cargo xtask bench wan [--cc=NAME] [--seeds=N] [--fresh | --ours] [--fair | --trace] [WORD...]`.
 //! Linux counterpart: none.
-//! Locks and context: a program.
+//! Locks and context: a program; as root, for the kernel's part.
+//!
+//! Without words it rewrites `docs/wan.md` and its plots. The kernel's figures are kept in `docs/wan-kernel.csv` and measured
+//! where there are none, or with `--fresh`; `--ours` goes without. Words choose cells by their names, and the results are
+//! printed only; `--fair` takes the cells with two flows. `--trace` prints how both stacks fare on a cell, step by step.
 
 #[path = "wan/jobs.rs"]
 mod jobs;
 #[path = "wan/kernel.rs"]
 mod kernel;
+#[path = "wan/page.rs"]
+mod page;
 #[path = "wan/smol.rs"]
 mod smol;
+#[path = "wan/trace.rs"]
+mod trace;
 
-use sockeye_tests::wan::{Cell, Options, Outcome, Sample, fairness, grid, simulate};
+use page::Row;
+use sockeye_tests::wan::{Cell, Options, Outcome, fairness, grid, jain, simulate};
+
+/// The fastest that this machine's kernel can be asked for in real time.
+const REAL_TIME: u64 = 1_000_000_000;
+
+struct Asked {
+    congestion: String,
+    seeds: u64,
+    fresh: bool,
+    ours: bool,
+}
 
 fn main() {
     let (flags, words): (Vec<String>, Vec<String>) =
         std::env::args().skip(1).filter(|a| a != "--bench").partition(|a| a.starts_with("--"));
     let value = |name: &str| flags.iter().find_map(|f| f.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
     let has = |name: &str| flags.iter().any(|f| f == name);
-    let seeds: u64 = value("--seeds").map_or(3, |s| s.parse().expect("a number"));
-    let cc = value("--cc").unwrap_or("cubic".to_owned());
-    let mut cells = if has("--fair") { fairness() } else { grid() };
-    cells.retain(|c| words.iter().all(|w| c.name().contains(w.as_str())));
+    let asked = Asked {
+        congestion: value("--cc").unwrap_or("cubic".to_owned()),
+        seeds: value("--seeds").map_or(3, |s| s.parse().expect("--seeds wants a number")),
+        fresh: has("--fresh"),
+        ours: has("--ours"),
+    };
+    let choose = |mut cells: Vec<Cell>| {
+        cells.retain(|c| words.iter().all(|w| c.name().contains(w.as_str())));
+        cells
+    };
+    let chosen = choose(if has("--fair") { fairness() } else { grid() });
     if has("--trace") {
-        return cells.iter().for_each(|c| trace(c, &cc, seeds));
+        return chosen.iter().for_each(|c| trace::trace(c, &asked.congestion, asked.seeds));
     }
-    let real: Vec<Cell> = cells.iter().filter(|c| c.rate <= 1_000_000_000 && !has("--ours")).cloned().collect();
-    let kernels = jobs::kernels(&real, &cc, if has("--ours") { 0 } else { seeds }, has("--fresh"));
-    for c in &cells {
-        let runs: Vec<Outcome> = (1..=seeds).map(|s| simulate(c, &Options::new(&cc, s))).collect();
-        let ours = runs.iter().map(Outcome::goodput).sum::<f64>() / seeds as f64;
-        let k: Vec<&Vec<f64>> = (1..=seeds).filter_map(|s| kernels.get(&(c.name(), cc.clone(), s))).collect();
-        let kernel = k.iter().map(|v| v.iter().sum::<f64>()).sum::<f64>() / k.len().max(1) as f64;
-        let jain = |v: &[f64]| v.iter().sum::<f64>().powi(2) / (v.len() as f64 * v.iter().map(|x| x * x).sum::<f64>());
-        let smol = smol::simulate(c, 1).goodput();
-        let kj = k.iter().map(|v| jain(v)).sum::<f64>() / k.len().max(1) as f64;
-        let oj = runs.iter().map(Outcome::jain).sum::<f64>() / seeds as f64;
-        println!(
-            "{:55} limit {:8.1} law {:8.1} ours {:8.2} kernel {:8.2} smol {:8.2} ratio {:.3} jain {oj:.3} {kj:.3} {}",
-            c.name(),
-            c.limit() / 1e6,
-            c.law() / 1e6,
-            ours / 1e6,
-            kernel / 1e6,
-            smol / 1e6,
-            ours / kernel,
-            if ours < 0.95 * kernel { "WORSE" } else { "" }
-        );
+    if words.is_empty() && !has("--fair") {
+        return page::write(&rows(&grid(), &asked), &rows(&fairness(), &asked));
     }
+    rows(&chosen, &asked);
 }
 
-/// Both stacks' progress on a cell, side by side.
-fn trace(c: &Cell, cc: &str, seed: u64) {
-    let o = Options { sample: c.time() / 100, ..Options::new(cc, seed) };
-    let (ours, kernel) = (simulate(c, &o), kernel::measure(c, &o));
-    for (who, out) in [("ours", &ours), ("kernel", &kernel)] {
-        println!("{who}: {} {:.3} Mbit/s {:?}", c.name(), out.goodput() / 1e6, out.wire);
-        for Sample { at, flow, bytes, info: i } in &out.samples {
-            println!(
-                "{who} {:8.3} {flow} bytes {bytes:10} cwnd {:5} ssthresh {:10} unacked {:5} lost {:4} retrans {:3} sacked {:4} reord {:3} srtt {:6} min {:6} rto {:7} ca {} snd_wnd {} rwnd_lim {} snd_lim {} notsent {} total {} pacing {}",
-                *at as f64 / 1e9,
-                i.tcpi_snd_cwnd,
-                i.tcpi_snd_ssthresh,
-                i.tcpi_unacked,
-                i.tcpi_lost,
-                i.tcpi_retrans,
-                i.tcpi_sacked,
-                i.tcpi_reordering,
-                i.tcpi_rtt,
-                i.tcpi_min_rtt,
-                i.tcpi_rto,
-                i.tcpi_ca_state,
-                i.tcpi_snd_wnd,
-                i.tcpi_rwnd_limited,
-                i.tcpi_sndbuf_limited,
-                i.tcpi_notsent_bytes,
-                i.tcpi_total_retrans,
-                i.tcpi_pacing_rate
-            );
-        }
-    }
-    let find = |all: &[(String, u64)], n: &str| all.iter().find(|c| c.0 == n).map_or(0, |c| c.1);
-    let mut names: Vec<&String> = ours.counters.iter().chain(&kernel.counters).map(|c| &c.0).collect();
-    names.sort();
-    names.dedup();
-    for n in names {
-        println!("{n:45} ours {:10} kernel {:10}", find(&ours.counters, n), find(&kernel.counters, n));
-    }
+/// Measures cells, and prints each.
+fn rows(cells: &[Cell], asked: &Asked) -> Vec<Row> {
+    let real: Vec<Cell> = cells.iter().filter(|c| c.rate <= REAL_TIME).cloned().collect();
+    let seeds = if asked.ours { 0 } else { asked.seeds };
+    let kernels = jobs::kernels(&real, &asked.congestion, seeds, asked.fresh);
+    cells.iter().map(|c| row(c, asked, &kernels)).collect()
+}
+
+fn mean(v: &[f64]) -> f64 {
+    v.iter().sum::<f64>() / v.len() as f64
+}
+
+fn row(c: &Cell, asked: &Asked, kernels: &jobs::Results) -> Row {
+    let runs: Vec<Outcome> = (1..=asked.seeds).map(|s| simulate(c, &Options::new(&asked.congestion, s))).collect();
+    let of = |f: fn(&Outcome) -> f64| mean(&runs.iter().map(f).collect::<Vec<_>>());
+    let smol: Vec<f64> = (1..=asked.seeds).map(|s| smol::simulate(c, s).goodput()).collect();
+    let real: Vec<&Vec<f64>> =
+        (1..=asked.seeds).filter_map(|s| kernels.get(&(c.name(), asked.congestion.clone(), s))).collect();
+    let kernel =
+        |f: &dyn Fn(&[f64]) -> f64| (!real.is_empty()).then(|| mean(&real.iter().map(|v| f(v)).collect::<Vec<_>>()));
+    let r = Row {
+        cell: c.clone(),
+        ours: of(Outcome::goodput),
+        smoltcp: mean(&smol),
+        kernel: kernel(&|v| v.iter().sum()),
+        jain: [Some(of(Outcome::jain)), kernel(&jain)],
+    };
+    let kernel = r.kernel.unwrap_or(f64::NAN);
+    println!(
+        "{:55} limit {:8.1} law {:8.1} sockeye {:8.2} smoltcp {:8.2} kernel {:8.2} ratio {:.3} fairness {:.3} {:.3}",
+        c.name(),
+        c.limit() / 1e6,
+        c.law() / 1e6,
+        r.ours / 1e6,
+        r.smoltcp / 1e6,
+        kernel / 1e6,
+        r.ours / kernel,
+        r.jain[0].unwrap_or(f64::NAN),
+        r.jain[1].unwrap_or(f64::NAN),
+    );
+    r
 }

@@ -136,8 +136,13 @@ impl Cell {
         if words.is_empty() { "clean".to_owned() } else { words.join(", ") }
     }
 
+    /// Its rate and its round trip.
+    pub fn line(&self) -> String {
+        format!("{} {} ms", rate(self.rate), self.rtt / MS)
+    }
+
     pub fn name(&self) -> String {
-        format!("{} {} ms {}", rate(self.rate), self.rtt / MS, self.trouble())
+        format!("{} {}", self.line(), self.trouble())
     }
 }
 

@@ -9,7 +9,7 @@ mod cell;
 mod ours;
 mod path;
 
-pub use cell::{Cell, Loss, MSS, fairness, grid};
+pub use cell::{Cell, Loss, MSS, fairness, grid, rate};
 pub use ours::simulate;
 pub use path::{End, Path};
 
@@ -62,10 +62,14 @@ impl Outcome {
         self.bytes.iter().sum::<u64>() as f64 * 8e9 / self.time.max(1) as f64
     }
 
-    /// Jain's index of the flows' shares: 1 if they are equal, 1/n if one has everything (Jain, Chiu, Hawe 1984).
+    /// How equal the flows' shares are.
     pub fn jain(&self) -> f64 {
-        let sum: f64 = self.bytes.iter().map(|b| *b as f64).sum();
-        let squares: f64 = self.bytes.iter().map(|b| (*b as f64).powi(2)).sum();
-        if squares == 0.0 { 0.0 } else { sum * sum / (self.bytes.len() as f64 * squares) }
+        jain(&self.bytes.iter().map(|b| *b as f64).collect::<Vec<_>>())
     }
+}
+
+/// Jain's index: 1 if the shares are equal, 1/n if one has everything (Jain, Chiu, Hawe 1984).
+pub fn jain(shares: &[f64]) -> f64 {
+    let (sum, squares) = shares.iter().fold((0.0, 0.0), |(s, q), x| (s + x, q + x * x));
+    if squares == 0.0 { 0.0 } else { sum * sum / (shares.len() as f64 * squares) }
 }
