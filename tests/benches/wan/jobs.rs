@@ -21,7 +21,7 @@ const BUDGET: u64 = 220;
 const AT_ONCE: u64 = 10;
 const TRIES: usize = 3;
 /// Share of late frames that is no trouble.
-const LATE: f64 = 0.002;
+const LATE: f64 = 0.01;
 
 fn cache() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/wan-kernel.csv"))

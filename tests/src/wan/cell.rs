@@ -53,7 +53,7 @@ impl Cell {
     /// Nanoseconds that are measured.
     pub fn time(&self) -> u64 {
         match (self.flows.len(), self.rate) {
-            (2.., _) => 60 * SEC,
+            (2.., _) => 30 * SEC,
             (_, 10_000_000_000) => 5 * SEC,
             _ if self.rtt >= 100 * MS => 20 * SEC,
             _ => 10 * SEC,
@@ -130,8 +130,9 @@ impl Cell {
         if self.buffer != 100 {
             words.push(format!("buffer {}", self.buffer as f64 / 100.0));
         }
-        if self.flows.iter().any(|f| *f > 0) {
-            words.push(format!("rtt +{:?} ms", self.flows.iter().map(|f| f / MS).collect::<Vec<_>>()));
+        if self.flows.len() > 1 {
+            let rtts: Vec<String> = self.flows.iter().map(|f| ((self.rtt + f) / MS).to_string()).collect();
+            words.push(format!("flows of {} ms", rtts.join(" and ")));
         }
         if words.is_empty() { "clean".to_owned() } else { words.join(", ") }
     }
