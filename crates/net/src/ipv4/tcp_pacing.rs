@@ -16,6 +16,10 @@ use std::sync::atomic::Ordering::Relaxed;
 /// What leaves in 2^-10 seconds, about a millisecond, may be built as one packet (`sk_pacing_shift`).
 pub const TCP_PACING_SHIFT: u32 = 10;
 
+/// A wait that is shorter than this is none: no clock's interrupt is worth it, and a path that looks as fast as this is not
+/// to keep a CPU busy with its timer.
+const TCP_PACING_MIN_NS: u64 = 1000;
+
 /// From now on the connection paces.
 pub fn tcp_need_pacing(sk: &Sock, tp: &mut TcpSock) {
     if tp.pacing.is_some() {
@@ -58,7 +62,7 @@ pub fn tcp_pacing_check(sk: &Sock, tp: &mut TcpSock) -> bool {
         tcp_pacing_limited(sk, tp);
     }
     let Some(p) = &tp.pacing else { return false };
-    if p.wstamp_ns <= sk.net.kernel().ktime_get() {
+    if p.wstamp_ns <= sk.net.kernel().ktime_get() + TCP_PACING_MIN_NS {
         return false;
     }
     if !p.timer.is_queued() {
@@ -71,7 +75,7 @@ pub fn tcp_pacing_check(sk: &Sock, tp: &mut TcpSock) -> bool {
 /// as those of `sch_fq` are not.
 #[inline]
 pub fn tcp_update_skb_after_send(sk: &Sock, tp: &mut TcpSock, len: u32) {
-    if tp.pacing.is_none() {
+    if tp.pacing.is_none() || len == 0 {
         return;
     }
     let rate = tcp_pacing_rate(sk, tp);

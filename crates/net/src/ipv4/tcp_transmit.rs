@@ -262,7 +262,6 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
         tcp_event_data_sent(sk, tp);
         tp.data_segs_out = tp.data_segs_out.wrapping_add(pcount);
         tp.bytes_sent += len as u64;
-        tcp_update_skb_after_send(sk, tp, len);
     }
     if len > 0 || flags & (tcp_flag::SYN | tcp_flag::FIN) != 0 {
         sk.wmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
@@ -274,7 +273,10 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     skb.dst = Some(dst);
     let mut params = tp.inet.xmit_params(sk);
     params.tos = (params.tos & !INET_ECN_MASK) | ecn.tos;
-    (l3.queue_xmit)(&sk.net, Some(sk), skb, &tp.inet.flow(sk), &params)
+    (l3.queue_xmit)(&sk.net, Some(sk), skb, &tp.inet.flow(sk), &params)?;
+    // What did not go out takes no time.
+    tcp_update_skb_after_send(sk, tp, len);
+    Ok(())
 }
 
 /// The urgent pointer for a segment (RFC 9293, 3.8.5; RFC 6093: it points behind the urgent byte).
