@@ -28,8 +28,8 @@ mibs! {
     IpInReceives, IpInHdrErrors, IpInAddrErrors, IpForwDatagrams, IpInUnknownProtos, IpInDiscards, IpInDelivers,
     IpOutRequests, IpOutDiscards, IpOutNoRoutes, IpReasmTimeout, IpReasmReqds, IpReasmOKs, IpReasmFails,
     IpFragOKs, IpFragFails, IpFragCreates, IpOutTransmits,
-    IpExtInNoRoutes, IpExtInTruncatedPkts, IpExtInCsumErrors, IpExtReasmOverlaps, IpExtInMcastPkts, IpExtInBcastPkts,
-    Ip6InReceives, Ip6InHdrErrors, Ip6InTooBigErrors, Ip6InNoRoutes, Ip6InAddrErrors, Ip6InUnknownProtos,
+    IpExtInNoRoutes, IpExtInECT1Pkts, IpExtInECT0Pkts, IpExtInCEPkts, IpExtInTruncatedPkts, IpExtInCsumErrors, IpExtReasmOverlaps, IpExtInMcastPkts, IpExtInBcastPkts,
+    Ip6InReceives, Ip6InECT1Pkts, Ip6InECT0Pkts, Ip6InCEPkts, Ip6InHdrErrors, Ip6InTooBigErrors, Ip6InNoRoutes, Ip6InAddrErrors, Ip6InUnknownProtos,
     Ip6InTruncatedPkts, Ip6InDiscards, Ip6InDelivers, Ip6OutForwDatagrams, Ip6OutRequests, Ip6OutDiscards,
     Ip6OutNoRoutes, Ip6ReasmTimeout, Ip6ReasmReqds, Ip6ReasmOKs, Ip6ReasmFails, Ip6FragOKs, Ip6FragFails,
     Ip6FragCreates, Ip6OutTransmits, Ip6InMcastPkts, Ip6OutMcastPkts, Ip6ReasmOverlaps,
@@ -107,6 +107,14 @@ impl MibTable {
     #[inline]
     pub fn add(&self, m: Mib, n: u64) {
         self.0.this().0[m as usize].fetch_add(n, Relaxed);
+    }
+
+    /// Counts a packet of `segs` segments by the ECN field of its IP header, if that is set (RFC 3168, 5): ECT(1), ECT(0), CE.
+    #[inline]
+    pub fn ecn(&self, tos: u8, segs: u16, by_mark: [Mib; 3]) {
+        if let Some(&m) = by_mark.get((tos as usize & 3).wrapping_sub(1)) {
+            self.add(m, segs.max(1) as u64);
+        }
     }
 
     /// For gauges (`TcpCurrEstab`).

@@ -56,6 +56,7 @@ fn ip_rcv_core(net: &Arc<Net>, mut skb: Box<Skb>) -> Option<Box<Skb>> {
     if iph.version() != 4 || ihl < IpHdr::LEN || !skb.may_pull(ihl) {
         return bad(None);
     }
+    net.mib.ecn(iph.tos, skb.gso_segs, [Mib::IpExtInECT1Pkts, Mib::IpExtInECT0Pkts, Mib::IpExtInCEPkts]);
     if ip_fast_csum(skb.data().get(..ihl)?) != [0, 0] {
         return bad(Some(Mib::IpExtInCsumErrors));
     }

@@ -118,12 +118,16 @@ fn set_md5(sk: &Sock, tp: &mut TcpSock, val: &[u8], ext: bool) -> Result<()> {
 const SYN_ROOM: usize = MAX_TCP_OPTION_SPACE - TCPOLEN_MSS_ALIGNED - TCPOLEN_TSTAMP_ALIGNED - TCPOLEN_WSCALE_ALIGNED;
 
 fn ao_scope(sk: &Sock, addr: &[u8], prefix: u8, ifindex: i32, flags: u8) -> Result<KeyScope> {
+    // Keys are for hosts, not for their ports.
+    if addr.get(2..4) != Some(&[0, 0]) {
+        return Err(Errno::EINVAL);
+    }
     let addr = peer_addr(sk, addr)?;
     let any = match addr {
         IpAddr::V4(a) => a.is_unspecified(),
         IpAddr::V6(a) => a.is_unspecified(),
     };
-    // Port and prefix must say what they say: all peers, or those whose bits the prefix covers.
+    // The prefix must say what the address says: all peers, or those whose bits the prefix covers.
     if prefix > whole(addr) || any != (prefix == 0) || masked(addr, prefix) != addr {
         return Err(Errno::EINVAL);
     }

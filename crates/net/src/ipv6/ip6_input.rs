@@ -63,6 +63,7 @@ fn ip6_rcv_core(net: &Net, skb: &mut Skb) -> Result<(), Mib> {
     if header.version() != 6 {
         return Err(Mib::Ip6InHdrErrors);
     }
+    net.mib.ecn(header.traffic_class(), skb.gso_segs, [Mib::Ip6InECT1Pkts, Mib::Ip6InECT0Pkts, Mib::Ip6InCEPkts]);
     let loopback = skb.dev.as_ref().is_none_or(|d| d.is_loopback());
     check_addresses(&header.src(), &header.dst(), skb.pkt_type, loopback)?;
     let len = header.payload_len.get() as usize + Ipv6Hdr::LEN;

@@ -306,3 +306,45 @@ fn ao_options_answer_as_linux_does() {
     assert_eq!(c.setsockopt(IPPROTO_TCP, TCP_AO_REPAIR, &[0; 16]), Err(Errno::ENOPROTOOPT));
     assert_eq!(c.setsockopt(IPPROTO_TCP, TCP_MD5SIG, &md5(B, None, b"k")), Err(Errno::EKEYREJECTED));
 }
+
+#[test]
+fn a_time_wait_entry_signs_its_acks() {
+    use crate::core::netfilter::{HookPoint, Verdict};
+    let keys: [(i32, Vec<u8>, Vec<u8>); 2] = [
+        (TCP_MD5SIG, md5(B, None, b"k"), md5(A, None, b"k")),
+        (TCP_AO_ADD_KEY, ao(B, "hmac(sha1)", (1, 1), b"k").to_bytes(), ao(A, "hmac(sha1)", (1, 1), b"k").to_bytes()),
+    ];
+    for (name, to_b, to_a) in keys {
+        let w = World::new();
+        let set = |s: &Socket, v: &[u8]| s.setsockopt(IPPROTO_TCP, name, v).unwrap();
+        let (_l, c, s) = connect_with(&w, |c| set(c, &to_b), |l| set(l, &to_a), 1000);
+        let s = s.unwrap();
+        w.transfer(&c, &s, &pattern(1000));
+        w.run(100);
+        c.shutdown(SHUT_WR).unwrap();
+        w.run(100);
+        assert_eq!(c.sk.state(), TcpState::FinWait2);
+        // The client's last ACK is lost: only its time-wait entry can answer when the FIN comes again.
+        w.b.nf.set(HookPoint::PreRouting, Some(Box::new(|_, _| Verdict::Stolen)));
+        s.shutdown(SHUT_WR).unwrap();
+        w.run(50);
+        assert_eq!((c.sk.state(), s.sk.state()), (TcpState::Close, TcpState::LastAck));
+        w.b.nf.set(HookPoint::PreRouting, None);
+        w.run(2000);
+        assert_eq!(s.sk.state(), TcpState::Close, "{}", w.mibs());
+        for m in [Mib::TcpExtTCPMD5NotFound, Mib::TcpExtTCPMD5Failure, Mib::TcpExtTCPAORequired, Mib::TcpExtTCPAOBad] {
+            assert_eq!(w.b.mib.get(m), 0, "{m:?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_who_signs_is_answered_without_signature() {
+    let w = World::new();
+    // Nobody listens: without a key the RST would prove nothing to whoever signed the SYN.
+    let c = w.socket(&w.a);
+    set_md5(&c, B, b"k");
+    let _ = c.connect(&addr(B, 81), true, &mut wait());
+    w.run(500);
+    assert_eq!((w.b.mib.get(Mib::TcpOutRsts), c.sk.state()), (0, TcpState::SynSent));
+}

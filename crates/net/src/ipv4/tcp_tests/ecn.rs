@@ -233,6 +233,10 @@ fn accecn_counts_every_mark() {
     assert_eq!(i.tcpi_delivered_ce_bytes, r.tcpi_received_ce_bytes);
     assert_eq!((i.tcpi_accecn_opt_seen, r.tcpi_accecn_opt_seen, i.tcpi_accecn_fail_mode), (2, 2, 0));
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPDeliveredCE), marked as u64);
+    assert!(
+        w.b.mib.get(Mib::IpExtInECT0Pkts) > 100 && w.b.mib.get(Mib::IpExtInCEPkts) == 0,
+        "marked behind the counter"
+    );
     assert!(i.tcpi_snd_ssthresh < 0x7fff_ffff, "the window was reduced");
 }
 
