@@ -88,6 +88,9 @@ sysctls! {
     wmem_max: "net.core.wmem_max" = 4_194_304, 4608, MAX;
     ip_default_ttl: "net.ipv4.ip_default_ttl" = 64, 1, 255;
     ip_forward: "net.ipv4.ip_forward" = 0, 0, 1;
+    ip_rt_min_pmtu: "net.ipv4.route.min_pmtu" = 552, 68, MAX;
+    /// Seconds.
+    ip_rt_mtu_expires: "net.ipv4.route.mtu_expires" = 600, 1, MAX;
     ip_no_pmtu_disc: "net.ipv4.ip_no_pmtu_disc" = 0, 0, 3;
     ip_nonlocal_bind: "net.ipv4.ip_nonlocal_bind" = 0, 0, 1;
     ip_unprivileged_port_start: "net.ipv4.ip_unprivileged_port_start" = 1024, 0, 65535;
@@ -207,7 +210,7 @@ sysctls! {
     tcp_recovery: "net.ipv4.tcp_recovery" = 1, 0, MAX;
     tcp_frto: "net.ipv4.tcp_frto" = 2, 0, MAX;
     tcp_autocorking: "net.ipv4.tcp_autocorking" = 1, 0, 1;
-    tcp_challenge_ack_limit: "net.ipv4.tcp_challenge_ack_limit" = 1000, 0, MAX;
+    tcp_challenge_ack_limit: "net.ipv4.tcp_challenge_ack_limit" = MAX, 0, MAX;
     tcp_invalid_ratelimit: "net.ipv4.tcp_invalid_ratelimit" = 500, 0, MAX;
     tcp_limit_output_bytes: "net.ipv4.tcp_limit_output_bytes" = 4_194_304, 0, MAX;
     tcp_min_tso_segs: "net.ipv4.tcp_min_tso_segs" = 2, 1, 65535;
@@ -219,6 +222,11 @@ sysctls! {
     tcp_pacing_ca_ratio: "net.ipv4.tcp_pacing_ca_ratio" = 120, 0, 1000;
     tcp_base_mss: "net.ipv4.tcp_base_mss" = 1024, 48, MAX;
     tcp_min_snd_mss: "net.ipv4.tcp_min_snd_mss" = 48, 48, MAX;
+    tcp_mtu_probe_floor: "net.ipv4.tcp_mtu_probe_floor" = 48, 48, MAX;
+    /// Seconds until a search that has ended begins anew.
+    tcp_probe_interval: "net.ipv4.tcp_probe_interval" = 600, 0, u32::MAX as i64;
+    /// Bytes between the bounds of a search below which it has ended.
+    tcp_probe_threshold: "net.ipv4.tcp_probe_threshold" = 8, 0, MAX;
     tcp_mtu_probing: "net.ipv4.tcp_mtu_probing" = 0, 0, 2;
     tcp_notsent_lowat: "net.ipv4.tcp_notsent_lowat" = u32::MAX as i64, 0, u32::MAX as i64;
     tcp_rto_min_us: "net.ipv4.tcp_rto_min_us" = 200_000, 1, MAX;

@@ -1,6 +1,6 @@
 //! What has been learnt about the path to single destinations: smaller path MTUs.
 //!
-//! Interface: [`Exceptions`] (`lookup`, `update`, `expire`), [`IP_RT_MIN_PMTU`].
+//! Interface: [`Exceptions`] (`lookup`, `update`, `expire`), [`min_pmtu`], [`mtu_expires`].
 //! Linux counterpart: `struct fib_nh_exception`, `update_or_create_fnhe` in `net/ipv4/route.c`.
 //! Locks and context: look-ups anywhere, under RCU; changes under one lock, any context.
 //!
@@ -17,10 +17,15 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 /// `FNHE_HASH_SIZE`, `FNHE_RECLAIM_DEPTH`.
 const BUCKETS: usize = 512;
 const DEPTH: usize = 5;
-/// `ip_rt_mtu_expires`: jiffies after which a larger MTU may be tried again (RFC 1191, 6.3).
-pub const MTU_EXPIRES: u64 = 10 * 60 * HZ;
-/// `ip_rt_min_pmtu`: no path MTU below is believed; packets go out without DF instead.
-pub const IP_RT_MIN_PMTU: u32 = 552;
+/// Jiffies after which a larger MTU may be tried again (RFC 1191, 6.3; `ip_rt_mtu_expires`).
+pub fn mtu_expires(net: &Net) -> u64 {
+    net.sysctl.ip_rt_mtu_expires.get() as u64 * HZ
+}
+
+/// No path MTU below this is believed; packets go out without DF instead (`ip_rt_min_pmtu`).
+pub fn min_pmtu(net: &Net) -> u32 {
+    net.sysctl.ip_rt_min_pmtu.get() as u32
+}
 
 /// An exception: the destination, what was learnt, and the route that says so.
 pub struct Exception {
@@ -71,7 +76,7 @@ impl Exceptions {
     /// exception, or another one had to go.
     pub fn update(&self, net: &Net, daddr: Ipv4Addr, pmtu: u32) -> bool {
         let now = net.kernel().jiffies();
-        let expires = now + MTU_EXPIRES;
+        let expires = now + mtu_expires(net);
         let _l = self.lock.lock_bh();
         let bucket = self.bucket(net, daddr);
         let list = bucket.get();

@@ -232,12 +232,16 @@ impl InetHashinfo {
         }
     }
 
-    /// Whether this second's challenge ACKs (`tcp_challenge_ack_limit`) are used up; counts one if not (RFC 5961, 7).
-    pub fn challenge_acks_spent(&self, second: u32, limit: u32) -> bool {
-        let next = |v: u64| match ((v >> 32) as u32 == second, v as u32) {
-            (true, n) if n >= limit => None,
-            (true, _) => Some(v + 1),
-            (false, _) => Some((second as u64) << 32 | 1),
+    /// Whether this second's challenge ACKs are used up; counts one if not (RFC 5961, 7). A second has half to one and a half
+    /// times `limit` of them: a fixed number could be counted by one peer to learn of another's connection.
+    pub fn challenge_acks_spent(&self, net: &Net, second: u32, limit: u32) -> bool {
+        if limit == i32::MAX as u32 {
+            return false;
+        }
+        let fresh = limit.div_ceil(2) + if limit > 0 { net.kernel().random_u32() % limit } else { 0 };
+        let next = |v: u64| match if (v >> 32) as u32 == second { v as u32 } else { fresh } {
+            0 => None,
+            left => Some((second as u64) << 32 | (left - 1) as u64),
         };
         self.challenge.fetch_update(AcqRel, Acquire, next).is_err()
     }

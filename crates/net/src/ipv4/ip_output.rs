@@ -23,7 +23,7 @@ use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::icmp::{ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED};
 use crate::hdr::{IP_DF, IP_MF, IP_OFFSET, IPPROTO_TCP, IPPROTO_UDP, IpHdr, TcpHdr, UdpHdr};
-use crate::ipv4::fnhe::IP_RT_MIN_PMTU;
+use crate::ipv4::fnhe::min_pmtu;
 use crate::ipv4::ip_options::ip_options_fragment;
 use crate::ipv4::route::ip_route_output_flow;
 use kernel::rcu_read_lock;
@@ -76,7 +76,7 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
     };
     let (IpAddr::V4(saddr), IpAddr::V4(daddr)) = (flow.saddr, flow.daddr) else { return Err(Errno::EAFNOSUPPORT) };
     let len = IpHdr::LEN + skb.len();
-    let dont_fragment = ip_dont_fragment(&dst, p);
+    let dont_fragment = ip_dont_fragment(net, &dst, p);
     let too_big = len > 65535 || (dont_fragment && flow.proto == IPPROTO_UDP && len > dst.mtu() as usize);
     if too_big && !skb.is_gso() {
         return Err(Errno::EMSGSIZE);
@@ -115,8 +115,9 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
 
 /// Whether packets of this route carry DF (`ip_dont_fragment`). Not when the path was said to take less than any path should:
 /// then routers cut.
-fn ip_dont_fragment(dst: &Dst, p: &XmitParams) -> bool {
-    let locked = dst.pmtu.load(Relaxed) == IP_RT_MIN_PMTU && dst.dev.mtu() > IP_RT_MIN_PMTU;
+fn ip_dont_fragment(net: &Net, dst: &Dst, p: &XmitParams) -> bool {
+    let pmtu = dst.pmtu.load(Relaxed);
+    let locked = pmtu != 0 && pmtu <= min_pmtu(net) && dst.dev.mtu() > pmtu;
     p.dont_fragment && !locked
 }
 

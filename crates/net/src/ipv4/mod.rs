@@ -66,6 +66,7 @@ pub mod tcp_mem;
 pub mod tcp_metrics;
 pub mod tcp_minisocks;
 pub mod tcp_mss;
+pub mod tcp_mtu_probe;
 pub mod tcp_options;
 pub mod tcp_output;
 pub mod tcp_pacing;

@@ -15,7 +15,7 @@ use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
 use crate::ipv4::devinet::{in_dev_get, inet_select_addr, ip_check_mc, ip_dev_find};
 use crate::ipv4::fib_trie::{FibInfo, FibKey, RT_SCOPE_HOST, RT_SCOPE_LINK, fib_lookup};
-use crate::ipv4::fnhe::{Exceptions, IP_RT_MIN_PMTU, MTU_EXPIRES};
+use crate::ipv4::fnhe::{Exceptions, min_pmtu, mtu_expires};
 use kernel::rcu::RcuReadGuard;
 use kernel::{Fault, HZ, Rcu, SpinLock, Timer, rcu_read_lock, should_fail};
 use std::net::{IpAddr, Ipv4Addr};
@@ -421,12 +421,12 @@ pub fn ip_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
         return;
     }
     // Below the least that is believed the path is left to fragment (see `ip_dont_fragment`).
-    let mtu = mtu.max(IP_RT_MIN_PMTU.min(dst.mtu()));
+    let mtu = mtu.max(min_pmtu(net).min(dst.mtu()));
     let rt = Ipv4Route::of(net);
     if rt.exceptions.update(net, daddr, mtu) {
         net.bump_rt_genid();
     }
     if !rt.expiry.pending() {
-        rt.expiry.mod_timer_in(MTU_EXPIRES);
+        rt.expiry.mod_timer_in(mtu_expires(net));
     }
 }

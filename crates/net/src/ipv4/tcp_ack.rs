@@ -11,6 +11,7 @@ use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_accecn_process, tcp_ecn_rcv_ecn_echo};
 use super::tcp_mem::tcp_mem_reclaim;
 use super::tcp_options::accecn_option;
+use super::tcp_mtu_probe::tcp_mtup_probe_acked;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rate::*;
@@ -68,7 +69,7 @@ pub fn tcp_send_challenge_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
         return;
     }
     let limit = sk.net.sysctl.tcp_challenge_ack_limit.get() as u32;
-    if tcp_hashinfo(&sk.net).challenge_acks_spent(tp.jiffies32() / 1000, limit) {
+    if tcp_hashinfo(&sk.net).challenge_acks_spent(&sk.net, tp.jiffies32() / 1000, limit) {
         return;
     }
     sk.net.mib.inc(Mib::TcpExtTCPChallengeACK);
@@ -99,7 +100,7 @@ fn tcp_snd_una_update(tp: &mut TcpSock, ack: u32) {
 }
 
 /// RFC 9293, 3.10.7.4: SND.WND, SND.WL1 (`tcp_ack_update_window`).
-fn tcp_ack_update_window(tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> Ack {
+fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> Ack {
     let mut flag = Ack::empty();
     let mut nwin = th.window.get() as u32;
     if !th.has(tcp_flag::SYN) {
@@ -115,7 +116,7 @@ fn tcp_ack_update_window(tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq: u32) -> A
             if nwin > tp.max_window {
                 tp.max_window = nwin;
                 let pmtu = tp.icsk_pmtu_cookie;
-                tcp_sync_mss(tp, pmtu);
+                tcp_sync_mss(sk, tp, pmtu);
             }
         }
     }
@@ -191,7 +192,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         } else {
             sk.net.mib.inc(Mib::TcpExtTCPPureAcks);
         }
-        flag |= tcp_ack_update_window(tp, th, ack, cb.seq);
+        flag |= tcp_ack_update_window(sk, tp, th, ack, cb.seq);
         if tp.rx_opt.sack_blocks > 0 {
             flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, prior_una, &mut st);
         }
@@ -421,6 +422,7 @@ fn tcp_clean_rtx_queue(
     if between(tp.snd_up, prior_una, tp.snd_una) {
         tp.snd_up = tp.snd_una;
     }
+    tcp_mtup_probe_acked(sk, tp);
     if tp.tx.rtx_front().is_some_and(|s| s.sacked & TCPCB_SACKED_ACKED != 0) {
         // The peer would have acknowledged it, had it not thrown it away (RFC 2018, 8).
         *flag |= Ack::SACK_RENEGING;

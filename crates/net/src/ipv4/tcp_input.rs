@@ -15,6 +15,7 @@ use super::tcp_fastopen_rcv::*;
 use super::tcp_mem::*;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_options::{accecn_option, tcp_parse_options};
+use super::tcp_mtu_probe::tcp_mtup_init;
 use super::tcp_output::*;
 use super::tcp_rcvq::*;
 use super::tcp_recovery::Ack;
@@ -377,6 +378,7 @@ pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
             tp.icsk_rto = TCP_TIMEOUT_INIT;
         }
     }
+    tcp_mtup_init(sk, tp);
     let cwnd = if tp.total_retrans > 1 && tp.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
     tcp_snd_cwnd_set(tp, cwnd);
     tp.snd_cwnd_stamp = tp.jiffies32();
@@ -504,7 +506,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     }
     tp.max_window = tp.max_window.max(tp.snd_wnd);
     let pmtu = tp.icsk_pmtu_cookie;
-    tcp_sync_mss(tp, pmtu);
+    tcp_sync_mss(sk, tp, pmtu);
     tcp_initialize_rcv_mss(tp);
     let fail = tcp_finish_connect(sk, tp, skb, foc);
     if fail {
@@ -537,7 +539,7 @@ fn tcp_simultaneous_open(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
     tp.max_window = tp.snd_wnd;
     tcp_ecn_rcv_syn(tp, skb, th);
     let pmtu = tp.icsk_pmtu_cookie;
-    tcp_sync_mss(tp, pmtu);
+    tcp_sync_mss(sk, tp, pmtu);
     tcp_initialize_rcv_mss(tp);
     tcp_send_synack(sk, tp);
 }

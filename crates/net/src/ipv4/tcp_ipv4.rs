@@ -42,6 +42,7 @@ use crate::ipv4::tcp_sock::{
     tcp_skb_cb, tcp_skb_cb_mut,
 };
 use crate::ipv4::tcp_state::{tcp_done, tcp_set_state};
+use crate::ipv4::tcp_timer::tcp_ld_rto_revert;
 use kernel::rcu::RcuReadGuard;
 use kernel::rcu_read_lock;
 use std::net::IpAddr;
@@ -475,18 +476,32 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     if too_big {
         return tcp_mtu_reduced(sk, tp, err.info);
     }
+    if says_unreachable(err) {
+        tcp_ld_rto_revert(sk, tp, seq);
+        if sk.state() == TcpState::Close {
+            return;
+        }
+    }
+    let recverr = if tuple.faddr.is_ipv4() { tp.inet.recverr } else { tp.inet.v6.recverr };
     if matches!(state, TcpState::SynSent | TcpState::SynRecv) {
         sk.set_err(err.errno);
         sk.error_report();
         return tcp_done(sk, tp);
     }
     // RFC 1122, 4.2.3.9: an established connection survives; the error is told if it ends otherwise, or if asked for.
-    let recverr = if tuple.faddr.is_ipv4() { tp.inet.recverr } else { tp.inet.v6.recverr };
     if recverr {
         sk.set_err(err.errno);
         sk.error_report();
     } else {
         sk.err_soft.store(err.errno.0, Release);
+    }
+}
+
+/// Errors of a network or host that cannot be reached for now (RFC 6069, 3).
+fn says_unreachable(err: &IcmpError) -> bool {
+    match err.daddr {
+        IpAddr::V4(_) => err.kind == 3 && err.code <= 1,
+        IpAddr::V6(_) => err.kind == 1 && matches!(err.code, 0 | 3),
     }
 }
 

@@ -34,21 +34,23 @@ fn tcp_reroute(sk: &Sock, tp: &mut TcpSock) -> Result<Arc<Dst>> {
     Ok(dst)
 }
 
-/// IP header bytes of the connection's packets.
-fn net_header_len(tp: &TcpSock) -> u32 {
-    (if tp.is_v6() { 40 } else { 20 }) + tp.icsk_ext_hdr_len as u32
+/// IP header bytes of the connection's packets, without options (`net_header_len`).
+pub fn net_header_len(tp: &TcpSock) -> u32 {
+    if tp.is_v6() { 40 } else { 20 }
 }
 
-/// Largest payload for a path of this MTU, timestamps considered (`tcp_mtu_to_mss`).
-pub fn tcp_mtu_to_mss(tp: &TcpSock, mtu: u32) -> u32 {
-    let fixed = net_header_len(tp) + 20;
-    let mss = mtu.saturating_sub(fixed).min(tp.rx_opt.mss_clamp as u32);
+/// Largest payload for a path of this MTU, timestamps considered, at least `tcp_min_snd_mss` (`tcp_mtu_to_mss`).
+pub fn tcp_mtu_to_mss(sk: &Sock, tp: &TcpSock, mtu: u32) -> u32 {
+    let mss = mtu.saturating_sub(net_header_len(tp) + 20).min(tp.rx_opt.mss_clamp as u32);
+    let mss = mss.saturating_sub(tp.icsk_ext_hdr_len as u32).max(sk.net.sysctl.tcp_min_snd_mss.get() as u32);
     let options = (tp.tcp_header_len as u32).saturating_sub(20);
-    mss.max(TCP_MIN_SND_MSS).saturating_sub(options).max(8)
+    mss.saturating_sub(options).max(8)
 }
 
-/// `TCP_MIN_SND_MSS`: options and a few bytes.
-const TCP_MIN_SND_MSS: u32 = 48;
+/// The MTU that a segment with this payload needs (`tcp_mss_to_mtu`).
+pub fn tcp_mss_to_mtu(tp: &TcpSock, mss: u32) -> u32 {
+    mss + tp.tcp_header_len as u32 + tp.icsk_ext_hdr_len as u32 + net_header_len(tp)
+}
 
 /// At most half of the largest window the peer ever offered (`tcp_bound_to_half_wnd`).
 pub fn tcp_bound_to_half_wnd(tp: &TcpSock, pktsize: u32) -> u32 {
@@ -56,10 +58,18 @@ pub fn tcp_bound_to_half_wnd(tp: &TcpSock, pktsize: u32) -> u32 {
     if cutoff != 0 && pktsize > cutoff { cutoff.max(68 - tp.tcp_header_len as u32) } else { pktsize }
 }
 
-/// Takes a path MTU over into `mss_cache` (`tcp_sync_mss`).
-pub fn tcp_sync_mss(tp: &mut TcpSock, pmtu: u32) -> u32 {
-    let mss = tcp_bound_to_half_wnd(tp, tcp_mtu_to_mss(tp, pmtu));
+/// Takes a path MTU over into `mss_cache`; while larger packets are searched for, only what is known to pass counts
+/// (RFC 4821, 7.2; `tcp_sync_mss`).
+pub fn tcp_sync_mss(sk: &Sock, tp: &mut TcpSock, pmtu: u32) -> u32 {
+    let mut mss = tcp_bound_to_half_wnd(tp, tcp_mtu_to_mss(sk, tp, pmtu));
     tp.icsk_pmtu_cookie = pmtu;
+    if let Some(m) = &mut tp.mtup {
+        m.search_high = m.search_high.min(pmtu);
+        if m.enabled {
+            let low = m.search_low;
+            mss = mss.min(tcp_mtu_to_mss(sk, tp, low));
+        }
+    }
     tp.mss_cache = mss;
     mss
 }
@@ -89,7 +99,7 @@ pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
     if let Some(pmtu) = pmtu
         && pmtu != tp.icsk_pmtu_cookie
     {
-        tcp_sync_mss(tp, pmtu);
+        tcp_sync_mss(sk, tp, pmtu);
     }
     let header = 20 + tcp_established_options_size(sk, tp);
     let mss = tp.mss_cache as i64 + tp.tcp_header_len as i64 - header as i64;

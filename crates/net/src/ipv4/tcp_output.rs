@@ -7,6 +7,7 @@
 
 pub use super::tcp_fragment::*;
 pub use super::tcp_mss::*;
+use super::tcp_mtu_probe::*;
 pub use super::tcp_transmit::*;
 
 use super::inet_csk_timers::*;
@@ -178,6 +179,13 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
     let max_segs = tcp_tso_segs(sk, tp, mss);
     let mut lim = Limits::default();
     let mut sent = 0;
+    if push == Push::All {
+        match tcp_mtu_probe(sk, tp) {
+            MtuProbe::No => {}
+            MtuProbe::Wait => return false,
+            MtuProbe::Ready => sent = tcp_xmit_mtu_probe(sk, tp, mss),
+        }
+    }
     while !tp.tx.write_is_empty() {
         if push != Push::Probe && tcp_pacing_check(sk, tp) {
             break;
@@ -239,6 +247,17 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
     lim.cwnd |= tp.packets_in_flight() >= tp.snd_cwnd;
     tcp_cwnd_validate(sk, tp, lim.cwnd);
     false
+}
+
+/// Sends the probe that is next; 1 if it went out.
+#[cold]
+fn tcp_xmit_mtu_probe(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32) -> u32 {
+    let Some((seq, end_seq)) = tp.tx.send_head().map(|s| (s.seq, s.end_seq)) else { return 0 };
+    if tcp_xmit_piece(sk, tp, tp.tx.head_index()).is_err() {
+        return 0;
+    }
+    tcp_mtu_probe_sent(tp, seq, end_seq);
+    tcp_event_new_data_sent(sk, tp, mss)
 }
 
 /// `tcp_in_cwnd_reduction`.
@@ -536,7 +555,8 @@ fn tcp_connect_init(sk: &Sock, tp: &mut TcpSock) -> Result<()> {
         tp.rx_opt.mss_clamp = tp.rx_opt.user_mss;
     }
     tp.max_window = 0;
-    tcp_sync_mss(tp, dst.mtu());
+    tcp_mtup_init(sk, tp);
+    tcp_sync_mss(sk, tp, dst.mtu());
     tp.advmss = tcp_mss_clamp(tp, tcp_advertise_mss(&dst, tp.is_v6()));
     tcp_initialize_rcv_mss(tp);
     let full = tcp_full_space(sk, tp);

@@ -17,6 +17,7 @@
 use super::inet_csk_timers::inet_csk_reset_xmit_timer;
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_ecn_queue_cwr, tcp_ecn_withdraw_cwr};
+use super::tcp_mtu_probe::tcp_mtup_probe_failed;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_retransmit::*;
@@ -682,6 +683,9 @@ pub fn tcp_fastretrans_alert(
             if tp.lost_out == 0 {
                 tcp_try_to_open(sk, tp, *flag);
                 return;
+            }
+            if tcp_mtup_probe_failed(sk, tp) {
+                return tcp_simple_retransmit(sk, tp);
             }
             tcp_enter_recovery(sk, tp, ece);
         }

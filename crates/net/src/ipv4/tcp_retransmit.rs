@@ -7,6 +7,7 @@
 
 use super::inet_csk_timers::*;
 use super::tcp_cong::*;
+use super::tcp_mtu_probe::tcp_mtup_inconclusive;
 use super::tcp_output::*;
 use super::tcp_pacing::tcp_pacing_check;
 use super::tcp_queue::*;
@@ -17,7 +18,8 @@ use crate::core::sock::Sock;
 use crate::hdr::tcp_flag;
 use kernel::tp;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Release};
+use uapi::socket::{IP_PMTUDISC_DONT, IP_PMTUDISC_INTERFACE, IP_PMTUDISC_OMIT};
 use uapi::{Errno, Result};
 
 // --- What is lost ---
@@ -169,6 +171,7 @@ fn tcp_collapse_retrans(sk: &Sock, tp: &mut TcpSock, i: usize) -> bool {
 
 /// Sends piece `i` of the retransmit queue again, at most `segs` segments of it (`__tcp_retransmit_skb`).
 fn __tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -> Result<()> {
+    tcp_mtup_inconclusive(tp);
     tcp_trim_to_una(sk, tp, i)?;
     let una = tp.snd_una;
     let cur_mss = tcp_current_mss(sk, tp);
@@ -311,21 +314,29 @@ pub fn tcp_non_congestion_loss_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_xmit_retransmit_queue(sk, tp);
 }
 
-/// The path MTU became smaller: sync, and send again what does not fit (`tcp_v4_mtu_reduced`).
+/// ICMP says that the path takes no more than `mtu`: routes learn it; the connection too, if its `IP_MTU_DISCOVER` lets it, and
+/// sends again what does not fit (RFC 1191, 6.4; RFC 8201; `tcp_v4_mtu_reduced`, `tcp_v6_mtu_reduced`).
 pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
-    if tp.icsk_pmtu_cookie <= mtu {
+    let v6 = tp.is_v6();
+    // Nothing can be made larger that way.
+    if tp.icsk_pmtu_cookie <= mtu || (v6 && tcp_mtu_to_mss(sk, tp, mtu) >= tp.mss_cache) {
         return;
     }
     tp.mstamp_refresh(sk);
-    if let Some(l3) = sk.net.l3(tp.is_v6()) {
+    if let Some(l3) = sk.net.l3(v6) {
         (l3.update_pmtu)(&sk.net, &tp.inet.flow(sk), mtu);
     }
     // The route that says so is another than the one at hand.
     *sk.dst_cache.lock_bh() = None;
-    let mtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());
-    if tp.icsk_pmtu_cookie <= mtu {
-        return;
+    let pmtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());
+    let mode = (if v6 { tp.inet.v6.pmtudisc } else { tp.inet.pmtudisc }) as i32;
+    if mtu < pmtu && mode != IP_PMTUDISC_DONT {
+        // Less than is believed: if the connection ends, this was the reason.
+        sk.err_soft.store(Errno::EMSGSIZE.0, Release);
     }
-    tcp_sync_mss(tp, mtu);
-    tcp_simple_retransmit(sk, tp);
+    let accepts = !matches!(mode, IP_PMTUDISC_INTERFACE | IP_PMTUDISC_OMIT) && (v6 || mode != IP_PMTUDISC_DONT);
+    if accepts && tp.icsk_pmtu_cookie > pmtu {
+        tcp_sync_mss(sk, tp, pmtu);
+        tcp_simple_retransmit(sk, tp);
+    }
 }

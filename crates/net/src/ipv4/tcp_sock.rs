@@ -349,6 +349,21 @@ pub struct FastopenReq {
     pub waits: bool,
 }
 
+/// The search for the path's MTU (RFC 4821; `icsk_mtup`). Sizes are of IP packets, in bytes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IcskMtup {
+    /// Packets of this size may pass; of `search_low` they do.
+    pub search_high: u32,
+    pub search_low: u32,
+    /// Size of the probe under way, and the sequence numbers it spans; 0: none.
+    pub probe_size: u32,
+    pub probe_seq_start: u32,
+    pub probe_seq_end: u32,
+    /// When the search began, jiffies.
+    pub probe_timestamp: u32,
+    pub enabled: bool,
+}
+
 /// A connection (`struct tcp_sock` with its `inet_connection_sock`). Times: `_us` microseconds, `mstamp` microseconds of
 /// the monotonic clock, others jiffies (milliseconds, 32 bits) unless noted.
 pub struct TcpSock {
@@ -380,6 +395,8 @@ pub struct TcpSock {
     /// Bytes of IP options or extension headers.
     pub icsk_ext_hdr_len: u16,
     pub icsk_pmtu_cookie: u32,
+    /// There once the path's MTU is searched for (`tcp_mtu_probing`).
+    pub mtup: Option<Box<IcskMtup>>,
     /// `TCP_USER_TIMEOUT`, milliseconds; 0: none.
     pub icsk_user_timeout: u32,
     pub icsk_probes_tstamp: u32,
@@ -620,6 +637,7 @@ impl TcpSock {
             icsk_delack_max: TCP_DELACK_MAX,
             icsk_ext_hdr_len: 0,
             icsk_pmtu_cookie: 0,
+            mtup: None,
             icsk_user_timeout: 0,
             icsk_probes_tstamp: 0,
             icsk_ack: IcskAck::default(),

@@ -13,6 +13,7 @@ mod ecn;
 mod fastopen;
 mod hostile_found;
 mod old_losses;
+mod path_mtu;
 mod recovery;
 mod tx_notify;
 

@@ -12,6 +12,7 @@ use super::tcp_comp_sack::tcp_sack_compress_send_ack;
 use super::tcp_fastopen::{fastopen_rsk, tcp_fastopen_active_detect_blackhole};
 use super::tcp_input::{tcp_fin_time, tcp_keepalive_time_when};
 use super::tcp_minisocks::tcp_time_wait;
+use super::tcp_mtu_probe::tcp_mtu_probing;
 use super::tcp_output::*;
 use super::tcp_recovery::*;
 use super::tcp_retransmit::*;
@@ -218,7 +219,8 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
         expired = tp.icsk_retransmits as u32 >= retry_until + linear;
     } else {
         if retransmits_timed_out(sk, tp, s.tcp_retries1.get() as u32, 0) {
-            // The route may be the trouble.
+            // The route may be the trouble, or a black hole for large packets.
+            tcp_mtu_probing(sk, tp);
             *sk.dst_cache.lock_bh() = None;
         }
         let mut until = s.tcp_retries2.get() as u32;
@@ -341,6 +343,32 @@ fn tcp_update_rto_stats(tp: &mut TcpSock) {
 /// Few segments in flight, and not at the start: duplicate ACKs cannot be counted on (`tcp_stream_is_thin`).
 fn tcp_stream_is_thin(tp: &TcpSock) -> bool {
     tp.packets_out < 4 && tp.snd_ssthresh < TCP_INFINITE_SSTHRESH
+}
+
+/// A router says that the peer cannot be reached, about a retransmission: what was lost was not lost to congestion, and the last
+/// doubling of the timeout is taken back (RFC 6069, 4.2; `tcp_ld_RTO_revert`).
+pub fn tcp_ld_rto_revert(sk: &Arc<Sock>, tp: &mut TcpSock, seq: u32) {
+    if seq != tp.snd_una || tp.icsk_retransmits == 0 || tp.icsk_backoff == 0 {
+        return;
+    }
+    let Some(sent) = tp.tx.rtx_front().map(|s| s.mstamp) else { return };
+    tp.mstamp_refresh(sk);
+    tp.icsk_backoff -= 1;
+    if tp.srtt_us != 0 {
+        tcp_set_rto(tp);
+    } else {
+        tp.icsk_rto = TCP_TIMEOUT_INIT;
+    }
+    let max = tp.icsk_rto_max as u64;
+    let rto = (tp.icsk_rto as u64).checked_shl(tp.icsk_backoff as u32).unwrap_or(max).min(max) as u32;
+    tp.icsk_rto = rto;
+    let gone = (tp.tcp_mstamp.saturating_sub(sent) / 1000).min(u32::MAX as u64) as u32;
+    if rto > gone {
+        inet_csk_reset_xmit_timer(sk, tp, ICSK_TIME_RETRANS, rto - gone, TCP_RTO_MAX);
+    } else {
+        // With the shorter timeout it would have been sent again by now.
+        tcp_retransmit_timer(sk, tp);
+    }
 }
 
 /// The next timeout: twice as long (RFC 6298, 5.5), but not for the first ones of a thin stream, nor of a SYN.

@@ -56,9 +56,9 @@ impl Arch for Clock {
         self.ktime_get()
     }
     fn get_random_bytes(&self, buf: &mut [u8]) {
-        for b in buf {
-            let x = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst);
-            *b = (x.wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 56) as u8;
+        let x = self.seed.fetch_add(0x9e37_79b9_7f4a_7c15, SeqCst).wrapping_mul(0xbf58_476d_1ce4_e5b9).to_ne_bytes();
+        for chunk in buf.chunks_mut(8) {
+            chunk.copy_from_slice(&x[8 - chunk.len()..]);
         }
     }
     fn cpu_relax(&self, _spins: u32) {
