@@ -27,6 +27,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("tshark", "tshark"),
     ("go", "golang-go"),
     ("cc", "gcc"),
+    ("nmap", "nmap"),
 ];
 
 const SYSTEM_DIRS: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];

@@ -336,6 +336,8 @@ fn icmp_echo(net: &Arc<Net>, skb: &Skb, icmph: &IcmpHdr) {
         return;
     }
     let Some(m) = reply_to(skb, ICMP_ECHOREPLY, icmph.rest) else { return };
+    // The code, which means nothing, comes back as it was: a fingerprint of Linux's.
+    let m = Message { code: icmph.code, ..m };
     let Some(mut out) = icmp_header(net, &m) else { return };
     let len = skb.len() - IcmpHdr::LEN;
     if !skb.share_range(IcmpHdr::LEN, len, &mut out.skb) {
@@ -345,11 +347,11 @@ fn icmp_echo(net: &Arc<Net>, skb: &Skb, icmph: &IcmpHdr) {
         skb.copy_bits(IcmpHdr::LEN, &mut whole.as_mut_slice()[..len]);
         out.skb.add_frag(whole.freeze(len));
     }
-    let check = if skb.ip_summed == IpSummed::Partial || icmph.code != 0 {
+    let check = if skb.ip_summed == IpSummed::Partial {
         csum_fold(skb_checksum(&out.skb, 0, out.skb.len(), 0))
     } else {
         let mut check = icmph.check;
-        csum_replace2(&mut check, [ICMP_ECHO, 0], [ICMP_ECHOREPLY, 0]);
+        csum_replace2(&mut check, [ICMP_ECHO, icmph.code], [ICMP_ECHOREPLY, icmph.code]);
         // Of the two zeros this one is right over anything, also over nothing but zeros.
         if check == [0, 0] { [0xff, 0xff] } else { check }
     };

@@ -48,6 +48,7 @@ impl Routed {
 
     fn connect(&self) -> (Arc<Socket>, Arc<Socket>) {
         let l = self.w.socket(&self.b);
+        set_int(&l, SOL_SOCKET, SO_REUSEADDR, 1);
         l.bind(&addr(Ipv4Addr::UNSPECIFIED, 80)).unwrap();
         l.listen(16).unwrap();
         let c = self.w.socket(&self.w.a);
