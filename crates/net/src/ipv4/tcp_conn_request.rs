@@ -338,7 +338,7 @@ fn fill_child(
         // Answers from an address that is not ours, as whoever sent it here wanted.
         child.set_flag(SockFlags::TRANSPARENT, true);
     }
-    tcp_sync_mss(tp, dst.mtu());
+    tcp_sync_mss(child, tp, dst.mtu());
     *child.dst_cache.lock_bh() = Some(dst);
 }
 

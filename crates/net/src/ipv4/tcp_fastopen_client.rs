@@ -61,7 +61,7 @@ pub fn tcp_send_syn_data(sk: &Arc<Sock>, tp: &mut TcpSock) -> (Result<()>, usize
             tp.rx_opt.mss_clamp = tp.rx_opt.mss_clamp.min(tp.rx_opt.user_mss);
         }
         let pmtu = tp.icsk_pmtu_cookie;
-        tcp_sync_mss(tp, pmtu);
+        tcp_sync_mss(sk, tp, pmtu);
         handshake(tp).fastopen_cookie = cookie;
         if let Some(r) = send_with_data(sk, tp) {
             handshake(tp).fastopen_cookie = FastopenCookie::NONE;
@@ -85,7 +85,7 @@ pub fn tcp_send_syn_data(sk: &Arc<Sock>, tp: &mut TcpSock) -> (Result<()>, usize
 fn send_with_data(sk: &Arc<Sock>, tp: &mut TcpSock) -> Option<Result<()>> {
     let pmtu = tp.icsk_pmtu_cookie;
     // Boxes on the path may add options of their own: room for all is left.
-    let space = (tcp_mtu_to_mss(tp, pmtu) as usize).saturating_sub(MAX_TCP_OPTION_SPACE);
+    let space = (tcp_mtu_to_mss(sk, tp, pmtu) as usize).saturating_sub(MAX_TCP_OPTION_SPACE);
     let v6 = tp.is_v6();
     let isn = tp.write_seq.wrapping_sub(1);
     let now = tp.tcp_mstamp;
