@@ -218,7 +218,7 @@ pub struct Sock {
     /// The cached route (`sk_dst_cache`).
     pub dst_cache: SpinLock<Option<Arc<Dst>>>,
     /// Packets for the process, of protocols that keep message boundaries. TCP keeps its own, under the socket lock.
-    pub receive_queue: SpinLock<SkbQueue>,
+    receive_queue: OnceLock<Box<SpinLock<SkbQueue>>>,
     pub wq: WaitQueueHead,
     /// What a transport keeps outside the socket lock; TCP: a listener's accept queue.
     pub ext: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -269,7 +269,7 @@ impl Sock {
             ack_backlog: AtomicU32::new(0),
             inet_id: AtomicU16::new(net.hash(&cookie) as u16),
             dst_cache: SpinLock::new(None),
-            receive_queue: SpinLock::default(),
+            receive_queue: OnceLock::new(),
             wq: WaitQueueHead::new(),
             ext: OnceLock::new(),
             lock: SockLock::new(None),
@@ -409,6 +409,11 @@ impl Sock {
     }
 
     // --- Memory ---
+
+    /// Packets for the process (`sk_receive_queue`), of protocols that keep message boundaries.
+    pub fn receive_queue(&self) -> &SpinLock<SkbQueue> {
+        self.receive_queue.get_or_init(Default::default)
+    }
 
     /// Makes the socket answer for a packet on its way out (`skb_set_owner_w`).
     pub fn skb_set_owner_w(&self, skb: &mut Skb) {

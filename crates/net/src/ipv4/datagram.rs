@@ -67,7 +67,7 @@ pub fn sock_queue_rcv_skb(sk: &Sock, mut skb: Box<Skb>) -> bool {
     }
     sk.skb_set_owner_r(&mut skb);
     let refused = {
-        let mut queue = sk.receive_queue.lock_bh();
+        let mut queue = sk.receive_queue().lock_bh();
         // Seen under the lock: a close that has emptied the queue finds nothing left behind in it.
         if sk.flag(SockFlags::DEAD) {
             Some(skb)
@@ -87,7 +87,7 @@ pub fn sock_queue_rcv_skb(sk: &Sock, mut skb: Box<Skb>) -> bool {
 pub fn purge_receive_queue(sk: &Sock) {
     let mut gone = Default::default();
     {
-        let mut queue = sk.receive_queue.lock_bh();
+        let mut queue = sk.receive_queue().lock_bh();
         sk.set_flag(SockFlags::DEAD, true);
         queue.splice_to(&mut gone);
     }
@@ -122,7 +122,7 @@ pub fn skb_recv_datagram(sk: &Sock, flags: i32, wait: &mut Wait) -> Poll<Result<
         wait.set_key((PollMask::IN | PollMask::ERR).bits());
         wait.prepare_to_wait_exclusive(&sk.wq);
         prepared = true;
-        let nothing = sk.receive_queue.lock_bh().is_empty() && sk.err().is_none() && sk.shutdown() & RCV_SHUTDOWN == 0;
+        let nothing = sk.receive_queue().lock_bh().is_empty() && sk.err().is_none() && sk.shutdown() & RCV_SHUTDOWN == 0;
         if nothing {
             return Poll::Pending;
         }
@@ -131,7 +131,7 @@ pub fn skb_recv_datagram(sk: &Sock, flags: i32, wait: &mut Wait) -> Poll<Result<
 
 #[inline]
 fn take_next(sk: &Sock, flags: i32) -> Option<Box<Skb>> {
-    let mut queue = sk.receive_queue.lock_bh();
+    let mut queue = sk.receive_queue().lock_bh();
     if flags & MSG_PEEK != 0 { queue.front().map(Skb::clone_skb) } else { queue.pop_front() }
 }
 
@@ -394,7 +394,7 @@ pub fn datagram_poll(sk: &Sock, errq: &ErrQueue) -> PollMask {
     if shut == SHUTDOWN_MASK {
         mask |= PollMask::HUP;
     }
-    if !sk.receive_queue.lock_bh().is_empty() {
+    if !sk.receive_queue().lock_bh().is_empty() {
         mask |= PollMask::IN | PollMask::RDNORM;
     }
     // `sock_writeable`.

@@ -9,7 +9,7 @@ use crate::core::l3::XmitParams;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use kernel::SpinLock;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use uapi::socket::{IP_PMTUDISC_DO, IP_PMTUDISC_PROBE, IP_PMTUDISC_WANT};
 use uapi::{Errno, Result};
@@ -68,7 +68,8 @@ pub struct McastOpts {
     pub ttl: u8,
     /// Device to leave by; 0: the routing table's choice.
     pub oif: u32,
-    pub groups: Arc<McastGroups>,
+    /// Made when somebody asks: a TCP socket has none.
+    groups: OnceLock<Arc<McastGroups>>,
 }
 
 /// The groups a socket has joined (`mc_list`); read by the receive path, which has no socket lock.
@@ -130,9 +131,21 @@ impl McastGroups {
 /// `net.ipv4.igmp_max_memberships`.
 pub const IP_MAX_MEMBERSHIPS: usize = 20;
 
+impl McastOpts {
+    /// The groups the socket has joined.
+    pub fn groups(&self) -> &Arc<McastGroups> {
+        self.groups.get_or_init(Arc::default)
+    }
+
+    /// The options were copied from another socket, whose groups are its own.
+    pub fn forget_groups(&mut self) {
+        self.groups = OnceLock::new();
+    }
+}
+
 impl Default for McastOpts {
     fn default() -> Self {
-        McastOpts { ttl: 1, oif: 0, groups: Arc::default() }
+        McastOpts { ttl: 1, oif: 0, groups: OnceLock::new() }
     }
 }
 

@@ -116,7 +116,7 @@ pub fn ip_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         IP_MULTICAST_LOOP if !on => return unsupported(sk),
         IP_MULTICAST_LOOP => {}
         IP_MULTICAST_ALL if val.is_empty() || !(0..=1).contains(&v) => return Err(Errno::EINVAL),
-        IP_MULTICAST_ALL => inet.mc.groups.all.store(on, Relaxed),
+        IP_MULTICAST_ALL => inet.mc.groups().all.store(on, Relaxed),
         _ => return unsupported(sk),
     }
     let wants = inet.wants_cmsg();
@@ -166,7 +166,7 @@ pub fn ip_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
         IP_BIND_ADDRESS_NO_PORT => inet.bind_address_no_port as i32,
         IP_MULTICAST_TTL => inet.mc.ttl as i32,
         IP_MULTICAST_LOOP => 1,
-        IP_MULTICAST_ALL => inet.mc.groups.all.load(Relaxed) as i32,
+        IP_MULTICAST_ALL => inet.mc.groups().all.load(Relaxed) as i32,
         IP_MULTICAST_IF => {
             let source = match inet.saddr {
                 IpAddr::V4(a) if inet.mc.oif != 0 => a,
@@ -239,7 +239,7 @@ fn change_membership(sk: &Arc<Sock>, join: bool, val: &[u8]) -> Result<()> {
     if join && !m.group.is_multicast() {
         return Err(Errno::EINVAL);
     }
-    let groups = inet_sk(&mut *sk.lock_sock()).mc.groups.clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).mc.groups().clone();
     let group = IpAddr::V4(m.group);
     let dev = find_dev(sk, &m);
     if !join {
@@ -260,7 +260,7 @@ fn leave(sk: &Sock, group: Ipv4Addr, ifindex: u32) -> Result<()> {
 
 /// `ip_mc_drop_socket`: a closed socket leaves its groups.
 pub fn ip_mc_drop_socket(sk: &Arc<Sock>) {
-    let groups = inet_sk(&mut *sk.lock_sock()).mc.groups.clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).mc.groups().clone();
     for (group, ifindex) in groups.drain() {
         if let IpAddr::V4(g) = group {
             let _ = leave(sk, g, ifindex);

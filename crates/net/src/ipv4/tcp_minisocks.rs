@@ -339,10 +339,10 @@ pub fn tcp_create_openreq_child(
     inherit_options(tp, ltp);
     tp.ca_ops = tcp_ca_openreq_child(&child.net, ltp);
     let inet = &mut tp.inet;
-    // Group memberships stay with the listener.
-    let (groups, groups6) = (inet.mc.groups.clone(), inet.v6.mc.groups.clone());
     *inet = ltp.inet.clone();
-    (inet.mc.groups, inet.v6.mc.groups) = (groups, groups6);
+    // Group memberships stay with the listener.
+    inet.mc.forget_groups();
+    inet.v6.mc.forget_groups();
     (inet.rcv_saddr, inet.saddr, inet.daddr) = (req.tuple.laddr, req.tuple.laddr, req.tuple.faddr);
     (inet.num, inet.sport, inet.dport) = (req.tuple.lport, req.tuple.lport, req.tuple.fport);
     tp.mstamp_refresh(child);

@@ -79,7 +79,7 @@ pub fn udp_init(reg: &Registries) -> Result<()> {
 
 pub fn udp_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
     let state = UdpSock::default();
-    let ext = UdpExt::new(state.inet.mc.groups.clone(), state.inet.v6.mc.groups.clone());
+    let ext = UdpExt::new(state.inet.mc.groups().clone(), state.inet.v6.mc.groups().clone());
     let _ = sk.ext.set(Box::new(ext));
     Ok(Box::new(state))
 }
@@ -126,7 +126,7 @@ fn udp_accept(_: &Arc<Sock>, _nonblock: bool, _: &mut Wait) -> Poll<Result<Arc<S
 /// `udp_ioctl`: `FIONREAD` is the size of the next datagram, `SIOCOUTQ` the memory of what has not left yet.
 fn udp_ioctl(sk: &Arc<Sock>, cmd: u32) -> Result<i32> {
     let bytes = match cmd {
-        SIOCINQ => sk.receive_queue.lock_bh().front().map_or(0, Skb::len),
+        SIOCINQ => sk.receive_queue().lock_bh().front().map_or(0, Skb::len),
         SIOCOUTQ => sk.wmem_alloc.load(Relaxed),
         _ => return Err(Errno::ENOIOCTLCMD),
     };

@@ -89,7 +89,7 @@ fn ipv6_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         IPV6_ORIGDSTADDR => inet.v6.recvorigdstaddr = on,
         IPV6_FREEBIND => sk.set_flag(SockFlags::FREEBIND, on),
         IPV6_TRANSPARENT => sk.set_flag(SockFlags::TRANSPARENT, on),
-        _ => inet.v6.mc.groups.all.store(one_of(v, 0, 0..=1)? != 0, Relaxed),
+        _ => inet.v6.mc.groups().all.store(one_of(v, 0, 0..=1)? != 0, Relaxed),
     }
     let wants = inet.wants_cmsg();
     sk.set_flag(SockFlags::CMSG, wants);
@@ -108,7 +108,7 @@ fn ipv6_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
         IPV6_MULTICAST_HOPS => o.mc.ttl as i32,
         IPV6_MULTICAST_LOOP => 1,
         IPV6_MULTICAST_IF => o.mc.oif as i32,
-        IPV6_MULTICAST_ALL => o.mc.groups.all.load(Relaxed) as i32,
+        IPV6_MULTICAST_ALL => o.mc.groups().all.load(Relaxed) as i32,
         IPV6_TCLASS => o.tclass as i32,
         IPV6_MTU_DISCOVER => o.pmtudisc as i32,
         IPV6_MTU => path_mtu(sk, inet)?,
@@ -148,7 +148,7 @@ fn change_membership(sk: &Arc<Sock>, join: bool, val: &[u8]) -> Result<()> {
     if !group.is_multicast() {
         return Err(Errno::EINVAL);
     }
-    let groups = inet_sk(&mut *sk.lock_sock()).v6.mc.groups.clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).v6.mc.groups().clone();
     if !join {
         let ifindex = groups.leave(group.into(), ifindex)?;
         leave(sk, group, ifindex);
@@ -182,7 +182,7 @@ fn leave(sk: &Sock, group: Ipv6Addr, ifindex: u32) {
 
 /// `ipv6_sock_mc_close`: a closed socket leaves its groups.
 pub fn ipv6_sock_mc_close(sk: &Arc<Sock>) {
-    let groups = inet_sk(&mut *sk.lock_sock()).v6.mc.groups.clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).v6.mc.groups().clone();
     for (group, ifindex) in groups.drain() {
         if let IpAddr::V6(g) = group {
             leave(sk, g, ifindex);
