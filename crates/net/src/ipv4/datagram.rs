@@ -122,7 +122,8 @@ pub fn skb_recv_datagram(sk: &Sock, flags: i32, wait: &mut Wait) -> Poll<Result<
         wait.set_key((PollMask::IN | PollMask::ERR).bits());
         wait.prepare_to_wait_exclusive(&sk.wq);
         prepared = true;
-        let nothing = sk.receive_queue().lock_bh().is_empty() && sk.err().is_none() && sk.shutdown() & RCV_SHUTDOWN == 0;
+        let nothing =
+            sk.receive_queue().lock_bh().is_empty() && sk.err().is_none() && sk.shutdown() & RCV_SHUTDOWN == 0;
         if nothing {
             return Poll::Pending;
         }

@@ -9,8 +9,8 @@ use crate::core::l3::XmitParams;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use kernel::SpinLock;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use uapi::socket::{IP_PMTUDISC_DO, IP_PMTUDISC_PROBE, IP_PMTUDISC_WANT};
 use uapi::{Errno, Result};
 
