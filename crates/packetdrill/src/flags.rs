@@ -65,7 +65,7 @@ pub fn set_sysctl(net: &Net, name: &str, value: &str) -> bool {
         _ => w.to_owned(),
     };
     let words: Vec<String> = value.split_whitespace().map(decimal).collect();
-    sysctl_set(net, name, &words.join(" ")).is_ok()
+    sysctl_set(net, name, &words.join(" ")).is_ok() || net.sysctl.set_str(name, value).is_ok()
 }
 
 /// Sysctls that are texts.
@@ -109,6 +109,7 @@ mod tests {
         assert!(set_sysctl(net, "net.ipv4.tcp_sack", "0") && c.get("net.ipv4.tcp_sack") == Ok(0));
         assert!(set_sysctl(net, "net.ipv4.tcp_congestion_control", "reno"));
         assert!(!set_sysctl(net, "net.ipv4.tcp_congestion_control", "no such"));
+        assert!(set_sysctl(net, "net.ipv4.tcp_fastopen_key", "a1a1a1a1-b2b2b2b2-c3c3c3c3-d4d4d4d4"));
         assert!(!set_sysctl(net, "net.ipv4.no_such", "1"));
         assert!(!set_sysctl(net, "net.ipv4.tcp_sack", "many"));
     }

@@ -12,6 +12,7 @@ use kernel::SpinLock;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use uapi::sockaddr::AF_INET6;
+use uapi::sockaddr::{SOCKADDR_IN_LEN, SOCKADDR_IN6_LEN};
 use uapi::socket::*;
 use uapi::{Errno, Result, SockAddr};
 
@@ -149,7 +150,9 @@ impl ErrQueue {
         // `struct sock_extended_err`, and the address of whoever reported it.
         let (level, kind) = if sk.family == AF_INET6 { (IPPROTO_IPV6, IPV6_RECVERR) } else { (IPPROTO_IP, IP_RECVERR) };
         let offender = e.offender.map_or(SockAddr::Unspec, |a| SockAddr::for_family(sk.family, a, 0));
-        let (addr, n) = offender.to_bytes();
+        let (addr, _) = offender.to_bytes();
+        // As long as the family's addresses are, also if there is none.
+        let n = if sk.family == AF_INET6 { SOCKADDR_IN6_LEN } else { SOCKADDR_IN_LEN };
         let parts: [&[u8]; 5] = [
             &(e.errno.0 as u32).to_ne_bytes(),
             &[e.origin, e.kind, e.code, 0],
