@@ -5,6 +5,7 @@
 //! Locks and context: process context.
 
 use crate::core::net_namespace::{Net, StringSysctl};
+use crate::core::sysctl::NetSysctl;
 use uapi::{Errno, Result};
 
 /// The parts of a tunable that has several numbers.
@@ -28,6 +29,9 @@ pub fn sysctl_get(net: &Net, name: &str) -> Result<String> {
     if let Some(s) = string_sysctl(net, name) {
         return Ok((s.get)(net));
     }
+    if NetSysctl::TEXTS.contains(&name) {
+        return net.sysctl.get_str(name);
+    }
     let parts = numbers(net, name);
     if parts.is_empty() {
         return Err(Errno::ENOENT);
@@ -41,6 +45,9 @@ pub fn sysctl_get(net: &Net, name: &str) -> Result<String> {
 pub fn sysctl_set(net: &Net, name: &str, value: &str) -> Result<()> {
     if let Some(s) = string_sysctl(net, name) {
         return (s.set)(net, value);
+    }
+    if NetSysctl::TEXTS.contains(&name) {
+        return net.sysctl.set_str(name, value);
     }
     let parts = numbers(net, name);
     let given: Vec<&str> = value.split_whitespace().collect();

@@ -6,12 +6,15 @@
 //! Locks and context: each function says its own. A listener's accept queue is outside its socket lock, so `accept` and the
 //! handshake do not wait for each other.
 
+use crate::core::net_namespace::Net;
+use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use crate::ipv4::inet_hashtables::{
-    BindAddr, BindBucket, BindOwner, EhashEntry, inet_csk, inet_ehash_remove, inet_get_local_port_range, inet_hash,
-    inet_put_port, inet_unhash, reqsk_entry, reqsk_hash_insert, tcp_hashinfo,
+    __inet_lookup_listener, BindAddr, BindBucket, BindOwner, EhashEntry, inet_csk, inet_ehash_remove, inet_hash,
+    inet_put_port, inet_sk_get_local_port_range, inet_unhash, reqsk_entry, reqsk_hash_insert, reserved_ports, sk_tuple,
+    tcp_hashinfo,
 };
-use crate::ipv4::inet_sock::{InetSock, inet_sk};
+use crate::ipv4::inet_sock::{InetSock, InetTuple, inet_sk};
 use crate::ipv4::request_sock::{Closed, RequestSock, RequestSockQueue};
 use kernel::Wait;
 use kernel::plant::{Plant, planted};
@@ -106,7 +109,8 @@ pub fn inet_csk_get_port(sk: &Arc<Sock>, state: &mut dyn ProtoSock, port: u16) -
 
 /// A port that nobody holds in a way that conflicts, claimed. Odd offsets first: `connect` takes the even ones.
 fn inet_csk_find_open_port(sk: &Arc<Sock>, me: &Holder, inet: &InetSock) -> Result<u16> {
-    let (low, high) = inet_get_local_port_range(&sk.net);
+    let (low, high) = inet_sk_get_local_port_range(&sk.net, inet);
+    let reserved = reserved_ports(&sk.net);
     let high = high + 1;
     let half = low + (((high - low) >> 2) << 1);
     // Sockets that may share their port with others crowd into one half of the range first.
@@ -124,6 +128,9 @@ fn inet_csk_find_open_port(sk: &Arc<Sock>, me: &Holder, inet: &InetSock) -> Resu
         for parity in parities {
             for i in (0..remaining).step_by(2) {
                 let port = (low + (start + parity + i) % remaining) as u16;
+                if reserved.iter().any(|r| r.contains(&port)) {
+                    continue;
+                }
                 let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
                 if b.is_empty() || !inet_csk_bind_conflict(sk, me, &b, false, false) {
                     b.bind(sk, inet.rcv_saddr, port);
@@ -169,11 +176,27 @@ pub fn inet_csk_listen_start(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog:
 /// longer `LISTEN` or the socket no longer hashed.
 pub fn inet_csk_listen_stop(sk: &Arc<Sock>) {
     for child in inet_csk(sk).accept_queue().close() {
-        inet_child_forget(&child);
+        if !migrate_child(sk, &child) {
+            inet_child_forget(&child);
+        }
     }
     sk.ack_backlog.store(0, Release);
     // Processes that wait in accept learn that it listens no more.
     sk.state_change();
+}
+
+/// With `tcp_migrate_req`: hands an established child to another listener of the group. One whose handshake goes on stays.
+fn migrate_child(from: &Arc<Sock>, child: &Arc<Sock>) -> bool {
+    if !from.net.sysctl.tcp_migrate_req.on() || child.state() == TcpState::SynRecv {
+        return false;
+    }
+    let Some(tuple) = sk_tuple(child) else { return false };
+    let Some(to) = migrate_to(&from.net, &tuple, child.bound_dev_if.load(Relaxed)) else { return false };
+    let done = inet_csk_reqsk_queue_add(&to, child, None);
+    if done {
+        to.data_ready();
+    }
+    done
 }
 
 /// Gives up a child that no process will ever have: its peer is reset (`inet_child_forget`). Process or softirq context;
@@ -277,16 +300,33 @@ pub fn inet_csk_reqsk_queue_hash_add(sk: &Arc<Sock>, req: &Arc<RequestSock>, rtx
     true
 }
 
+/// Who takes the request's connection: its listener, or with `tcp_migrate_req` another of the group if that one has closed
+/// (`reuseport_migrate_sock`).
+pub fn reqsk_listener(net: &Net, req: &RequestSock) -> Option<Arc<Sock>> {
+    match req.listener.upgrade().filter(|l| l.state() == TcpState::Listen) {
+        None if net.sysctl.tcp_migrate_req.on() => migrate_to(net, &req.tuple, req.iif),
+        l => l,
+    }
+}
+
+/// Another listener with `SO_REUSEPORT` for the same connections.
+fn migrate_to(net: &Net, tuple: &InetTuple, dif: u32) -> Option<Arc<Sock>> {
+    let to = __inet_lookup_listener(net, tuple, dif).filter(|l| l.flag(SockFlags::REUSEPORT));
+    let mib = if to.is_some() { Mib::TcpExtTCPMigrateReqSuccess } else { Mib::TcpExtTCPMigrateReqFailure };
+    net.mib.inc(mib);
+    to
+}
+
 /// The time for the third packet is over: the SYN-ACK goes out again, or the request is dropped.
-fn reqsk_timer_handler(net: &Arc<crate::core::net_namespace::Net>, req: &Arc<RequestSock>, rtx: RtxSynAck) {
+fn reqsk_timer_handler(net: &Arc<Net>, req: &Arc<RequestSock>, rtx: RtxSynAck) {
     if reqsk_entry(net, req).is_none() {
         return;
     }
-    let listener = req.listener.upgrade().filter(|l| l.state() == TcpState::Listen);
-    let Some(listener) = listener else {
+    let Some(listener) = reqsk_listener(net, req) else {
         inet_csk_reqsk_queue_drop(net, req);
         return;
     };
+    net.mib.inc(Mib::TcpExtTCPTimeouts);
     let queue = inet_csk(&listener).accept_queue();
     let retries = match req.syn_retries {
         0 => net.sysctl.tcp_synack_retries.get() as u8,
@@ -342,8 +382,16 @@ pub fn inet_rtx_syn_ack(listener: &Arc<Sock>, req: &Arc<RequestSock>, rtx: RtxSy
     sent
 }
 
+/// The SYN came again and was answered: the next repetition of our own waits its time from now (`tcp_check_req`).
+pub fn reqsk_timer_put_off(req: &RequestSock) {
+    if let Some(t) = req.rsk_timer.get() {
+        let n = req.num_timeout.load(Relaxed).min(10);
+        t.mod_timer_in((TCP_TIMEOUT_INIT << n).min(TCP_RTO_MAX));
+    }
+}
+
 /// Forgets a request; `false` if somebody else has (`inet_csk_reqsk_queue_drop`). Any context.
-pub fn inet_csk_reqsk_queue_drop(net: &Arc<crate::core::net_namespace::Net>, req: &Arc<RequestSock>) -> bool {
+pub fn inet_csk_reqsk_queue_drop(net: &Arc<Net>, req: &Arc<RequestSock>) -> bool {
     let unlinked = reqsk_entry(net, req).is_some_and(|e| inet_ehash_remove(net, &e));
     if unlinked {
         reqsk_queue_removed(req);

@@ -14,6 +14,7 @@
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{Sock, SockFlags};
+use crate::core::sysctl::parse_ports;
 use crate::ipv4::errqueue::ErrQueue;
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
@@ -647,7 +648,8 @@ pub fn __inet_hash_connect(sk: &Arc<Sock>, inet: &mut InetSock) -> Result<Recycl
         return inet_check_established(sk, inet.tuple());
     }
     let net = &sk.net;
-    let (low, high) = inet_get_local_port_range(net);
+    let (low, high) = inet_sk_get_local_port_range(net, inet);
+    let reserved = reserved_ports(net);
     let mut remaining = high - low + 1;
     if remaining > 1 {
         remaining &= !1;
@@ -658,6 +660,9 @@ pub fn __inet_hash_connect(sk: &Arc<Sock>, inet: &mut InetSock) -> Result<Recycl
     for parity in 0..if remaining > 1 { 2 } else { 1 } {
         for i in (0..remaining).step_by(if remaining > 1 { 2 } else { 1 }) {
             let port = (low + (offset + parity + i) % remaining) as u16;
+            if reserved.iter().any(|r| r.contains(&port)) {
+                continue;
+            }
             let Some(recycled) = try_connect_port(sk, inet, port) else { continue };
             // Skips a candidate now and then, so that the sequence of ports tells less.
             let noise = if i == 0 && net.kernel().random_u32().is_multiple_of(16) { 2 } else { i };
@@ -743,6 +748,28 @@ fn tcp_twsk_unique(sk: &Sock, tw: &InetTimewaitSock) -> bool {
     let age = (sk.net.kernel().jiffies() as u32).wrapping_sub(tw.entry_stamp.load(Relaxed));
     let old = age as i64 >= sk.net.sysctl.tcp_tw_reuse_delay.get();
     reuse && old && tw.ts_recent_stamp.load(Relaxed) != 0 && tw.substate() != TcpState::FinWait2
+}
+
+/// What of the namespace's range of ports the socket may choose from (`IP_LOCAL_PORT_RANGE`). Bounds outside are ignored.
+pub fn inet_sk_get_local_port_range(net: &Net, inet: &InetSock) -> (u32, u32) {
+    let (low, high) = inet_get_local_port_range(net);
+    let (want_low, want_high) = (inet.local_port_range & 0xffff, inet.local_port_range >> 16);
+    let within = |want: u32, or: u32| if (low..=high).contains(&want) { want } else { or };
+    (within(want_low, low), within(want_high, high))
+}
+
+/// `net.ipv4.ip_local_reserved_ports`.
+pub fn reserved_ports(net: &Net) -> Vec<std::ops::RangeInclusive<u16>> {
+    let text = net.sysctl.ip_local_reserved_ports.lock_bh();
+    if text.is_empty() { Vec::new() } else { parse_ports(&text).unwrap_or_default() }
+}
+
+/// The coordinates by which packets find the connection.
+pub fn sk_tuple(sk: &Sock) -> Option<InetTuple> {
+    match &*inet_csk(sk).hashed.lock_bh() {
+        Hashed::Connected(e) => Some(e.tuple),
+        _ => None,
+    }
 }
 
 /// The two ends of `ip_local_port_range`.

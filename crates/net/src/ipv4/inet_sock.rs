@@ -42,6 +42,8 @@ pub struct InetSock {
     pub recvorigdstaddr: bool,
     /// `IP_BIND_ADDRESS_NO_PORT`: a bind to port 0 leaves the choice of the port to `connect`.
     pub bind_address_no_port: bool,
+    /// `IP_LOCAL_PORT_RANGE`: the lowest port in the low half, the highest in the high half; 0: the namespace's.
+    pub local_port_range: u32,
     pub mc: McastOpts,
     pub v6: Ipv6Opts,
     pub flowlabel: u32,
@@ -185,6 +187,7 @@ impl Default for InetSock {
             recvorigdstaddr: false,
             hdrincl: false,
             bind_address_no_port: false,
+            local_port_range: 0,
             mc: McastOpts::default(),
             v6: Ipv6Opts::default(),
             flowlabel: 0,

@@ -27,6 +27,7 @@ const IP_MULTICAST_LOOP: i32 = 34;
 const IP_ADD_MEMBERSHIP: i32 = 35;
 const IP_DROP_MEMBERSHIP: i32 = 36;
 const IP_MULTICAST_ALL: i32 = 49;
+const IP_LOCAL_PORT_RANGE: i32 = 51;
 const SO_PEERNAME: i32 = 28;
 /// The two ECN bits of the TOS byte, which belong to TCP on a stream.
 const INET_ECN_MASK: u8 = 3;
@@ -109,6 +110,7 @@ pub fn ip_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         IP_FREEBIND => sk.set_flag(SockFlags::FREEBIND, on),
         IP_TRANSPARENT => sk.set_flag(SockFlags::TRANSPARENT, on),
         IP_BIND_ADDRESS_NO_PORT => inet.bind_address_no_port = on,
+        IP_LOCAL_PORT_RANGE => inet.local_port_range = port_range(val)?,
         IP_MULTICAST_TTL if sk.kind == SOCK_STREAM || val.is_empty() => return Err(Errno::EINVAL),
         IP_MULTICAST_TTL => inet.mc.ttl = if v == -1 { 1 } else { u8::try_from(v).map_err(|_| Errno::EINVAL)? },
         IP_MULTICAST_LOOP if val.is_empty() => return Err(Errno::EINVAL),
@@ -127,6 +129,16 @@ pub fn ip_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
 /// `v` if it is `special` or in the range, else `EINVAL`.
 pub fn one_of(v: i32, special: i32, range: std::ops::RangeInclusive<i32>) -> Result<i32> {
     if v == special || range.contains(&v) { Ok(v) } else { Err(Errno::EINVAL) }
+}
+
+/// `IP_LOCAL_PORT_RANGE`: `EINVAL` when the lower end lies above the upper one.
+fn port_range(val: &[u8]) -> Result<u32> {
+    let v = match val.len() {
+        4 => int_option(val)? as u32,
+        _ => return Err(Errno::EINVAL),
+    };
+    let (low, high) = (v & 0xffff, v >> 16);
+    if low != 0 && high != 0 && low > high { Err(Errno::EINVAL) } else { Ok(v) }
 }
 
 /// `__ip_sock_set_tos`.
@@ -156,6 +168,7 @@ pub fn ip_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
         IP_HDRINCL => inet.hdrincl as i32,
         IP_MTU_DISCOVER => inet.pmtudisc as i32,
         IP_MTU => path_mtu(sk, inet)?,
+        IP_LOCAL_PORT_RANGE => inet.local_port_range as i32,
         IP_RECVERR => inet.recverr as i32,
         IP_RECVTTL => inet.recvttl as i32,
         IP_RECVTOS => inet.recvtos as i32,

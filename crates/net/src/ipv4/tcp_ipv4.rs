@@ -13,7 +13,9 @@ use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use crate::hdr::tcp_flag::{ACK, CWR, ECE, FIN, RST, SYN, URG};
 use crate::hdr::{IPPROTO_TCP, IpHdr, Ipv6Hdr, TcpHdr};
-use crate::ipv4::inet_connection_sock::{inet_csk_reqsk_queue_drop, inet_rtx_syn_ack};
+use crate::ipv4::inet_connection_sock::{
+    inet_csk_reqsk_queue_drop, inet_rtx_syn_ack, reqsk_listener, reqsk_timer_put_off,
+};
 use crate::ipv4::inet_hashtables::{
     __inet_hash_connect, __inet_lookup_established, __inet_lookup_listener, __inet_lookup_skb, EhashEntry, EhashSock,
     Found, inet_bhash2_update_saddr, inet_csk, inet_hashinfo_init, inet_twsk_kill,
@@ -295,7 +297,7 @@ fn new_syn_recv(
     th: &TcpHdr,
     tuple: &InetTuple,
 ) {
-    if let Some(l) = req.listener.upgrade().filter(|l| l.state() == TcpState::Listen) {
+    if let Some(l) = reqsk_listener(net, req) {
         return tcp_req_rcv(&l, e, req, skb, th);
     }
     // The listener is closed. Another one may have taken its place.
@@ -353,7 +355,9 @@ fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb:
     match tcp_check_req(net, req, &skb, th, false) {
         CheckReq::Drop => {}
         CheckReq::SendSynAck => {
-            inet_rtx_syn_ack(sk, req, tcp_v4_send_synack);
+            if inet_rtx_syn_ack(sk, req, tcp_v4_send_synack) {
+                reqsk_timer_put_off(req);
+            }
         }
         CheckReq::SendAck => tcp_v4_reqsk_send_ack(net, req, &skb),
         CheckReq::Reset => tcp_v4_send_reset_signed(net, Some(sk), &skb, auth),

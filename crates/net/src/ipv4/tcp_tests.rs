@@ -12,6 +12,7 @@ mod congestion;
 mod ecn;
 mod fastopen;
 mod hostile_found;
+mod listeners;
 mod old_losses;
 mod path_mtu;
 mod recovery;
