@@ -68,7 +68,7 @@ pub fn tcp_send_syn_data(sk: &Arc<Sock>, tp: &mut TcpSock) -> (Result<()>, usize
             return (r, 2);
         }
     }
-    if cookie.len > 0 && !handshake(tp).fastopen_req.as_ref().is_some_and(|r| r.size == 0) {
+    if cookie.len > 0 && handshake(tp).fastopen_req.as_ref().is_none_or(|r| r.size != 0) {
         // The data could not go: ask as if nothing were known.
         cookie.len = 0;
     }

@@ -70,7 +70,7 @@ pub fn tcp_fastopen_option(opts: &[u8]) -> FastopenCookie {
 
 /// RFC 7413, 4.1.1: an even number of bytes from 4 to 16, or none at all.
 fn read_cookie(b: &[u8], exp: bool, to: &mut FastopenCookie) {
-    if b.len() % 2 != 0 {
+    if !b.len().is_multiple_of(2) {
         return;
     }
     to.exp = exp;
