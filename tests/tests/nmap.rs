@@ -5,6 +5,7 @@ use sockeye_tests::{TapSide, netns_test, run};
 
 netns_test! {
     /// Initial sequence numbers, identifications, options, windows and what closed ports answer are a recent Linux's.
+    #[ignore = "its verdict has not been seen yet: run it by hand"]
     fn nmap_takes_it_for_a_recent_linux() {
         let side = TapSide::new();
         let _open = TcpListener::bind(&side.stack, (TapSide::STACK4, 80)).expect("listen");

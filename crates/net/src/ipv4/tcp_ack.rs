@@ -170,6 +170,10 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         return tcp_old_ack(sk, tp, skb, flag, &mut st);
     }
     if after(ack, tp.snd_nxt) {
+        // RFC 5961, 5.2: of what was never sent.
+        if !flag.contains(Ack::NO_CHALLENGE_ACK) {
+            tcp_send_challenge_ack(sk, tp);
+        }
         return Err(BadAck);
     }
     if after(ack, prior_una) {
