@@ -70,6 +70,7 @@ pub mod tcp_mtu_probe;
 pub mod tcp_options;
 pub mod tcp_output;
 pub mod tcp_pacing;
+pub mod tcp_path_metrics;
 pub mod tcp_prot;
 pub mod tcp_queue;
 pub mod tcp_rate;

@@ -109,7 +109,7 @@ pub fn tcp_linger(sk: &Arc<Sock>, wait: &mut Wait) -> Poll<()> {
 /// A FIN, or a RST where the peer must know that its data was lost (RFC 2525, 2.17).
 fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
     // Beyond what was read, which an urgent byte may lie behind.
-    let last = tp.receive_queue.back().map(tcp_last_byte);
+    let last = tp.receive_queue.back().map(|s| tcp_last_byte(s));
     let unread = last.is_some_and(|end| after(end, tp.copied_seq));
     tcp_receive_queue_purge(sk, tp);
     if sk.state() == TcpState::Close {
@@ -129,7 +129,7 @@ fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
 }
 
 /// The end of a packet's data, its FIN not counted.
-fn tcp_last_byte(skb: &Box<Skb>) -> u32 {
+fn tcp_last_byte(skb: &Skb) -> u32 {
     let cb = tcp_skb_cb(skb);
     cb.end_seq.wrapping_sub((cb.tcp_flags & tcp_flag::FIN != 0) as u32)
 }

@@ -17,6 +17,7 @@ use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_mtu_probe::tcp_mtup_init;
 use super::tcp_options::{accecn_option, tcp_parse_options};
 use super::tcp_output::*;
+use super::tcp_path_metrics::{tcp_init_metrics, tcp_update_metrics};
 use super::tcp_rcvq::*;
 use super::tcp_recovery::Ack;
 use super::tcp_retransmit::{tcp_mark_skb_lost, tcp_non_congestion_loss_retransmit};
@@ -368,17 +369,8 @@ fn tcp_rcv_slow(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) {
 
 /// A connection has just become established: congestion control, buffers, metrics (`tcp_init_transfer`).
 pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    if tp.srtt_us == 0 {
-        // The handshake gave no sample: the SYN was sent again (RFC 6298, 5.7).
-        if tp.total_retrans > 0 {
-            let us = 3 * TCP_TIMEOUT_INIT * 1000;
-            (tp.rttvar_us, tp.mdev_us, tp.mdev_max_us) = (us, us, us);
-            tp.icsk_rto = 3 * TCP_TIMEOUT_INIT;
-        } else {
-            tp.icsk_rto = TCP_TIMEOUT_INIT;
-        }
-    }
     tcp_mtup_init(sk, tp);
+    tcp_init_metrics(sk, tp);
     let cwnd = if tp.total_retrans > 1 && tp.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
     tcp_snd_cwnd_set(tp, cwnd);
     tp.snd_cwnd_stamp = tp.jiffies32();
@@ -641,6 +633,7 @@ fn tcp_step5(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Step5 
             return Step5::Done;
         }
         TcpState::LastAck if tp.snd_una == tp.write_seq => {
+            tcp_update_metrics(sk, tp);
             tcp_done(sk, tp);
             return Step5::Done;
         }

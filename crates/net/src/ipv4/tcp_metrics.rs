@@ -21,7 +21,21 @@ pub struct TcpMetric {
     /// When it was last used, jiffies.
     stamp: u64,
     pub fastopen: TcpFastopenMetrics,
+    pub path: TcpPathMetrics,
 }
+
+/// What connections have learned of the path; 0: nothing.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TcpPathMetrics {
+    /// Smoothed, microseconds times 8.
+    pub rtt_us: u32,
+    /// Segments, both.
+    pub ssthresh: u32,
+    pub reordering: u32,
+}
+
+/// What is known of a path for longer than this, in milliseconds, is known no more.
+const TCP_METRICS_TIMEOUT: u64 = 3_600_000;
 
 /// Fast Open's part (`struct tcp_fastopen_metrics`).
 #[derive(Clone, Copy, Default, Debug)]
@@ -67,10 +81,14 @@ impl TcpMetrics {
                 {
                     bucket.swap_remove(oldest);
                 }
-                bucket.push(TcpMetric { saddr, daddr, stamp: now, fastopen: TcpFastopenMetrics::default() });
+                let (fastopen, path) = (TcpFastopenMetrics::default(), TcpPathMetrics::default());
+                bucket.push(TcpMetric { saddr, daddr, stamp: now, fastopen, path });
                 bucket.len() - 1
             }
         };
+        if now - bucket[at].stamp > TCP_METRICS_TIMEOUT {
+            bucket[at].path = TcpPathMetrics::default();
+        }
         bucket[at].stamp = now;
         Some(f(&mut bucket[at]))
     }

@@ -20,6 +20,7 @@ use crate::ipv4::tcp_ca::tcp_ca_openreq_child;
 use crate::ipv4::tcp_ecn::{tcp_ecn_openreq_child, tcp_ecn_request_option};
 use crate::ipv4::tcp_fastopen::handshake;
 use crate::ipv4::tcp_options::{accecn_option, tcp_parse_options};
+use crate::ipv4::tcp_path_metrics::tcp_update_metrics;
 use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived,
     TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
@@ -80,6 +81,7 @@ fn oow_rate_limited(net: &Net, cb: &TcpSkbCb, last: u64, mib: Mib) -> bool {
 /// lock held; the socket must not be used after this but to drop it.
 pub fn tcp_time_wait(sk: &Arc<Sock>, tp: &mut TcpSock, substate: TcpState, timeo: u32) {
     let net = &sk.net;
+    tcp_update_metrics(sk, tp);
     let full = tcp_hashinfo(net).tw_count.load(Relaxed) as i64 >= net.sysctl.tcp_max_tw_buckets.get();
     if full || should_fail(Fault::Request) {
         // Out of room: the connection is forgotten at once, which is a risk, but a bounded one.

@@ -14,6 +14,7 @@ mod fastopen;
 mod hostile_found;
 mod listeners;
 mod old_losses;
+mod path_metrics;
 mod path_mtu;
 mod recovery;
 mod tx_notify;
