@@ -328,7 +328,7 @@ fn segment(seq: u32, ack: u32, flags: u8, opts: &[u8]) -> Vec<u8> {
     b.extend_from_slice(&[3, 232, 0, 80]);
     b.extend_from_slice(&seq.to_be_bytes());
     b.extend_from_slice(&ack.to_be_bytes());
-    b.extend_from_slice(&[((20 + opts.len()) / 4 << 4) as u8, flags, 255, 255, 0, 0, 0, 0]);
+    b.extend_from_slice(&[(((20 + opts.len()) / 4) << 4) as u8, flags, 255, 255, 0, 0, 0, 0]);
     b.extend_from_slice(opts);
     b
 }

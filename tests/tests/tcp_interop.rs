@@ -1,5 +1,6 @@
 //! TCP's rarer options against this machine's kernel: MD5 signatures (RFC 2385), Accurate ECN (RFC 9768).
 
+#[allow(dead_code)] // It uses only some.
 mod common;
 
 use common::{Calls, Linux, Sockeye, addr, bytes};
