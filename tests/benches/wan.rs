@@ -79,10 +79,10 @@ fn rows(cells: &[Cell], asked: &Asked) -> Vec<Row> {
     done.into_inner().expect("no panic").into_values().collect()
 }
 
-/// Virtual runs of a cell: one where nothing is left to chance, or where a run carries so much that chance hardly shows.
+/// Virtual runs of a cell: one where nothing is left to chance, or where no kernel is beside it and a run takes long.
 fn seeds(c: &Cell, asked: &Asked) -> u64 {
     let chance = c.loss != Loss::None || c.reorder > 0 || c.ack_loss > 0;
-    if chance && c.rate < REAL_TIME { asked.seeds } else { 1 }
+    if chance && c.rate <= REAL_TIME { asked.seeds } else { 1 }
 }
 
 fn mean(v: &[f64]) -> f64 {
