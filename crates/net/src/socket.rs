@@ -47,7 +47,7 @@ pub struct ProtoOps {
     /// `nonblock`: `EINPROGRESS` instead of waiting.
     pub connect: fn(sock: &Socket, addr: &SockAddr, nonblock: bool, wait: &mut Wait) -> Poll<Result<()>>,
     pub accept: fn(sock: &Socket, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Socket>>>,
-    pub getname: fn(sock: &Socket, peer: bool) -> Result<SockAddr>,
+    pub getname: fn(sock: &Socket, whose: Whose) -> Result<SockAddr>,
     pub poll: fn(sock: &Socket) -> PollMask,
     pub ioctl: fn(sock: &Socket, cmd: u32) -> Result<i32>,
     pub listen: fn(sock: &Socket, backlog: i32) -> Result<()>,
@@ -57,6 +57,16 @@ pub struct ProtoOps {
     pub getsockopt: fn(sock: &Socket, level: i32, name: i32, len: usize) -> Result<Vec<u8>>,
     pub sendmsg: fn(sock: &Socket, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>>,
     pub recvmsg: fn(sock: &Socket, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>>,
+}
+
+/// Which address `getname` is asked for (its `peer` of 0, 1 and 2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    Own,
+    /// `ENOTCONN` without a connection.
+    Peer,
+    /// The peer's, whatever has become of the connection.
+    Accepted,
 }
 
 /// An address family (`struct net_proto_family`).
@@ -238,7 +248,13 @@ impl Socket {
     pub fn getname(&self, peer: bool) -> Result<SockAddr> {
         let _cpu = self.sk.net.kernel().enter();
         security_socket_getname(&self.sk, peer)?;
-        (self.ops.getname)(self, peer)
+        (self.ops.getname)(self, if peer { Whose::Peer } else { Whose::Own })
+    }
+
+    /// The peer's address for `accept(2)`, which hands a connection over even if it has been reset by now.
+    pub fn accepted_from(&self) -> Result<SockAddr> {
+        let _cpu = self.sk.net.kernel().enter();
+        (self.ops.getname)(self, Whose::Accepted)
     }
 
     /// `val` is what the caller gave, of the length the caller gave; `EINVAL` where that is too short.

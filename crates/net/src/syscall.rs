@@ -310,7 +310,7 @@ impl FdTable {
         // Without a descriptor to be had no connection is taken.
         self.fds.lock_bh().lowest_free(0, self.limit)?;
         let sock = std::task::ready!(to_user(file.sock.accept(file.nonblock(), wait)))?;
-        let peer = sock.getname(true).map_err(|_| Errno::ECONNABORTED)?;
+        let peer = sock.accepted_from().map_err(|_| Errno::ECONNABORTED)?;
         Poll::Ready(self.sock_map_fd(sock, flags).map(|fd| (fd, peer)))
     }
 

@@ -13,7 +13,9 @@ use crate::core::net_namespace::{Net, Registries};
 use crate::core::sock::{Proto, ProtoSock, RCV_SHUTDOWN, SHUTDOWN_MASK, Sock, SockFlags, SockGuard};
 use crate::ipv4::inet_sock::{InetSock, inet_autobind, inet_sk, this_host_v4, unspecified_like};
 use crate::ipv4::sockglue::{inet_getsockopt, inet_setsockopt, ip_mc_drop_socket};
-use crate::socket::{NetProtoFamily, ProtoOps, Socket, SocketState, sock_no_accept, sock_no_listen, sock_register};
+use crate::socket::{
+    NetProtoFamily, ProtoOps, Socket, SocketState, Whose, sock_no_accept, sock_no_listen, sock_register,
+};
 use kernel::module::{InUse, Registered};
 use kernel::{SpinLock, Wait, tp};
 use std::any::Any;
@@ -474,13 +476,13 @@ fn inet_accept(sock: &Socket, nonblock: bool, wait: &mut Wait) -> Poll<Result<Ar
 }
 
 /// `inet_getname`: `ENOTCONN` for the peer of a socket that has none.
-fn inet_getname(sock: &Socket, peer: bool) -> Result<SockAddr> {
+fn inet_getname(sock: &Socket, whose: Whose) -> Result<SockAddr> {
     let sk = &sock.sk;
     let mut state = sk.lock_sock();
     let inet = inet_sk(&mut *state);
-    let (ip, port) = if peer {
+    let (ip, port) = if whose != Whose::Own {
         let unconnected = TcpState::Close.flag() | TcpState::SynSent.flag();
-        if inet.dport == 0 || sk.state().is_in(unconnected) {
+        if inet.dport == 0 || (whose == Whose::Peer && sk.state().is_in(unconnected)) {
             return Err(Errno::ENOTCONN);
         }
         (inet.daddr, inet.dport)

@@ -11,7 +11,7 @@ use crate::core::sock_options::{cut, int_option, sock_getsockopt, sock_setsockop
 use crate::ipv4::datagram::IP_ORIGDSTADDR;
 use crate::ipv4::devinet::{ip_dev_find, ip_mc_dec_group, ip_mc_inc_group};
 use crate::ipv4::inet_sock::{InetSock, inet_sk};
-use crate::socket::Socket;
+use crate::socket::{Socket, Whose};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -71,7 +71,7 @@ pub fn inet_getsockopt(sock: &Socket, level: i32, name: i32, len: usize) -> Resu
 
 /// `SO_PEERNAME`: `ENOTCONN`; `EINVAL` when more is asked for than there is.
 fn peername(sock: &Socket, len: usize) -> Result<Vec<u8>> {
-    let (b, n) = (sock.ops.getname)(sock, true).map_err(|_| Errno::ENOTCONN)?.to_bytes();
+    let (b, n) = (sock.ops.getname)(sock, Whose::Peer).map_err(|_| Errno::ENOTCONN)?.to_bytes();
     b.get(..n).filter(|b| len <= b.len()).map(|b| cut(b.to_vec(), len)).ok_or(Errno::EINVAL)
 }
 

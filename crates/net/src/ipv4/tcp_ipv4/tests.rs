@@ -1,5 +1,6 @@
 //! A listener and a wire: segments in, segments out, on a clock set by hand.
 
+mod accepted_reset;
 mod transitions;
 
 use super::*;
