@@ -113,6 +113,10 @@ fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq
         tp.snd_wl1 = seq;
         if tp.snd_wnd != nwin {
             tp.snd_wnd = nwin;
+            // What waited for it may have waited long.
+            if !tp.tx.write_is_empty() {
+                tcp_slow_start_after_idle_check(sk, tp);
+            }
             if nwin > tp.max_window {
                 tp.max_window = nwin;
                 let pmtu = tp.icsk_pmtu_cookie;
