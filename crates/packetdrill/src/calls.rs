@@ -254,11 +254,6 @@ calls! {
         0
     }
 
-    fn usleep(m, usecs: c_uint) -> c_int {
-        m.usleep(u64::from(usecs));
-        0
-    }
-
     fn epoll_create(m, size: c_int) -> c_int {
         int(if size > 0 { m.epolls.create() } else { Err(Errno::EINVAL) })
     }
@@ -311,6 +306,13 @@ calls! {
 /// What the host's own call answered.
 fn host(r: ssize_t) -> Result<usize> {
     usize::try_from(r).map_err(|_| Errno::from_io(&std::io::Error::last_os_error()))
+}
+
+/// Not a call like the others: whoever sleeps is not waited for. packetdrill's other thread does, before a call that will block.
+pub unsafe extern "C" fn usleep(ud: Userdata, usecs: c_uint) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { machine(ud) }.usleep(u64::from(usecs));
+    0
 }
 
 /// Not a call like the others: looking at the clock is what the clock waits for.

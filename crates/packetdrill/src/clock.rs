@@ -4,8 +4,8 @@
 //! Linux counterpart: `arch/`, and the scheduler as far as it decides who runs.
 //! Locks and context: one mutex, never held while the stack is called.
 //!
-//! packetdrill has a main thread, which reads the script, and a second one, in which calls block. The main thread drives: time
-//! goes on only while it sleeps, or waits for a packet. And only when nobody has anything left to do at the present time:
+//! packetdrill has a main thread, which reads the script, and a second one, in which calls block. Time goes on only while one of
+//! them sleeps for an event of the script, or waits for a packet. And only when nobody has anything left to do at the present time:
 //! a thread that was woken must first return from its call *and look at the clock*, which is how packetdrill learns when
 //! the call ended. So a call ends at the virtual time of its event, however slow the machine.
 
@@ -25,6 +25,8 @@ const REAL: u64 = 1_700_000_000_000_000_000;
 const LOOKS: u32 = 32;
 /// How long, of real time, others may take to come to rest.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// What a thread needs to take a lock that is free.
+const MOMENT: Duration = Duration::from_millis(5);
 /// How long a call in the main thread may block, nanoseconds of virtual time.
 const FOR_EVER: u64 = 3600 * 1_000_000_000;
 
@@ -38,7 +40,9 @@ struct State {
     running: u32,
     /// A call of another thread has ended, and it has not looked at the clock.
     owed: bool,
-    /// Looks of the main thread at the clock in a row.
+    /// A call of another thread has ended since [`VirtualArch::let_others_in`].
+    returned: bool,
+    /// Looks at the clock in a row.
     looks: u32,
     /// Threads of calls that are asleep: which, and when it wants to be woken at the latest.
     asleep: Vec<(u64, Option<u64>)>,
@@ -91,7 +95,7 @@ impl Drop for Inside<'_> {
         if !self.0.is_main() {
             let mut s = self.0.lock();
             s.running -= 1;
-            s.owed = true;
+            (s.owed, s.returned) = (true, true);
             self.0.changed.notify_all();
         }
     }
@@ -111,6 +115,7 @@ impl VirtualArch {
             softirqd: Vec::new(),
             running: 0,
             owed: false,
+            returned: false,
             looks: 0,
             asleep: Vec::new(),
             sleepers: 0,
@@ -147,9 +152,8 @@ impl VirtualArch {
     /// The thread begins a call.
     pub fn enter(&self) -> Inside<'_> {
         let mut s = self.lock();
-        if self.is_main() {
-            s.looks = 0;
-        } else {
+        s.looks = 0;
+        if !self.is_main() {
             s.running += 1;
             s.owed = false;
         }
@@ -162,13 +166,12 @@ impl VirtualArch {
         if !self.is_main() {
             s.owed = false;
             self.changed.notify_all();
-        } else {
-            s.looks += 1;
-            if s.looks > LOOKS {
-                let to = s.now + 1000;
-                drop(s);
-                self.advance(to);
-            }
+        }
+        s.looks += 1;
+        if s.looks > LOOKS {
+            let to = s.now + 1000;
+            drop(s);
+            self.advance(to);
         }
         self.real_usecs(self.ktime_get())
     }
@@ -251,6 +254,15 @@ impl VirtualArch {
     /// Lets time go by until `end` nanoseconds.
     pub fn advance(&self, end: u64) {
         while self.step(end) {}
+    }
+
+    /// packetdrill's lock is free while its main thread sleeps, and its other thread has to get it to tell what its call has
+    /// answered: in no time at all it would not. This is real time, and only then.
+    pub fn let_others_in(&self) {
+        self.settle();
+        if std::mem::take(&mut self.lock().returned) {
+            std::thread::sleep(MOMENT);
+        }
     }
 
     /// Nobody sleeps from now on.

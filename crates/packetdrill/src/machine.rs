@@ -112,7 +112,9 @@ impl Machine {
     /// packetdrill's sleep: ends at the event that it precedes.
     pub fn usleep(&self, usecs: u64) {
         use kernel::Arch;
+        self.arch.let_others_in();
         self.arch.advance(self.arch.ktime_get() + (usecs + SPIN_USECS) * 1000);
+        self.arch.let_others_in();
     }
 }
 
