@@ -9,7 +9,6 @@
 //! `sk_forward_alloc`. Below the first value of `tcp_mem` everybody gets what he asks for; above the second there is pressure:
 //! windows and buffers stop growing, and who holds more than his share gets nothing; above the third nobody does.
 
-use super::tcp_queue::TX_SKB_OVERHEAD;
 use super::tcp_sock::*;
 use crate::core::proto_mem::SK_MEM_QUANTUM;
 use crate::core::snmp::Mib;
@@ -215,10 +214,11 @@ fn tcp_should_expand_sndbuf(sk: &Sock, tp: &TcpSock) -> bool {
 
 /// A send buffer for as many windows as congestion control wants (`tcp_sndbuf_expand`).
 pub fn tcp_sndbuf_expand(sk: &Sock, tp: &TcpSock) {
-    let per_mss = (tp.rx_opt.mss_clamp as u64).max(tp.mss_cache as u64) + TX_SKB_OVERHEAD as u64 + 188;
+    // What Linux reckons for a segment: headers and shared info round up with it, the `sk_buff` stands beside.
+    let per_mss = ((tp.rx_opt.mss_clamp as u64).max(tp.mss_cache as u64) + 640).next_power_of_two() + 256;
     let segs = TCP_INIT_CWND.max(tp.snd_cwnd).max(tp.reordering + 1) as u64;
     let windows = tp.ca_ops.sndbuf_expand.map_or(2, |f| f(sk, tp)) as u64;
-    let want = (windows * segs * per_mss.next_power_of_two()).min(sk.net.sysctl.tcp_wmem_max.get() as u64) as u32;
+    let want = (windows * segs * per_mss).min(sk.net.sysctl.tcp_wmem_max.get() as u64) as u32;
     if sk.sndbuf.load(Relaxed) < want {
         sk.sndbuf.store(want, Relaxed);
     }

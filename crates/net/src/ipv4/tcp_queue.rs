@@ -75,7 +75,7 @@ pub const TCPCB_EVER_RETRANS: u8 = 0x80;
 pub const TCPCB_RETRANS: u8 = TCPCB_SACKED_RETRANS | TCPCB_EVER_RETRANS;
 
 /// Memory charged for a piece beside its bytes: what an `sk_buff` with its head weighs in Linux, so that `SO_SNDBUF` holds as much.
-pub const TX_SKB_OVERHEAD: u32 = 1280;
+pub const TX_SKB_OVERHEAD: u32 = 832;
 /// Fragments a piece may have.
 pub const MAX_TX_FRAGS: usize = 17;
 
