@@ -197,7 +197,7 @@ impl Timers {
             return;
         }
         if expires > now {
-            self.enqueue(node);
+            self.enqueue(node, now);
         } else if b.claim(node, expires) {
             (node.func)();
             b.running.store(ptr::null_mut(), SeqCst);
@@ -205,7 +205,7 @@ impl Timers {
     }
 
     /// Hangs the timer where its time wants it to be.
-    fn enqueue(&self, node: &Arc<Node>) {
+    fn enqueue(&self, node: &Arc<Node>, now: u64) {
         let at = {
             let mut w = node.base().wheel.lock_irqsave();
             w.remove(node);
@@ -214,8 +214,7 @@ impl Timers {
             if expires >= SHUTDOWN {
                 return;
             }
-            // Who arms a timer has read the clock to say when.
-            w.forward(self.jiffies_coarse());
+            w.forward(now);
             w.insert(node, expires)
         };
         self.program(node.base as usize, at);
@@ -421,18 +420,30 @@ impl Timer {
 
     /// Arms the timer for `expires` jiffies, or changes when it fires; `true` if it was pending. Nothing after a shutdown.
     pub fn mod_timer(&self, expires: u64) -> bool {
+        self.arm(expires, Timers::jiffies)
+    }
+
+    /// [`mod_timer`](Self::mod_timer) for who has just read the clock to say when: it is not read again. With a clock that
+    /// nobody has read for long the timer would be as late as if armed that much earlier.
+    #[inline]
+    pub fn mod_timer_coarse(&self, expires: u64) -> bool {
+        self.arm(expires, Timers::jiffies_coarse)
+    }
+
+    fn arm(&self, expires: u64, now: fn(&Timers) -> u64) -> bool {
         let expires = expires.min(SHUTDOWN - 1);
         let Some(old) = self.0.set_expires(expires) else { return false };
         // Hanging early enough: the wheel will see the new time when it looks.
         if self.0.at.load(SeqCst) > expires {
-            self.0.timers.enqueue(&self.0);
+            let timers = &self.0.timers;
+            timers.enqueue(&self.0, now(timers));
         }
         old != NEVER
     }
 
     /// Arms the timer `delta` jiffies from now.
     pub fn mod_timer_in(&self, delta: u64) -> bool {
-        self.mod_timer(self.0.timers.jiffies().saturating_add(delta.max(1)))
+        self.mod_timer_coarse(self.0.timers.jiffies().saturating_add(delta.max(1)))
     }
 
     /// Cancels (`timer_delete`); `true` if it was pending. A function already running is not waited for.

@@ -41,7 +41,7 @@ pub fn inet_csk_reset_xmit_timer(sk: &Sock, tp: &mut TcpSock, what: u8, when: u3
     tp.icsk_pending = what;
     tp.icsk_timeout = expires;
     let ops = tp.ops;
-    tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, ops, write_timer_of)).mod_timer(expires);
+    tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, ops, write_timer_of)).mod_timer_coarse(expires);
 }
 
 /// Nothing is to be retransmitted or probed. The timer may stay on its wheel; when it fires it finds nothing to do.
