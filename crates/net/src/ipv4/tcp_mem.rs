@@ -170,7 +170,8 @@ pub fn tcp_notsent_lowat(sk: &Sock, tp: &TcpSock) -> u32 {
 /// Whether the unsent bytes, doubled `wake` times, stay below the mark (`tcp_stream_memory_free`).
 #[inline]
 fn below_notsent_lowat(sk: &Sock, tp: &TcpSock, wake: u32) -> bool {
-    let unsent = tp.write_seq.wrapping_sub(tp.snd_nxt) as u64;
+    // Negative after a connection has been refused: nothing waits.
+    let unsent = (tp.write_seq.wrapping_sub(tp.snd_nxt) as i32).max(0) as u64;
     unsent << wake < tcp_notsent_lowat(sk, tp) as u64
 }
 
