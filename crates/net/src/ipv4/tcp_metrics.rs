@@ -70,8 +70,9 @@ impl TcpMetrics {
         create: bool,
         f: impl FnOnce(&mut TcpMetric) -> R,
     ) -> Option<R> {
-        let now = net.kernel().jiffies();
         let mut bucket = self.0[net.hash(&(SALT, saddr, daddr)) as usize % BUCKETS].lock_bh();
+        // With the lock held: no stamp is later than now.
+        let now = net.kernel().jiffies();
         let at = match bucket.iter().position(|m| m.saddr == saddr && m.daddr == daddr) {
             Some(i) => i,
             None if !create => return None,
@@ -86,7 +87,7 @@ impl TcpMetrics {
                 bucket.len() - 1
             }
         };
-        if now - bucket[at].stamp > TCP_METRICS_TIMEOUT {
+        if now.saturating_sub(bucket[at].stamp) > TCP_METRICS_TIMEOUT {
             bucket[at].path = TcpPathMetrics::default();
         }
         bucket[at].stamp = now;
