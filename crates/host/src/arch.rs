@@ -7,6 +7,7 @@
 use crate::worker::Worker;
 use kernel::task::{Runnable, TASK_RUNNING, Task};
 use kernel::{Arch, TICK_NSEC};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::{Duration, SystemTime};
@@ -39,6 +40,43 @@ fn monotonic() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+fn getrandom(buf: &mut [u8]) {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match rustix::rand::getrandom(&mut buf[filled..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) => filled += n,
+            Err(rustix::io::Errno::INTR) => {}
+            // Keys must not be guessable: better no stack than a stack without entropy.
+            Err(e) => panic!("this machine has no entropy (getrandom: {e})"),
+        }
+    }
+}
+
+/// Random bytes fetched ahead, so that not every port and sequence number is a system call (`struct batched_entropy`).
+struct Batch {
+    bytes: [u8; 512],
+    /// What lies before has been handed out, and wiped.
+    at: usize,
+}
+
+impl Batch {
+    /// Fills `buf`, unless it wants so much that fetching it ahead is no use.
+    fn take(&mut self, buf: &mut [u8]) -> bool {
+        if buf.len() > self.bytes.len() / 8 {
+            return false;
+        }
+        if self.at + buf.len() > self.bytes.len() {
+            getrandom(&mut self.bytes);
+            self.at = 0;
+        }
+        let taken = &mut self.bytes[self.at..self.at + buf.len()];
+        buf.copy_from_slice(taken);
+        taken.fill(0);
+        self.at += buf.len();
+        true
+    }
+}
+
 /// A thread that sleeps by parking.
 struct Parked(Thread);
 
@@ -49,6 +87,7 @@ impl Runnable for Parked {
 }
 
 thread_local! {
+    static BATCH: RefCell<Batch> = const { RefCell::new(Batch { bytes: [0; 512], at: 512 }) };
     static CURRENT: Arc<Task> = Task::named("thread", 0, Box::new(Parked(std::thread::current())));
 }
 
@@ -63,14 +102,9 @@ impl Arch for HostArch {
     }
 
     fn get_random_bytes(&self, buf: &mut [u8]) {
-        let mut filled = 0;
-        while filled < buf.len() {
-            match rustix::rand::getrandom(&mut buf[filled..], rustix::rand::GetRandomFlags::empty()) {
-                Ok(n) => filled += n,
-                Err(rustix::io::Errno::INTR) => {}
-                // Keys must not be guessable: better no stack than a stack without entropy.
-                Err(e) => panic!("this machine has no entropy (getrandom: {e})"),
-            }
+        let batched = BATCH.try_with(|b| b.borrow_mut().take(buf)).unwrap_or(false);
+        if !batched {
+            getrandom(buf);
         }
     }
 

@@ -240,7 +240,7 @@ mod tests {
         let q = WaitQueueHead::new();
         let sleep_on = |timeo| {
             block_on(arch, |wait| {
-                let now = arch.ktime_get();
+                let now = || arch.ktime_get();
                 wait.set_timeout(now, timeo);
                 if wait.timed_out(now) || wait.signal_pending() {
                     let timed_out = wait.timed_out(now);

@@ -281,7 +281,14 @@ pub(crate) fn current_kernel() -> *const () {
     CTX.with(|c| c.kernel.get()).map_or(ptr::null(), |k| k.cast())
 }
 
+/// Whether the thread is inside a kernel, and so a CPU.
+#[inline]
+pub fn is_a_cpu() -> bool {
+    CTX.with(|c| !c.slot.get().is_null())
+}
+
 /// This CPU's number, 0 outside every kernel.
+#[inline]
 pub fn smp_processor_id() -> usize {
     CTX.with(|c| c.id.get())
 }

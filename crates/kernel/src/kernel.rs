@@ -9,11 +9,11 @@ use crate::cpu::{self, CpuSlot, NR_CPUS, Saved};
 use crate::hrtimer::{Expiry, HrTimer, HrTimers, HrtimerRestart};
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Plant, planted};
-use crate::timer::{Timer, Timers};
+use crate::timer::{Timer, TimerOwner, Timers};
 use crate::trace::Tracer;
 use crate::{TICK_NSEC, per_thread, rcu};
 use std::cell::Cell;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// The softirqs, in the order in which they run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -108,6 +108,11 @@ impl Kernel {
     /// A new timer of this kernel (`timer_setup`).
     pub fn timer(&self, func: impl Fn() + Send + Sync + 'static) -> Timer {
         Timer::new(&self.timers, func)
+    }
+
+    /// A new timer that is part of `owner` (`timer_setup`): see [`Timer::of`].
+    pub fn timer_of(&self, owner: Weak<TimerOwner>, func: fn(Arc<TimerOwner>)) -> Timer {
+        Timer::of(&self.timers, owner, func)
     }
 
     pub fn hrtimers(&self) -> &Arc<HrTimers> {

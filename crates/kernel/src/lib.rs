@@ -51,8 +51,8 @@ pub use fault::{Fault, should_fail};
 pub use hrtimer::{HrTimer, HrtimerRestart};
 pub use kernel::{Kernel, Softirq};
 pub use mutex::Mutex;
-pub use percpu::PerCpu;
-pub use rcu::{Rcu, call_rcu, rcu_barrier, rcu_read_lock, synchronize_rcu};
+pub use percpu::{PerCpu, this_cpu_add};
+pub use rcu::{Rcu, RcuReadGuard, call_rcu, rcu_barrier, rcu_read_lock, synchronize_rcu};
 pub use rcu_hash::RcuHashTable;
 pub use rwlock::RwLock;
 pub use rwsem::RwSemaphore;
@@ -61,7 +61,7 @@ pub use seqlock::SeqLock;
 pub use sock_lock::SockLock;
 pub use spinlock::SpinLock;
 pub use task::Task;
-pub use timer::Timer;
+pub use timer::{Timer, TimerOwner};
 pub use wait::{Wait, WaitQueueEntry, WaitQueueHead};
 
 /// Timer ticks per second. A jiffy is a millisecond.

@@ -1,6 +1,6 @@
 //! A hash table read under RCU: the connection table and its like.
 //!
-//! Interface: [`RcuHashTable`]: `lookup`, `insert`, `insert_unless`, `remove`, `replace`, `for_each`. It grows and shrinks with
+//! Interface: [`RcuHashTable`]: `lookup`, `find`, `insert`, `insert_unless`, `remove`, `replace`, `for_each`. It grows and shrinks with
 //! its content.
 //! Linux counterpart: `include/linux/rculist_nulls.h`, `lib/rhashtable.c`.
 //! Locks and context: lookups take no lock. Writers take the lock of a stripe of buckets (`lock_bh`), one at a time.
@@ -105,8 +105,9 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
         self.find(&section, hash, |v| matches(v)).cloned()
     }
 
+    /// [`lookup`](Self::lookup) that counts no reference: the value is there while the section lasts.
     #[inline]
-    fn find<'g>(&self, s: &'g RcuReadGuard, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<&'g Arc<T>> {
+    pub fn find<'g>(&self, s: &'g RcuReadGuard, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<&'g Arc<T>> {
         let mut chain = self.table(s).head(hash).for_each_entry_rcu(s);
         chain.find(|e| e.hash == hash && matches(&e.value)).map(|e| &e.value)
     }

@@ -185,7 +185,7 @@ pub fn within(arch: &dyn Arch, timeout: u64, mut op: impl FnMut(&mut Wait) -> Po
         wait.set_deadline(end);
         match op(wait) {
             Poll::Ready(r) => Poll::Ready(Some(r.map(|()| remaining(arch, end).max(1)))),
-            Poll::Pending if wait.timed_out(arch.ktime_get()) => {
+            Poll::Pending if wait.timed_out(|| arch.ktime_get()) => {
                 wait.abort_exclusive_wait();
                 Poll::Ready(None)
             }

@@ -16,8 +16,9 @@ use crate::spinlock::SpinLock;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use crate::sync::{Plant, planted};
 use crate::{NR_TIMER_BASES, TICK_NSEC};
+use std::any::Any;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 const LVL_BITS: u32 = 6;
 const LVL_SIZE: usize = 1 << LVL_BITS;
@@ -36,9 +37,28 @@ const BATCH: usize = 32;
 /// A slot's list that has been larger gives its memory back.
 const KEEP_CAPACITY: usize = 4096;
 
+/// What a timer calls.
+enum Func {
+    Closure(Box<dyn Fn() + Send + Sync>),
+    /// A function of what the timer is part of, while that exists. Costs no allocation of its own.
+    Owner(Weak<TimerOwner>, fn(Arc<TimerOwner>)),
+}
+
+/// What a timer is part of ([`Timer::of`]). Its function gets it back whole by `downcast`, Linux's `from_timer`.
+pub type TimerOwner = dyn Any + Send + Sync;
+
+impl Func {
+    fn call(&self) {
+        match self {
+            Func::Closure(f) => f(),
+            Func::Owner(owner, f) => owner.upgrade().into_iter().for_each(f),
+        }
+    }
+}
+
 struct Node {
     timers: Arc<Timers>,
-    func: Box<dyn Fn() + Send + Sync>,
+    func: Func,
     /// When it should fire, in jiffies; [`NEVER`] when not pending.
     expires: AtomicU64,
     /// The jiffy at which the wheel looks at it; [`NEVER`] when it hangs nowhere. Written under the wheel's lock.
@@ -199,7 +219,7 @@ impl Timers {
         if expires > now {
             self.enqueue(node, now);
         } else if b.claim(node, expires) {
-            (node.func)();
+            node.func.call();
             b.running.store(ptr::null_mut(), SeqCst);
         }
     }
@@ -406,9 +426,18 @@ fn reach(lvl: usize) -> u64 {
 impl Timer {
     /// `timer_setup`. `func` must not hold a strong reference to what owns the timer.
     pub fn new(timers: &Arc<Timers>, func: impl Fn() + Send + Sync + 'static) -> Timer {
+        Self::with_func(timers, Func::Closure(Box::new(func)))
+    }
+
+    /// `timer_setup` of a timer that is part of `owner`, which its function is given, unless it has gone.
+    pub fn of(timers: &Arc<Timers>, owner: Weak<TimerOwner>, func: fn(Arc<TimerOwner>)) -> Timer {
+        Self::with_func(timers, Func::Owner(owner, func))
+    }
+
+    fn with_func(timers: &Arc<Timers>, func: Func) -> Timer {
         Timer(Arc::new(Node {
             timers: timers.clone(),
-            func: Box::new(func),
+            func,
             expires: AtomicU64::new(NEVER),
             at: AtomicU64::new(NEVER),
             index: AtomicU32::new(0),

@@ -629,10 +629,12 @@ impl Wait {
     }
 
     /// Sets the deadline at the operation's first poll; later polls keep it. `timeo` in nanoseconds, `None` for ever.
-    pub fn set_timeout(&mut self, now: u64, timeo: Option<u64>) {
+    ///
+    /// `now` is the clock, which is only read when there is a time to wait for.
+    pub fn set_timeout(&mut self, now: impl FnOnce() -> u64, timeo: Option<u64>) {
         if !self.timeout_set {
             self.timeout_set = true;
-            self.deadline = timeo.map(|t| now.saturating_add(t));
+            self.deadline = timeo.map(|t| if t == 0 { 0 } else { now().saturating_add(t) });
         }
     }
 
@@ -651,8 +653,8 @@ impl Wait {
         self.deadline
     }
 
-    pub fn timed_out(&self, now: u64) -> bool {
-        self.deadline.is_some_and(|d| now >= d)
+    pub fn timed_out(&self, now: impl FnOnce() -> u64) -> bool {
+        self.deadline.is_some_and(|d| d == 0 || now() >= d)
     }
 
     pub fn signal_pending(&self) -> bool {

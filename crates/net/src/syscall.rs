@@ -334,11 +334,11 @@ impl FdTable {
         wait: &mut Wait,
     ) -> Poll<Result<usize>> {
         let arch = self.net.kernel().arch();
-        wait.set_timeout(arch.ktime_get(), timeout);
+        wait.set_timeout(|| arch.ktime_get(), timeout);
         // Asleep first, then looked: an event between the two makes us run again.
         wait.task().set_state(kernel::task::TASK_INTERRUPTIBLE);
         let ready = self.look(fds, table, wait);
-        let over = wait.timed_out(arch.ktime_get());
+        let over = wait.timed_out(|| arch.ktime_get());
         if ready == 0 && !over && !wait.signal_pending() {
             return Poll::Pending;
         }

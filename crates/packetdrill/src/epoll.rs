@@ -106,7 +106,7 @@ impl Epolls {
         let timeout = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
         let kernel = fds.net().kernel();
         wait::block_on_in(kernel, |w| {
-            let now = kernel.ktime_get();
+            let now = || kernel.ktime_get();
             w.set_timeout(now, timeout);
             // On the list and asleep first, then looked: an event between the two makes us run again.
             lock(&ep.sleepers).push(w.task().clone());

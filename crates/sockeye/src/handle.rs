@@ -78,10 +78,10 @@ impl Handle {
         let wanted = mask | PollMask::ERR | PollMask::HUP;
         let kernel = self.sock.sk.net.kernel().clone();
         self.sock.block_on(|w| {
-            w.set_timeout(kernel.ktime_get(), timeout.map(nanos));
+            w.set_timeout(|| kernel.ktime_get(), timeout.map(nanos));
             w.prepare_to_wait(&self.sock.sk.wq);
             let ready = self.sock.poll() & wanted;
-            if ready.is_empty() && !w.timed_out(kernel.ktime_get()) {
+            if ready.is_empty() && !w.timed_out(|| kernel.ktime_get()) {
                 return Poll::Pending;
             }
             w.finish_wait();

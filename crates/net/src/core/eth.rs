@@ -54,7 +54,9 @@ pub fn eth_random_addr(random: [u8; 6]) -> [u8; 6] {
 /// `eth_type_trans`: takes the Ethernet header off a received frame: sets `dev`, `pkt_type` and `protocol`, which it also
 /// answers. A frame too short for a header gets protocol 0, which nobody takes.
 pub fn eth_type_trans(skb: &mut Skb, dev: &Arc<NetDevice>) -> u16 {
-    skb.dev = Some(dev.clone());
+    if skb.dev.as_ref().is_none_or(|d| !Arc::ptr_eq(d, dev)) {
+        skb.dev = Some(dev.clone());
+    }
     skb.reset_mac_header();
     skb.mac_len = ETH_HLEN as u16;
     let h = if skb.may_pull(ETH_HLEN) { EthHdr::read(skb.data()).copied() } else { None };

@@ -1,6 +1,6 @@
 //! Where a message's bytes come from or go to.
 //!
-//! Interface: [`IovIter`], [`MsgHdr`], [`CMsg`].
+//! Interface: [`IovIter`], [`Parts`], [`MsgHdr`], [`CMsg`].
 //! Linux counterpart: `include/linux/uio.h`, `struct msghdr`.
 //! Locks and context: the caller's own; process context.
 
@@ -8,14 +8,52 @@ use kernel::{Frag, tp};
 use std::collections::VecDeque;
 use uapi::SockAddr;
 
+/// Buffers in order. One, as most calls have, needs no memory of its own.
+pub struct Parts<T> {
+    first: Option<T>,
+    rest: VecDeque<T>,
+}
+
+impl<T> Parts<T> {
+    fn one(part: T) -> Self {
+        Parts { first: Some(part), rest: VecDeque::new() }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.first.iter().chain(&self.rest)
+    }
+
+    #[inline]
+    fn front(&self) -> Option<&T> {
+        self.first.as_ref()
+    }
+
+    #[inline]
+    fn front_mut(&mut self) -> Option<&mut T> {
+        self.first.as_mut()
+    }
+
+    #[inline]
+    fn pop_front(&mut self) -> Option<T> {
+        std::mem::replace(&mut self.first, self.rest.pop_front())
+    }
+}
+
+impl<T> FromIterator<T> for Parts<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(parts: I) -> Self {
+        let mut parts = parts.into_iter();
+        Parts { first: parts.next(), rest: parts.collect() }
+    }
+}
+
 /// The bytes of a message: what is still to be sent, or the room still to be filled.
 pub enum IovIter<'a> {
     /// To send: the caller's buffers. Copied.
-    Source(VecDeque<&'a [u8]>),
+    Source(Parts<&'a [u8]>),
     /// To send: pages the caller gives away. Not copied (`MSG_SPLICE_PAGES`).
     SourceFrags(VecDeque<Frag>),
     /// To receive: the caller's buffers. Copied.
-    Dest(VecDeque<&'a mut [u8]>),
+    Dest(Parts<&'a mut [u8]>),
     /// To receive: up to `room` bytes as page references. Not copied.
     DestFrags { frags: Vec<Frag>, room: usize },
     /// To receive and throw away: up to so many bytes (`ITER_DISCARD`, `MSG_TRUNC` on a stream).
@@ -24,11 +62,11 @@ pub enum IovIter<'a> {
 
 impl<'a> IovIter<'a> {
     pub fn source(b: &'a [u8]) -> Self {
-        IovIter::Source(VecDeque::from([b]))
+        IovIter::Source(Parts::one(b))
     }
 
     pub fn dest(b: &'a mut [u8]) -> Self {
-        IovIter::Dest(VecDeque::from([b]))
+        IovIter::Dest(Parts::one(b))
     }
 
     /// Bytes left (`iov_iter_count`).

@@ -13,6 +13,7 @@ pub mod gro;
 pub mod gso;
 pub mod inet_fragment;
 pub mod iov_iter;
+pub mod jhash;
 pub mod l3;
 pub mod neighbour;
 pub mod net_namespace;

@@ -161,6 +161,7 @@ pub struct Net {
     rt_genid: AtomicU32,
     /// Keys of this namespace's hashes, drawn once.
     hash_key: [u64; 2],
+    hash_rnd: u32,
     me: Weak<Net>,
 }
 
@@ -183,6 +184,7 @@ impl Net {
             sockets: AtomicUsize::new(0),
             rt_genid: AtomicU32::new(1),
             hash_key: key,
+            hash_rnd: reg.kernel.random_u32(),
             me: me.clone(),
         });
         let inits = reg.pernet.lock_bh().clone();
@@ -227,9 +229,21 @@ impl Net {
     /// A keyed hash (SipHash-1-3) of anything, for tables that an attacker can feed.
     #[inline]
     pub fn hash(&self, v: &impl Hash) -> u32 {
+        self.hash64(v) as u32
+    }
+
+    /// The secret of hashes that stay inside, [`jhash`](crate::core::jhash)'s `initval` (`net_get_random_once`).
+    #[inline]
+    pub fn hash_rnd(&self) -> u32 {
+        self.hash_rnd
+    }
+
+    /// [`hash`](Self::hash) with twice the bits.
+    #[inline]
+    pub fn hash64(&self, v: &impl Hash) -> u64 {
         let mut h = SipHasher13::new_with_keys(self.hash_key[0], self.hash_key[1]);
         v.hash(&mut h);
-        h.finish() as u32
+        h.finish()
     }
 
     /// Whether a connection of this flow is to be traced.

@@ -8,6 +8,7 @@ use crate::core::net_namespace::Net;
 use crate::core::skbuff::Skb;
 use kernel::{Rcu, rcu_read_lock};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::*};
 
 /// Where a hook sits (`NF_INET_*`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,19 +32,37 @@ type Hook = Box<dyn Fn(&Arc<Net>, Box<Skb>) -> Verdict + Send + Sync>;
 
 /// A namespace's hooks: at most one each place for now, replaced whole.
 #[derive(Default)]
-pub struct NfHooks([Rcu<Hook>; 5]);
+pub struct NfHooks {
+    hooks: [Rcu<Hook>; 5],
+    /// A bit for each place that has one (`nf_hook_entries` being null in Linux, or its static key).
+    set: AtomicU8,
+}
 
 impl NfHooks {
     /// Sets or clears the hook of a place.
     pub fn set(&self, at: HookPoint, hook: Option<Hook>) {
-        self.0[at as usize].assign(hook.map(Arc::new));
+        let (bit, on) = (1 << at as u8, hook.is_some());
+        if !on {
+            self.set.fetch_and(!bit, Release);
+        }
+        self.hooks[at as usize].assign(hook.map(Arc::new));
+        if on {
+            self.set.fetch_or(bit, Release);
+        }
     }
 
     /// `NF_HOOK`: the packet if it is to go on. `data` is at the network header.
     #[inline]
     pub fn run(&self, at: HookPoint, net: &Arc<Net>, skb: Box<Skb>) -> Option<Box<Skb>> {
+        if self.set.load(Acquire) & 1 << at as u8 == 0 {
+            return Some(skb);
+        }
+        self.run_hook(at, net, skb)
+    }
+
+    fn run_hook(&self, at: HookPoint, net: &Arc<Net>, skb: Box<Skb>) -> Option<Box<Skb>> {
         let section = rcu_read_lock();
-        match self.0[at as usize].dereference(&section) {
+        match self.hooks[at as usize].dereference(&section) {
             None => Some(skb),
             Some(hook) => match hook(net, skb) {
                 Verdict::Accept(skb) => Some(skb),

@@ -1,6 +1,7 @@
 //! The socket buffer: one packet on its way through the stack.
 //!
-//! Interface: [`Skb`] (`reserve`, `put`, `push`, `pull`, `trim`, header marks, fragments, `clone_skb`), [`SkbQueue`], [`Cb`].
+//! Interface: [`Skb`] (`reserve`, `put`, `push`, `pull`, `trim`, header marks, fragments, `clone_skb`), [`SkbQueue`],
+//! [`SkbChain`], [`Cb`].
 //! Linux counterpart: `include/linux/skbuff.h`, `net/core/skbuff.c`.
 //! Locks and context: owned by whoever handles the packet; no locks, any context.
 //!
@@ -143,6 +144,8 @@ pub struct Skb {
     pub traced: bool,
     /// How often the payload has been copied since it was the sender's.
     pub copies: u8,
+    /// In an [`SkbChain`]: the one behind.
+    next: Option<Box<Skb>>,
 }
 
 /// Accounting overhead of one packet (`SKB_TRUESIZE(0)` in spirit): structure and bookkeeping.
@@ -208,6 +211,7 @@ impl Skb {
             trace_id: 0,
             traced: false,
             copies: 0,
+            next: None,
         })
     }
 
@@ -690,6 +694,56 @@ pub(crate) fn identify(skb: &mut Skb) {
         && let Some(dev) = skb.dev.clone()
     {
         skb.identify(&dev.reg.kernel);
+    }
+}
+
+/// Packets that hang on each other, the latest first: it needs no memory but theirs. For whoever takes all of them at once.
+#[derive(Default)]
+pub struct SkbChain {
+    latest: Option<Box<Skb>>,
+}
+
+impl SkbChain {
+    pub fn push(&mut self, mut skb: Box<Skb>) {
+        skb.next = self.latest.take();
+        self.latest = Some(skb);
+    }
+
+    pub fn pop(&mut self) -> Option<Box<Skb>> {
+        let mut skb = self.latest.take()?;
+        self.latest = skb.next.take();
+        Some(skb)
+    }
+
+    pub fn latest_mut(&mut self) -> Option<&mut Skb> {
+        self.latest.as_deref_mut()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.latest.is_none()
+    }
+
+    /// Everything, in the order in which it came.
+    pub fn take_in_order(&mut self) -> SkbChain {
+        let mut chain = SkbChain::default();
+        while let Some(skb) = self.pop() {
+            chain.push(skb);
+        }
+        chain
+    }
+}
+
+impl Iterator for SkbChain {
+    type Item = Box<Skb>;
+    fn next(&mut self) -> Option<Box<Skb>> {
+        self.pop()
+    }
+}
+
+impl Drop for SkbChain {
+    /// One by one: the chain may be longer than the stack is deep.
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
     }
 }
 

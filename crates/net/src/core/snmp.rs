@@ -4,7 +4,7 @@
 //! Linux counterpart: `include/uapi/linux/snmp.h`, `net/ipv4/proc.c`.
 //! Locks and context: any; per-CPU relaxed atomics.
 
-use kernel::PerCpu;
+use kernel::{PerCpu, this_cpu_add};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 macro_rules! mibs {
@@ -107,7 +107,7 @@ impl MibTable {
 
     #[inline]
     pub fn add(&self, m: Mib, n: u64) {
-        self.0.this().0[m as usize].fetch_add(n, Relaxed);
+        this_cpu_add(&self.0.this().0[m as usize], n);
     }
 
     /// Counts a packet of `segs` segments by the ECN field of its IP header, if that is set (RFC 3168, 5): ECT(1), ECT(0), CE.
@@ -120,7 +120,7 @@ impl MibTable {
 
     /// For gauges (`TcpCurrEstab`).
     pub fn dec(&self, m: Mib) {
-        self.0.this().0[m as usize].fetch_sub(1, Relaxed);
+        self.add(m, u64::MAX);
     }
 
     /// The sum over all CPUs.

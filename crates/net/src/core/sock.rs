@@ -9,13 +9,12 @@
 use crate::core::dst::Dst;
 use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::Net;
-use crate::core::skbuff::{Skb, SkbQueue};
+use crate::core::skbuff::{Skb, SkbChain, SkbQueue};
 use kernel::sock_lock::{BhGuard, OwnerGuard};
 use kernel::tp;
 use kernel::trace::{Subject, Traceable};
 use kernel::{SockLock, SpinLock, Wait, WaitQueueHead};
 use std::any::Any;
-use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use std::sync::{Arc, OnceLock, Weak};
@@ -84,7 +83,7 @@ pub trait ProtoSock: Any + Send {
 /// What came for a socket while a process owned it (`sk_backlog`).
 #[derive(Default)]
 pub struct Backlog {
-    pub list: VecDeque<Box<Skb>>,
+    list: SkbChain,
     /// Truesize of what is in it, and of what its owner is working off.
     pub len: usize,
     /// Timers that fired meanwhile (`sk_tsq_flags`): bits of the protocol's choosing, handed to `release_cb`.
@@ -99,7 +98,7 @@ impl Backlog {
             self.len = 0;
             return None;
         }
-        Some(Backlog { list: std::mem::take(&mut self.list), len: 0, deferred: std::mem::take(&mut self.deferred) })
+        Some(Backlog { list: self.list.take_in_order(), len: 0, deferred: std::mem::take(&mut self.deferred) })
     }
 
     /// Gives the packet back when there are more than `limit` bytes.
@@ -108,7 +107,7 @@ impl Backlog {
             return Err(skb);
         }
         self.len += skb.truesize as usize;
-        self.list.push_back(skb);
+        self.list.push(skb);
         Ok(())
     }
 }
@@ -556,7 +555,7 @@ impl BhSockGuard<'_> {
 
     /// The last packet of the backlog, for one that it may take in.
     pub fn backlog_tail(&mut self) -> Option<&mut Skb> {
-        self.0.backlog().list.back_mut().map(|s| &mut **s)
+        self.0.backlog().list.latest_mut()
     }
 
     /// A packet of the backlog has grown by `truesize` bytes.
@@ -590,11 +589,13 @@ mod tests {
         let mut worked = 0;
         while b.add(skb(), limit).is_ok() {}
         while let Some(some) = b.take() {
-            worked += some.list.len();
+            let mut came = 0;
+            some.list.for_each(|_| came += 1);
+            worked += came;
             rounds += 1;
             assert!(rounds < 100, "the owner is kept");
             // As many again come while each is worked off.
-            for _ in 0..2 * some.list.len() {
+            for _ in 0..2 * came {
                 let _ = b.add(skb(), limit);
             }
         }

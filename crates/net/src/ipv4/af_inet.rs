@@ -345,9 +345,8 @@ fn connect_or_wait(
 ) -> Poll<Result<()>> {
     let sk = &sock.sk;
     let mut state = sk.lock_sock();
-    let now = sk.net.kernel().ktime_get();
     let first = !wait.has_started();
-    wait.set_timeout(now, sk.sndtimeo(nonblock));
+    wait.set_timeout(|| sk.net.kernel().ktime_get(), sk.sndtimeo(nonblock));
     let mut in_vain = Errno::EINPROGRESS;
     if first {
         match sock.state() {
@@ -391,7 +390,7 @@ fn inet_wait_for_connect(
     wait: &mut Wait,
     in_vain: Errno,
 ) -> Poll<Result<()>> {
-    let waits = !wait.timed_out(sk.net.kernel().ktime_get());
+    let waits = !wait.timed_out(|| sk.net.kernel().ktime_get());
     if waits {
         // The answer may lie in the backlog: a connection through loopback is complete without a sleep. A caller who does
         // not wait is told that it is in progress all the same, as on Linux.

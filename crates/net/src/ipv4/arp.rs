@@ -272,7 +272,7 @@ mod tests {
             let mut ip = [0; 20];
             ip[0] = 0x45;
             ip[12..16].copy_from_slice(&US.octets());
-            let _ = neigh_output(&self.net, &dst(&self.dev), to.into(), Skb::from_bytes(64, &ip));
+            let _ = neigh_output(&self.net, &self.dev, to.into(), Skb::from_bytes(64, &ip));
         }
         /// Destination and ARP content of what was sent; `None` for a packet that is not ARP.
         fn sent(&self) -> Vec<([u8; 6], Option<ArpHdr>)> {

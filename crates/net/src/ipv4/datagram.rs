@@ -111,9 +111,8 @@ pub fn skb_recv_datagram(sk: &Sock, flags: i32, wait: &mut Wait) -> Poll<Result<
             }
             return Poll::Ready(Ok(Some(skb)));
         }
-        let now = sk.net.kernel().ktime_get();
-        wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));
-        if let Some(end) = no_more_waiting(sk, now, wait) {
+        wait.set_timeout(|| sk.net.kernel().ktime_get(), sk.rcvtimeo(flags & MSG_DONTWAIT != 0));
+        if let Some(end) = no_more_waiting(sk, wait) {
             // A wake-up that came meanwhile is for another reader.
             wait.abort_exclusive_wait();
             return Poll::Ready(end);
@@ -136,8 +135,8 @@ fn take_next(sk: &Sock, flags: i32) -> Option<Box<Skb>> {
     if flags & MSG_PEEK != 0 { queue.front().map(Skb::clone_skb) } else { queue.pop_front() }
 }
 
-fn no_more_waiting(sk: &Sock, now: u64, wait: &Wait) -> Option<Result<Option<Box<Skb>>>> {
-    if wait.timed_out(now) {
+fn no_more_waiting(sk: &Sock, wait: &Wait) -> Option<Result<Option<Box<Skb>>>> {
+    if wait.timed_out(|| sk.net.kernel().ktime_get()) {
         return Some(Err(Errno::EAGAIN));
     }
     if sk.shutdown() & RCV_SHUTDOWN != 0 {
@@ -364,7 +363,7 @@ pub fn sock_alloc_send_space(sk: &Sock, nonblock: bool, wait: &mut Wait) -> Poll
             wait.finish_wait();
             return Poll::Ready(Ok(()));
         }
-        let now = sk.net.kernel().ktime_get();
+        let now = || sk.net.kernel().ktime_get();
         wait.set_timeout(now, sk.sndtimeo(nonblock));
         let given_up = if wait.timed_out(now) {
             Some(Errno::EAGAIN)

@@ -230,7 +230,7 @@ fn inet_csk_wait_for_connect(
     nonblock: bool,
     wait: &mut Wait,
 ) -> Poll<Result<Arc<Sock>>> {
-    let now = sk.net.kernel().ktime_get();
+    let now = || sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.rcvtimeo(nonblock));
     let attempt = || match sk.state() {
         TcpState::Listen => queue.pop(sk).map(Ok),

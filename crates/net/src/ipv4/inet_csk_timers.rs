@@ -6,30 +6,13 @@
 //! Locks and context: socket lock. What a timer does is in `tcp_timer`, reached through `TcpOps`. A timer is made when it is
 //! first armed: a connection that never needs one has none.
 
-use super::tcp_sock::{TcpOps, TcpSock};
+use super::tcp_sock::TcpSock;
 use crate::core::sock::Sock;
-use kernel::Timer;
+use kernel::{Timer, TimerOwner};
 use std::sync::Arc;
 
-fn new_timer(sk: &Sock, ops: &'static TcpOps, which: fn(&TcpOps) -> fn(&Arc<Sock>)) -> Timer {
-    let (weak, func) = (sk.weak(), which(ops));
-    sk.net.kernel().timer(move || {
-        if let Some(sk) = weak.upgrade() {
-            func(&sk);
-        }
-    })
-}
-
-fn write_timer_of(ops: &TcpOps) -> fn(&Arc<Sock>) {
-    ops.write_timer
-}
-
-fn delack_timer_of(ops: &TcpOps) -> fn(&Arc<Sock>) {
-    ops.delack_timer
-}
-
-fn keepalive_timer_of(ops: &TcpOps) -> fn(&Arc<Sock>) {
-    ops.keepalive_timer
+fn new_timer(sk: &Sock, func: fn(Arc<TimerOwner>)) -> Timer {
+    sk.net.kernel().timer_of(sk.weak(), func)
 }
 
 /// Arms the retransmission timer for `what` (`ICSK_TIME_*`), `when` milliseconds from now, at most `max` and
@@ -41,7 +24,7 @@ pub fn inet_csk_reset_xmit_timer(sk: &Sock, tp: &mut TcpSock, what: u8, when: u3
     tp.icsk_pending = what;
     tp.icsk_timeout = expires;
     let ops = tp.ops;
-    tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, ops, write_timer_of)).mod_timer_coarse(expires);
+    tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, ops.write_timer)).mod_timer_coarse(expires);
 }
 
 /// Nothing is to be retransmitted or probed. The timer may stay on its wheel; when it fires it finds nothing to do.
@@ -54,13 +37,13 @@ pub fn inet_csk_clear_xmit_timer(tp: &mut TcpSock) {
 pub fn inet_csk_reset_delack_timer(sk: &Sock, tp: &mut TcpSock, expires: u64) {
     tp.icsk_ack.timeout = expires as u32;
     let ops = tp.ops;
-    tp.delack_timer.get_or_insert_with(|| new_timer(sk, ops, delack_timer_of)).mod_timer(expires);
+    tp.delack_timer.get_or_insert_with(|| new_timer(sk, ops.delack_timer)).mod_timer_coarse(expires);
 }
 
 /// Arms `sk_timer` `len` milliseconds from now.
 pub fn inet_csk_reset_keepalive_timer(sk: &Sock, tp: &mut TcpSock, len: u32) {
     let ops = tp.ops;
-    tp.sk_timer.get_or_insert_with(|| new_timer(sk, ops, keepalive_timer_of)).mod_timer_in(len as u64);
+    tp.sk_timer.get_or_insert_with(|| new_timer(sk, ops.keepalive_timer)).mod_timer_in(len as u64);
 }
 
 pub fn inet_csk_delete_keepalive_timer(tp: &mut TcpSock) {

@@ -11,6 +11,7 @@
 //!   bhash   port                      -> everybody who holds it, to tell whether one more may
 //! ```
 
+use crate::core::jhash::{jhash_3words, jhash_ip};
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{Sock, SockFlags};
@@ -24,8 +25,7 @@ use crate::ipv4::tcp_metrics::TcpMetrics;
 use crate::ipv4::tcp_sock::TcpSock;
 use kernel::cpu::BhGuard;
 use kernel::spinlock::SpinGuard;
-use kernel::{Rcu, RcuHashTable, SpinLock, rcu_read_lock};
-use std::hash::{Hash, Hasher};
+use kernel::{Rcu, RcuHashTable, RcuReadGuard, SpinLock, TimerOwner, rcu_read_lock};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
@@ -142,35 +142,18 @@ enum Hashed {
 }
 
 /// What a packet was for.
-pub enum Found {
+pub enum Found<'g> {
     /// A connection, a request or a time-wait entry.
-    Entry(Arc<EhashEntry>),
+    Entry(&'g Arc<EhashEntry>),
     Listener(Arc<Sock>),
-}
-
-/// A tuple packed for hashing: two words for IPv4, five for IPv6.
-struct Packed<'a>(&'a InetTuple);
-
-impl Hash for Packed<'_> {
-    fn hash<H: Hasher>(&self, h: &mut H) {
-        let t = self.0;
-        hash_ip(t.laddr, h);
-        hash_ip(t.faddr, h);
-        h.write_u32((t.lport as u32) << 16 | t.fport as u32);
-    }
-}
-
-fn hash_ip<H: Hasher>(ip: IpAddr, h: &mut H) {
-    match ip {
-        IpAddr::V4(a) => h.write_u32(a.to_bits()),
-        IpAddr::V6(a) => h.write_u128(a.to_bits()),
-    }
 }
 
 /// `inet_ehashfn`, `inet6_ehashfn`.
 #[inline]
 pub fn inet_ehashfn(net: &Net, t: &InetTuple) -> u32 {
-    net.hash(&Packed(t))
+    let secret = net.hash_rnd();
+    let ports = (t.lport as u32) << 16 | t.fport as u32;
+    jhash_3words(jhash_ip(t.laddr, secret), jhash_ip(t.faddr, secret), ports, secret)
 }
 
 /// TCP's tables of the namespace; [`inet_hashinfo_init`] has made them.
@@ -267,6 +250,11 @@ impl EhashEntry {
         Arc::new(EhashEntry { hash: inet_ehashfn(net, &tuple), tuple, bound_dev_if, sock })
     }
 
+    /// An entry with the coordinates of this one, to take its place.
+    fn successor(&self, sock: EhashSock) -> Arc<EhashEntry> {
+        Arc::new(EhashEntry { hash: self.hash, tuple: self.tuple, bound_dev_if: self.bound_dev_if, sock })
+    }
+
     /// `inet_match`: whether a packet with these coordinates that came in by device `dif` is for it.
     #[inline]
     fn matches(&self, t: &InetTuple, dif: u32) -> bool {
@@ -288,9 +276,15 @@ pub fn __inet_lookup_established(net: &Net, t: &InetTuple, dif: u32) -> Option<A
 
 /// The entry for a packet: a connection's, else a listener that takes it.
 #[allow(non_snake_case)]
-pub fn __inet_lookup_skb(net: &Arc<Net>, skb: &Skb, t: &InetTuple, dif: u32) -> Option<Found> {
+pub fn __inet_lookup_skb<'g>(
+    net: &'g Arc<Net>,
+    skb: &Skb,
+    t: &InetTuple,
+    dif: u32,
+    section: &'g RcuReadGuard,
+) -> Option<Found<'g>> {
     kernel::tp!(__inet_lookup_skb, skb);
-    match __inet_lookup_established(net, t, dif) {
+    match tcp_hashinfo(net).ehash.find(section, inet_ehashfn(net, t), |e| e.matches(t, dif)) {
         Some(e) => Some(Found::Entry(e)),
         None => __inet_lookup_listener(net, t, dif).map(Found::Listener),
     }
@@ -311,7 +305,7 @@ pub fn inet_ehash_insert(sk: &Arc<Sock>, tuple: InetTuple) -> Result<()> {
 /// another packet was faster (`inet_ehash_nolisten` with `osk`).
 pub fn inet_ehash_replace_request(sk: &Arc<Sock>, req: &Arc<EhashEntry>) -> bool {
     kernel::tp!(inet_ehash_insert, sk.as_ref());
-    let e = EhashEntry::new(&sk.net, req.tuple, req.bound_dev_if, EhashSock::Sock(sk.clone()));
+    let e = req.successor(EhashSock::Sock(sk.clone()));
     let done = tcp_hashinfo(&sk.net).ehash.replace(req.hash, req, e.clone());
     if done {
         *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
@@ -595,7 +589,7 @@ pub fn inet_twsk_hashdance(tw: &Arc<InetTimewaitSock>, sk: &Arc<Sock>) -> bool {
     let port = csk.bind_port();
     let was = std::mem::take(&mut *csk.hashed.lock_bh());
     let Hashed::Connected(old) = was else { return false };
-    let new = EhashEntry::new(&sk.net, old.tuple, old.bound_dev_if, EhashSock::Timewait(tw.clone()));
+    let new = old.successor(EhashSock::Timewait(tw.clone()));
     if port != 0 {
         let mut b = info.bind_bucket(port);
         let at = csk.bind_index.load(Relaxed);
@@ -630,8 +624,10 @@ pub fn inet_twsk_kill(tw: &Arc<InetTimewaitSock>) {
 }
 
 /// The timer's function of every time-wait entry (`tw_timer_handler`).
-pub fn inet_twsk_expired(tw: &Arc<InetTimewaitSock>) {
-    inet_twsk_kill(tw);
+pub fn inet_twsk_expired(tw: Arc<TimerOwner>) {
+    if let Ok(tw) = tw.downcast() {
+        inet_twsk_kill(&tw);
+    }
 }
 
 // --- connect(2) ---
@@ -675,21 +671,15 @@ pub fn __inet_hash_connect(sk: &Arc<Sock>, inet: &mut InetSock) -> Result<Recycl
 
 /// Where the search starts: a keyed hash of the destination and a counter shared by some (RFC 6056, 3.3.4).
 fn port_offset(net: &Net, inet: &InetSock, remaining: u32) -> (usize, u32) {
-    let mut t = inet.tuple();
-    t.lport = 0;
-    let lo = net.hash(&(Salt::PORT, Packed(&t)));
-    let hi = net.hash(&(Salt::PORT2, Packed(&t)));
+    let hash = net.hash64(&(SALT_PORT, inet.saddr, inet.daddr, inet.dport));
+    let (lo, hi) = (hash as u32, (hash >> 32) as u32);
     let index = lo as usize % INET_TABLE_PERTURB_SIZE;
     let perturb = tcp_hashinfo(net).table_perturb[index].load(Relaxed);
     (index, perturb.wrapping_add(hi) % remaining)
 }
 
 /// What keeps the namespace's keyed hashes of the same thing apart.
-struct Salt;
-impl Salt {
-    const PORT: u32 = 0x706f_7274;
-    const PORT2: u32 = 0x706f_7275;
-}
+const SALT_PORT: u32 = 0x706f_7274;
 
 /// Takes `port` for the connection unless it is held by `bind(2)` or the connection exists; `None`: try another.
 fn try_connect_port(sk: &Arc<Sock>, inet: &mut InetSock, port: u16) -> Option<Recycled> {

@@ -139,6 +139,11 @@ impl McastOpts {
         self.groups.get_or_init(Arc::default)
     }
 
+    /// The groups, if it has ever been asked about them.
+    pub fn joined(&self) -> Option<&Arc<McastGroups>> {
+        self.groups.get()
+    }
+
     /// The options were copied from another socket, whose groups are its own.
     pub fn forget_groups(&mut self) {
         self.groups = OnceLock::new();

@@ -7,7 +7,7 @@
 use crate::core::net_namespace::Net;
 use crate::ipv4::inet_sock::InetTuple;
 use crate::ipv4::tcp_auth_key::AuthKey;
-use kernel::Timer;
+use kernel::{Timer, TimerOwner};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};
 use uapi::tcp::TcpState;
@@ -70,15 +70,10 @@ pub struct TimewaitInit {
 }
 
 impl InetTimewaitSock {
-    /// `inet_twsk_alloc`. `expired` is called, in softirq context, when its time is over.
-    pub fn alloc(net: &Arc<Net>, i: TimewaitInit, expired: fn(&Arc<InetTimewaitSock>)) -> Arc<InetTimewaitSock> {
+    /// `inet_twsk_alloc`. `expired` is called with it, in softirq context, when its time is over.
+    pub fn alloc(net: &Arc<Net>, i: TimewaitInit, expired: fn(Arc<TimerOwner>)) -> Arc<InetTimewaitSock> {
         Arc::new_cyclic(|me: &Weak<InetTimewaitSock>| {
-            let weak = me.clone();
-            let timer = net.kernel().timer(move || {
-                if let Some(tw) = weak.upgrade() {
-                    expired(&tw);
-                }
-            });
+            let timer = net.kernel().timer_of(me.clone(), expired);
             InetTimewaitSock {
                 tuple: i.tuple,
                 family: i.family,
@@ -98,7 +93,7 @@ impl InetTimewaitSock {
                 ts_offset: i.ts_offset,
                 ts_recent: AtomicU32::new(i.ts_recent),
                 ts_recent_stamp: AtomicU32::new(i.ts_recent_stamp),
-                entry_stamp: AtomicU32::new(net.kernel().jiffies() as u32),
+                entry_stamp: AtomicU32::new(net.kernel().jiffies_coarse() as u32),
                 last_oow_ack_time: AtomicU32::new(0),
                 bind_index: AtomicU32::new(u32::MAX),
                 net: net.weak(),

@@ -70,8 +70,8 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
     kernel::tp!(ip_queue_xmit, skb);
     // One read section for all that is looked up on the way down.
     let _section = rcu_read_lock();
-    let dst = match &skb.dst {
-        Some(d) => d.clone(),
+    let dst = match skb.dst.take() {
+        Some(d) => d,
         None => ip_route_output_flow(net, &mut flow.clone()).inspect_err(|_| net.mib.inc(Mib::IpOutNoRoutes))?,
     };
     let (IpAddr::V4(saddr), IpAddr::V4(daddr)) = (flow.saddr, flow.daddr) else { return Err(Errno::EAFNOSUPPORT) };
@@ -190,15 +190,14 @@ pub fn ip_mc_output(net: &Arc<Net>, mut skb: Box<Skb>) -> Result<()> {
 /// `ip_finish_output`: cuts what does not fit the path.
 fn ip_finish_output(net: &Arc<Net>, skb: Box<Skb>) -> Result<()> {
     kernel::tp!(ip_finish_output, skb);
-    let dst = skb.dst.clone().ok_or(Errno::EHOSTUNREACH)?;
-    let mtu = dst.mtu() as usize;
+    let mtu = skb.dst.as_ref().ok_or(Errno::EHOSTUNREACH)?.mtu() as usize;
     if skb.is_gso() {
-        return ip_finish_output_gso(net, &dst, skb, mtu);
+        return ip_finish_output_gso(net, skb, mtu);
     }
     if skb.len() > mtu {
-        return ip_fragment(net, &dst, skb, mtu);
+        return ip_fragment(net, skb, mtu);
     }
-    ip_finish_output2(net, &dst, skb)
+    ip_finish_output2(net, skb)
 }
 
 /// Bytes of IP packet that the segments of a GSO packet will have (`skb_gso_network_seglen`).
@@ -215,23 +214,25 @@ pub fn gso_network_seglen(skb: &Skb) -> usize {
 
 /// `ip_finish_output_gso`: segments fit the path as a rule. Where it has shrunk since, or what came in by one link is too large
 /// for another, each segment is treated as a packet of its own.
-fn ip_finish_output_gso(net: &Arc<Net>, dst: &Dst, skb: Box<Skb>, mtu: usize) -> Result<()> {
+fn ip_finish_output_gso(net: &Arc<Net>, skb: Box<Skb>, mtu: usize) -> Result<()> {
     if gso_network_seglen(&skb) <= mtu {
-        return ip_finish_output2(net, dst, skb);
+        return ip_finish_output2(net, skb);
     }
     if IpHdr::read(skb.data()).is_none_or(|h| h.frag_off.get() & IP_DF != 0) {
         return too_big(net, &skb, mtu);
     }
     let segments = skb_gso_segment(skb, false).inspect_err(|_| net.mib.inc(Mib::IpOutDiscards))?;
-    segments.into_iter().try_for_each(|s| ip_fragment(net, dst, s, mtu))
+    segments.into_iter().try_for_each(|s| ip_fragment(net, s, mtu))
 }
 
 /// `ip_finish_output2`: to the neighbour.
-fn ip_finish_output2(net: &Arc<Net>, dst: &Dst, skb: Box<Skb>) -> Result<()> {
+fn ip_finish_output2(net: &Arc<Net>, skb: Box<Skb>) -> Result<()> {
     kernel::tp!(ip_finish_output2, skb);
     net.mib.inc(Mib::IpOutTransmits);
     let Some(daddr) = IpHdr::read(skb.data()).map(IpHdr::dst) else { return Err(Errno::EINVAL) };
-    neigh_output(net, dst, dst.next_hop(IpAddr::V4(daddr)), skb)
+    let Some(dst) = &skb.dst else { return Err(Errno::EHOSTUNREACH) };
+    let (dev, hop) = (dst.dev.clone(), dst.next_hop(IpAddr::V4(daddr)));
+    neigh_output(net, &dev, hop, skb)
 }
 
 /// The packet has DF and does not fit: tells its source, which may be this host's own transport.
@@ -244,7 +245,7 @@ fn too_big(net: &Arc<Net>, skb: &Skb, mtu: usize) -> Result<()> {
 }
 
 /// `ip_fragment`: cuts a packet (RFC 791, 3.2). Payload in fragments of the buffer is shared, not copied.
-fn ip_fragment(net: &Arc<Net>, dst: &Dst, mut skb: Box<Skb>, mtu: usize) -> Result<()> {
+fn ip_fragment(net: &Arc<Net>, mut skb: Box<Skb>, mtu: usize) -> Result<()> {
     kernel::tp!(ip_fragment, skb);
     let Some(iph) = IpHdr::read(skb.data()).copied() else { return Err(Errno::EINVAL) };
     let (hlen, frag_off) = (iph.ihl(), iph.frag_off.get());
@@ -264,7 +265,7 @@ fn ip_fragment(net: &Arc<Net>, dst: &Dst, mut skb: Box<Skb>, mtu: usize) -> Resu
         let more = at + len < total || frag_off & IP_MF != 0;
         let offset = (frag_off & IP_OFFSET) + (at / 8) as u16;
         let piece = one_fragment(&skb, &header, at, len, offset | if more { IP_MF } else { 0 });
-        if let Err(e) = piece.and_then(|f| ip_finish_output2(net, dst, f)) {
+        if let Err(e) = piece.and_then(|f| ip_finish_output2(net, f)) {
             net.mib.inc(Mib::IpFragFails);
             return Err(e);
         }

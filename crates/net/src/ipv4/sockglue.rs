@@ -273,7 +273,7 @@ fn leave(sk: &Sock, group: Ipv4Addr, ifindex: u32) -> Result<()> {
 
 /// `ip_mc_drop_socket`: a closed socket leaves its groups.
 pub fn ip_mc_drop_socket(sk: &Arc<Sock>) {
-    let groups = inet_sk(&mut *sk.lock_sock()).mc.groups().clone();
+    let Some(groups) = inet_sk(&mut *sk.lock_sock()).mc.joined().cloned() else { return };
     for (group, ifindex) in groups.drain() {
         if let IpAddr::V4(g) = group {
             let _ = leave(sk, g, ifindex);

@@ -52,7 +52,7 @@ enum Stop {
 pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
     tp!(tcp_sendmsg, sk);
     let nonblock = msg.flags & MSG_DONTWAIT != 0;
-    let now = sk.net.kernel().ktime_get();
+    let now = || sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.sndtimeo(nonblock));
     let mut guard = sk.lock_sock();
     tcp_rate_check_app_limited(sk, tcp_sk(&mut *guard));

@@ -90,7 +90,7 @@ pub fn tcp_linger(sk: &Arc<Sock>, wait: &mut Wait) -> Poll<()> {
     if timeout == 0 || sk.state() == TcpState::Listen {
         return Poll::Ready(());
     }
-    let now = sk.net.kernel().ktime_get();
+    let now = || sk.net.kernel().ktime_get();
     wait.set_timeout(now, Some(timeout));
     let mut guard = sk.lock_sock();
     if sk.shutdown() != SHUTDOWN_MASK || !sk.state().is_in(CLOSING) {

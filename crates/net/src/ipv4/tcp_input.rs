@@ -513,7 +513,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
         // Data is to follow at once: the ACK may ride on it.
         inet_csk_schedule_ack(tp);
         tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
-        let expires = sk.net.kernel().jiffies() + TCP_DELACK_MAX as u64;
+        let expires = sk.net.kernel().jiffies_coarse() + TCP_DELACK_MAX as u64;
         tp.icsk_ack.pending |= ICSK_ACK_TIMER;
         inet_csk_reset_delack_timer(sk, tp, expires);
     } else {

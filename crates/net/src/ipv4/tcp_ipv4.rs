@@ -88,11 +88,12 @@ fn tcp_rcv(net: &Arc<Net>, mut skb: Box<Skb>) {
     let Some(th) = tcp_check_header(net, &mut skb) else { return };
     tcp_v4_fill_cb(&mut skb, &th);
     let Some(tuple) = skb_tuple(&skb, &th) else { return };
-    match __inet_lookup_skb(net, &skb, &tuple, skb_dif(&skb)) {
+    let section = rcu_read_lock();
+    match __inet_lookup_skb(net, &skb, &tuple, skb_dif(&skb), &section) {
         Some(Found::Entry(e)) => match &e.sock {
             EhashSock::Sock(sk) => tcp_deliver(sk, skb),
             EhashSock::Timewait(tw) => do_time_wait(net, tw, skb, &th, &tuple),
-            EhashSock::Request(req) => new_syn_recv(net, &e, req, skb, &th, &tuple),
+            EhashSock::Request(req) => new_syn_recv(net, e, req, skb, &th, &tuple),
         },
         Some(Found::Listener(sk)) => tcp_listen_rcv(&sk, skb),
         None => tcp_v4_send_reset(net, None, &skb),

@@ -59,7 +59,9 @@ fn set_pages(sk: &Sock, tp: &mut TcpSock, pages: usize) {
 }
 
 fn leave_pressure(sk: &Sock) {
-    if let Some(ms) = sk.net.tcp_mem.leave_pressure(sk.net.kernel().jiffies()) {
+    // Nobody's clock is read for what is hardly ever so.
+    if sk.net.tcp_mem.under_pressure()
+        && let Some(ms) = sk.net.tcp_mem.leave_pressure(sk.net.kernel().jiffies()) {
         sk.net.mib.add(Mib::TcpExtTCPMemoryPressuresChrono, ms);
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! The cache is bounded: a bucket that is full gives up its oldest entry (`TCP_METRICS_RECLAIM_DEPTH`).
 
+use crate::core::jhash::{jhash_3words, jhash_ip};
 use crate::core::net_namespace::Net;
 use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
 use kernel::SpinLock;
@@ -70,9 +71,9 @@ impl TcpMetrics {
         create: bool,
         f: impl FnOnce(&mut TcpMetric) -> R,
     ) -> Option<R> {
-        let mut bucket = self.0[net.hash(&(SALT, saddr, daddr)) as usize % BUCKETS].lock_bh();
+        let mut bucket = self.0[bucket(net, saddr, daddr)].lock_bh();
         // With the lock held: no stamp is later than now.
-        let now = net.kernel().jiffies();
+        let now = net.kernel().jiffies_coarse();
         let at = match bucket.iter().position(|m| m.saddr == saddr && m.daddr == daddr) {
             Some(i) => i,
             None if !create => return None,
@@ -98,6 +99,11 @@ impl TcpMetrics {
     pub fn flush(&self) {
         self.0.iter().for_each(|b| b.lock_bh().clear());
     }
+}
+
+fn bucket(net: &Net, saddr: IpAddr, daddr: IpAddr) -> usize {
+    let secret = net.hash_rnd();
+    jhash_3words(jhash_ip(saddr, secret), jhash_ip(daddr, secret), SALT, secret) as usize % BUCKETS
 }
 
 /// Keeps the cache's hash apart from the others of the namespace.

@@ -26,7 +26,7 @@ use crate::ipv4::tcp_sock::{
     TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
 };
 use crate::ipv4::tcp_state::tcp_done;
-use kernel::{Fault, should_fail};
+use kernel::{Fault, HZ, should_fail};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use uapi::tcp::TcpState;
@@ -36,7 +36,7 @@ const TCP_PAWS_24DAYS: u32 = 60 * 60 * 24 * 24;
 
 /// Monotonic seconds.
 fn seconds(net: &Net) -> u32 {
-    (net.kernel().ktime_get() / 1_000_000_000) as u32
+    (net.kernel().jiffies_coarse() / HZ) as u32
 }
 
 /// The option area of the header at `skb.data`.

@@ -448,7 +448,7 @@ pub fn tcp_send_delayed_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
     }
     // Sooner than a peer with the same least timeout would retransmit (`tcp_delack_max`).
     ato = ato.min(tp.icsk_delack_max).min(tp.icsk_rto_min.max(2) - 1).max(1);
-    let now = sk.net.kernel().jiffies();
+    let now = sk.net.kernel().jiffies_coarse();
     let mut timeout = now + ato as u64;
     if a.pending & ICSK_ACK_TIMER != 0 {
         let left = a.timeout.wrapping_sub(now as u32) as i32;

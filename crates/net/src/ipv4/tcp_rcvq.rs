@@ -223,10 +223,13 @@ pub fn tcp_init_buffer_space(sk: &Sock, tp: &mut TcpSock) {
 
 /// Dynamic right-sizing: the buffer follows what the process takes in a round trip (`tcp_rcv_space_adjust`).
 pub fn tcp_rcv_space_adjust(sk: &Sock, tp: &mut TcpSock) {
-    tp.mstamp_refresh(sk);
     let rtt = tp.rcv_tune.rtt_us;
+    if rtt == 0 {
+        return;
+    }
+    tp.mstamp_refresh(sk);
     let time = tp.tcp_mstamp.saturating_sub(tp.rcv_tune.space_time);
-    if rtt == 0 || time < (rtt >> 3) as u64 {
+    if time < (rtt >> 3) as u64 {
         return;
     }
     // What still waits shows that the process, not the buffer, is slow.

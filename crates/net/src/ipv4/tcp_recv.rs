@@ -53,7 +53,7 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
     if flags & MSG_ERRQUEUE != 0 {
         return Poll::Ready(inet_csk(sk).errq().recv(sk, msg));
     }
-    let now = sk.net.kernel().ktime_get();
+    let now = || sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));
     let mut guard = sk.lock_sock();
     if sk.state() == TcpState::Listen {

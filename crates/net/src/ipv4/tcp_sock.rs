@@ -12,7 +12,7 @@ use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
-use kernel::{Frag, HrTimer, PageMut, Timer};
+use kernel::{Frag, HrTimer, PageMut, Timer, TimerOwner};
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -158,10 +158,10 @@ pub struct TcpCongestionOps {
 
 /// What lower files of TCP must call in higher ones. One table, filled where all are visible.
 pub struct TcpOps {
-    /// The timers' functions: they take the socket lock in softirq context, or defer.
-    pub write_timer: fn(sk: &Arc<Sock>),
-    pub delack_timer: fn(sk: &Arc<Sock>),
-    pub keepalive_timer: fn(sk: &Arc<Sock>),
+    /// The timers' functions, for the socket that owns the timer: they take its lock in softirq context, or defer.
+    pub write_timer: fn(sk: Arc<TimerOwner>),
+    pub delack_timer: fn(sk: Arc<TimerOwner>),
+    pub keepalive_timer: fn(sk: Arc<TimerOwner>),
     pub comp_sack_timer: fn(sk: &Arc<Sock>),
     /// The device has taken a packet of a throttled sender (`tcp_tsq_handler`).
     pub tsq: fn(sk: &Arc<Sock>),

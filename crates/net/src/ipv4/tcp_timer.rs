@@ -21,7 +21,7 @@ use super::tcp_sock::*;
 use super::tcp_state::*;
 use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
-use kernel::tp;
+use kernel::{TimerOwner, tp};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use uapi::Errno;
@@ -46,14 +46,20 @@ fn with_sock(sk: &Arc<Sock>, bit: u32, f: fn(&Arc<Sock>, &mut TcpSock)) -> bool 
     }
 }
 
+/// The socket that a timer is part of (`from_timer`).
+fn timer_sock(owner: Arc<TimerOwner>) -> Arc<Sock> {
+    owner.downcast().unwrap_or_else(|_| unreachable!("TCP's timers are part of sockets"))
+}
+
 /// Retransmission, zero-window probe, loss probe (`tcp_write_timer`).
-pub fn tcp_write_timer(sk: &Arc<Sock>) {
-    with_sock(sk, TCPF_WRITE_TIMER_DEFERRED, tcp_write_timer_handler);
+pub fn tcp_write_timer(owner: Arc<TimerOwner>) {
+    with_sock(&timer_sock(owner), TCPF_WRITE_TIMER_DEFERRED, tcp_write_timer_handler);
 }
 
 /// `tcp_delack_timer`.
-pub fn tcp_delack_timer(sk: &Arc<Sock>) {
-    if !with_sock(sk, TCPF_DELACK_TIMER_DEFERRED, tcp_delack_timer_handler) {
+pub fn tcp_delack_timer(owner: Arc<TimerOwner>) {
+    let sk = timer_sock(owner);
+    if !with_sock(&sk, TCPF_DELACK_TIMER_DEFERRED, tcp_delack_timer_handler) {
         sk.net.mib.inc(Mib::TcpExtDelayedACKLocked);
     }
 }
@@ -64,8 +70,8 @@ pub fn tcp_compressed_ack_kick(sk: &Arc<Sock>) {
 }
 
 /// Keepalive, and the end of FIN_WAIT2 (`tcp_keepalive_timer`).
-pub fn tcp_keepalive_timer(sk: &Arc<Sock>) {
-    with_sock(sk, TCPF_KEEPALIVE_DEFERRED, tcp_keepalive_timer_handler);
+pub fn tcp_keepalive_timer(owner: Arc<TimerOwner>) {
+    with_sock(&timer_sock(owner), TCPF_KEEPALIVE_DEFERRED, tcp_keepalive_timer_handler);
 }
 
 /// The device has taken packets of a throttled sender (`tcp_tsq_handler`).

@@ -202,7 +202,7 @@ fn ip6_finish_output2(net: &Arc<Net>, mut skb: Box<Skb>) -> Result<()> {
         // It comes right back: input need not look for the route again.
         skb.dst = Some(dst.clone());
     }
-    neigh_output(net, &dst, hop, skb)
+    neigh_output(net, &dst.dev, hop, skb)
 }
 
 /// Whether the packet goes to the wire too.

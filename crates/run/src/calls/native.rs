@@ -25,7 +25,7 @@ pub fn until_ready(
     st.run(call, id, nonblock, move |st, w| match op(st) {
         Err(Errno::EAGAIN) if !nonblock => {
             w.reset();
-            w.set_timeout(st.net.kernel().ktime_get(), Some(RETRY));
+            w.set_timeout(|| st.net.kernel().ktime_get(), Some(RETRY));
             Poll::Pending
         }
         r => Poll::Ready(r.into()),

@@ -7,7 +7,7 @@
 use crate::core::dev::softnet::NapiStruct;
 use crate::core::net_namespace::{Net, Registries};
 use crate::core::skbuff::{Skb, SkbQueue};
-use kernel::{Rcu, SpinLock};
+use kernel::{PerCpu, Rcu, SpinLock, this_cpu_add};
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock, Weak};
@@ -92,15 +92,21 @@ pub trait NetDeviceOps: Send + Sync + 'static {
     fn ndo_uninit(&self, _dev: &Arc<NetDevice>) {}
 }
 
+/// What each packet counts (`pcpu_lstats`).
+#[derive(Default)]
+struct PcpuStats {
+    rx_packets: AtomicU64,
+    rx_bytes: AtomicU64,
+    tx_packets: AtomicU64,
+    tx_bytes: AtomicU64,
+}
+
 /// Interface counters (`rtnl_link_stats64`).
 #[derive(Default)]
 pub struct DevStats {
-    pub rx_packets: AtomicU64,
-    pub rx_bytes: AtomicU64,
+    pcpu: PerCpu<PcpuStats>,
     pub rx_errors: AtomicU64,
     pub rx_dropped: AtomicU64,
-    pub tx_packets: AtomicU64,
-    pub tx_bytes: AtomicU64,
     pub tx_errors: AtomicU64,
     pub tx_dropped: AtomicU64,
 }
@@ -109,14 +115,36 @@ impl DevStats {
     /// A packet came in; `len` includes the link-layer header.
     #[inline]
     pub(crate) fn count_rx(&self, len: usize) {
-        self.rx_packets.fetch_add(1, Relaxed);
-        self.rx_bytes.fetch_add(len as u64, Relaxed);
+        let s = self.pcpu.this();
+        this_cpu_add(&s.rx_packets, 1);
+        this_cpu_add(&s.rx_bytes, len as u64);
     }
 
     #[inline]
     pub(crate) fn count_tx(&self, len: usize) {
-        self.tx_packets.fetch_add(1, Relaxed);
-        self.tx_bytes.fetch_add(len as u64, Relaxed);
+        let s = self.pcpu.this();
+        this_cpu_add(&s.tx_packets, 1);
+        this_cpu_add(&s.tx_bytes, len as u64);
+    }
+
+    fn sum(&self, which: fn(&PcpuStats) -> &AtomicU64) -> u64 {
+        self.pcpu.iter().fold(0, |sum, s| sum.wrapping_add(which(s).load(Relaxed)))
+    }
+
+    pub fn rx_packets(&self) -> u64 {
+        self.sum(|s| &s.rx_packets)
+    }
+
+    pub fn rx_bytes(&self) -> u64 {
+        self.sum(|s| &s.rx_bytes)
+    }
+
+    pub fn tx_packets(&self) -> u64 {
+        self.sum(|s| &s.tx_packets)
+    }
+
+    pub fn tx_bytes(&self) -> u64 {
+        self.sum(|s| &s.tx_bytes)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::core::net_namespace::Registries;
 use crate::core::skbuff::{Skb, identify};
 use kernel::cpu::in_hardirq;
 use kernel::kernel::raise_softirq;
-use kernel::{HrtimerRestart, Softirq, SpinLock, local_bh_disable, tp};
+use kernel::{HrtimerRestart, Softirq, SpinLock, local_bh_disable, this_cpu_add, tp};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};
 use uapi::{Errno, Result};
@@ -63,11 +63,12 @@ pub(super) fn net_rx_action(reg: &Registries) {
     let mut limits = None;
     loop {
         let Some(entry) = softnet.inner.lock_irqsave().poll_list.pop_front() else { return };
-        work += match entry {
+        let (done, more) = match entry {
             Poll::Backlog => process_backlog(softnet, NAPI_POLL_WEIGHT),
-            Poll::Napi(n) => napi_poll(softnet, n),
+            Poll::Napi(n) => (napi_poll(softnet, n), !softnet.inner.lock_irqsave().poll_list.is_empty()),
         };
-        if softnet.inner.lock_irqsave().poll_list.is_empty() {
+        work += done;
+        if !more {
             return;
         }
         // The clock and the tunables are only read when one poll was not enough.
@@ -100,27 +101,28 @@ fn netdev_budget(softnet: &SoftnetData) -> (usize, u64) {
     })
 }
 
-/// `process_backlog`: up to `quota` packets from the input queue to the protocols; goes back on the list if more are left.
-fn process_backlog(softnet: &SoftnetData, quota: usize) -> usize {
+/// `process_backlog`: up to `quota` packets from the input queue to the protocols; goes back on the list if more are left. How
+/// many it was, and whether there is something on the list.
+fn process_backlog(softnet: &SoftnetData, quota: usize) -> (usize, bool) {
     let mut work = 0;
-    loop {
+    let more = loop {
         let skb = {
             let mut q = softnet.inner.lock_irqsave();
             if q.input_pkt_queue.is_empty() {
                 q.backlog_scheduled = false;
-                break;
+                break !q.poll_list.is_empty();
             }
             if work == quota {
                 q.poll_list.push_back(Poll::Backlog);
-                break;
+                break true;
             }
             q.input_pkt_queue.pop_front()
         };
         work += 1;
         skb.into_iter().for_each(receive_skb_core);
-    }
-    softnet.processed.fetch_add(work as u64, Relaxed);
-    work
+    };
+    this_cpu_add(&softnet.processed, work as u64);
+    (work, more)
 }
 
 /// `__napi_poll`: one round of a device queue; back on the list if it used its whole weight.

@@ -25,13 +25,19 @@ const BULK: usize = 8;
 
 /// `dev_queue_xmit`: taps, checksum and segmentation where the device can't, its queue, its driver. `skb.dev` is set and
 /// the link-layer header is in place. `ENETDOWN`, `ENOBUFS` (queue full).
-pub fn dev_queue_xmit(mut skb: Box<Skb>) -> Result<()> {
+pub fn dev_queue_xmit(skb: Box<Skb>) -> Result<()> {
+    let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
+    __dev_queue_xmit(&dev, skb)
+}
+
+/// [`dev_queue_xmit`] for who has the packet's device at hand.
+#[allow(non_snake_case)]
+pub(crate) fn __dev_queue_xmit(dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> Result<()> {
     identify(&mut skb);
     tp!(dev_queue_xmit, skb);
-    let Some(dev) = skb.dev.clone() else { return Err(Errno::ENODEV) };
     let _bh = local_bh_disable();
     skb.reset_mac_header();
-    if dev.ops.lltx() { xmit_lltx(&dev, skb) } else { dev_xmit_skb(&dev, skb) }
+    if dev.ops.lltx() { xmit_lltx(dev, skb) } else { dev_xmit_skb(dev, skb) }
 }
 
 /// A driver that locks for itself has no queue.

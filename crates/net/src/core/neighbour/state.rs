@@ -6,8 +6,7 @@
 
 use super::entry::{Inner, NeighUpdate, Neighbour, Nud, Todo, jiffies, ms, ops_of, reachable_time, secs};
 use super::table::{neigh_lookup, neigh_reserve};
-use crate::core::dev::{ETH_P_IP, ETH_P_IPV6, Iff, NetDevice, dev_queue_xmit};
-use crate::core::dst::Dst;
+use crate::core::dev::{__dev_queue_xmit, ETH_P_IP, ETH_P_IPV6, Iff, NetDevice};
 use crate::core::eth::{ETH_HLEN, eth_header};
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::{Skb, SkbQueue};
@@ -20,16 +19,15 @@ use uapi::{Errno, Result};
 
 // --- The way of a packet ---
 
-/// `neigh_output`: sends `skb` (at its network header, `skb.dev` set) to next hop `hop` over `dst.dev`: prepends the link-layer
+/// `neigh_output`: sends `skb` (at its network header, `skb.dev` set) to next hop `hop` over `dev`: prepends the link-layer
 /// header if the neighbour is known, else queues it (bounded) and starts the resolution. `ENOBUFS` when the table is full.
-pub fn neigh_output(net: &Arc<Net>, dst: &Dst, hop: IpAddr, mut skb: Box<Skb>) -> Result<()> {
+pub fn neigh_output(net: &Arc<Net>, dev: &Arc<NetDevice>, hop: IpAddr, mut skb: Box<Skb>) -> Result<()> {
     tp!(neigh_output, skb);
-    let dev = &dst.dev;
     if skb.dev.as_ref().is_none_or(|d| !Arc::ptr_eq(d, dev)) {
         skb.dev = Some(dev.clone());
     }
     if dev.hard_header_len == 0 {
-        return dev_queue_xmit(skb);
+        return __dev_queue_xmit(dev, skb);
     }
     if dev.flags().intersects(Iff::LOOPBACK | Iff::NOARP) {
         return send_to(dev, dev.addr, hop, skb);
@@ -60,7 +58,7 @@ fn send_to(dev: &Arc<NetDevice>, ha: [u8; 6], hop: IpAddr, mut skb: Box<Skb>) ->
     if dev.hard_header_len >= ETH_HLEN {
         eth_header(&mut skb, dev, if hop.is_ipv6() { ETH_P_IPV6 } else { ETH_P_IP }, ha, None);
     }
-    dev_queue_xmit(skb)
+    __dev_queue_xmit(dev, skb)
 }
 
 /// `neigh_resolve_output`: sends if the address may be used, else queues.

@@ -66,7 +66,7 @@ impl Setup {
     fn send(&self, to: u8) -> uapi::Result<()> {
         let mut ip = [0u8; 40];
         ip[0] = 0x45;
-        neigh_output(&self.net, &self.dst, hop(to), Skb::from_bytes(64, &ip))
+        neigh_output(&self.net, &self.dst.dev, hop(to), Skb::from_bytes(64, &ip))
     }
     fn neigh(&self, n: u8) -> Arc<Neighbour> {
         neigh_lookup(&self.net, self.dev.ifindex, hop(n)).expect("an entry")
@@ -215,7 +215,7 @@ fn some_hops_need_no_question() {
     let s = setup();
     let _inside = s.m.kernel.enter();
     let all: IpAddr = [255, 255, 255, 255].into();
-    neigh_output(&s.net, &s.dst, all, Skb::from_bytes(64, &[0x45; 40])).expect("sent");
+    neigh_output(&s.net, &s.dst.dev, all, Skb::from_bytes(64, &[0x45; 40])).expect("sent");
     assert_eq!(s.sent_to(), [[0xff; 6]]);
     assert!(neigh_dump(&s.net, false).is_empty());
 }
