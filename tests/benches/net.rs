@@ -19,6 +19,10 @@ use uapi::SockAddr;
 use uapi::socket::{AF_INET, SO_RCVTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
 use uapi::tcp::{TCP_CONGESTION, TCP_NODELAY};
 
+/// As in the `sockeye` command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const RUNS: usize = 5;
 const PORT: u16 = 5201;
 

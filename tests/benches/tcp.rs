@@ -6,6 +6,7 @@
 
 use host::Host;
 use kernel::SpinLock;
+use mimalloc::MiMalloc;
 use net::core::checksum::ip_fast_csum;
 use net::core::dev::*;
 use net::core::net_namespace::Net;
@@ -15,7 +16,7 @@ use net::ipv4::devinet::inet_addr_add;
 use net::ipv4::inet_hashtables::{__inet_lookup_established, EhashEntry, EhashSock, inet_ehashfn, tcp_hashinfo};
 use net::ipv4::inet_sock::InetTuple;
 use net::syscall::{FdTable, O_NONBLOCK};
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
@@ -39,26 +40,26 @@ fn note(size: usize, by: i64) {
     }
 }
 
-// SAFETY: every call is the system allocator's.
+// SAFETY: every call is mimalloc's, which is what the `sockeye` command uses.
 unsafe impl GlobalAlloc for Counting {
-    // SAFETY: the caller keeps to the contract of `System.alloc`.
+    // SAFETY: the caller keeps to the contract of `alloc`.
     unsafe fn alloc(&self, l: Layout) -> *mut u8 {
         note(l.size(), 1);
         // SAFETY: as the caller promises.
-        unsafe { System.alloc(l) }
+        unsafe { MiMalloc.alloc(l) }
     }
     // SAFETY: likewise.
     unsafe fn dealloc(&self, p: *mut u8, l: Layout) {
         note(l.size(), -1);
         // SAFETY: as the caller promises.
-        unsafe { System.dealloc(p, l) }
+        unsafe { MiMalloc.dealloc(p, l) }
     }
     // SAFETY: likewise.
     unsafe fn realloc(&self, p: *mut u8, l: Layout, new: usize) -> *mut u8 {
         note(l.size(), -1);
         note(new, 1);
         // SAFETY: as the caller promises.
-        unsafe { System.realloc(p, l, new) }
+        unsafe { MiMalloc.realloc(p, l, new) }
     }
 }
 

@@ -61,7 +61,8 @@ fn set_pages(sk: &Sock, tp: &mut TcpSock, pages: usize) {
 fn leave_pressure(sk: &Sock) {
     // Nobody's clock is read for what is hardly ever so.
     if sk.net.tcp_mem.under_pressure()
-        && let Some(ms) = sk.net.tcp_mem.leave_pressure(sk.net.kernel().jiffies()) {
+        && let Some(ms) = sk.net.tcp_mem.leave_pressure(sk.net.kernel().jiffies())
+    {
         sk.net.mib.add(Mib::TcpExtTCPMemoryPressuresChrono, ms);
     }
 }
