@@ -51,6 +51,7 @@ pub mod tcp_close;
 pub mod tcp_comp_sack;
 pub mod tcp_cong;
 pub mod tcp_conn_request;
+pub mod tcp_consts;
 pub mod tcp_cubic;
 pub mod tcp_dctcp;
 pub mod tcp_ecn;
@@ -89,6 +90,7 @@ pub mod tcp_timer;
 pub mod tcp_transmit;
 pub mod tcp_tsq;
 pub mod tcp_tx_notify;
+pub mod tcp_types;
 #[cfg(test)]
 pub(crate) mod test_support;
 pub mod udp;

@@ -1,0 +1,223 @@
+//! What a connection's state is made of.
+//!
+//! Interface: [`TcpSkbCb`], [`TcpOptionsReceived`], [`IcskAck`], [`TcpRack`], [`TcpHandshake`], [`TxNotify`] and the others.
+//! Linux counterpart: the parts of `struct tcp_sock` and `struct inet_connection_sock`.
+//! Locks and context: plain data, under the socket lock.
+
+use crate::core::skbuff::Skb;
+use crate::ipv4::request_sock::RequestSock;
+use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
+use kernel::{Frag, HrTimer};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// What a received packet's control block holds (`struct tcp_skb_cb`), filled by `tcp_v4_fill_cb`.
+#[derive(Clone, Copy, Default, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct TcpSkbCb {
+    pub seq: u32,
+    /// `seq` + SYN + FIN + payload.
+    pub end_seq: u32,
+    pub ack_seq: u32,
+    /// The TCP header's flag byte.
+    pub tcp_flags: u8,
+    pub sacked: u8,
+    /// TOS or traffic class of the IP header.
+    pub ip_dsfield: u8,
+    pub flags: u8,
+}
+
+/// The packet's TCP control block.
+#[inline]
+pub fn tcp_skb_cb(skb: &Skb) -> &TcpSkbCb {
+    skb.cb.get()
+}
+
+#[inline]
+pub fn tcp_skb_cb_mut(skb: &mut Skb) -> &mut TcpSkbCb {
+    skb.cb.get_mut()
+}
+
+/// Options of the connection and of the packet at hand (`struct tcp_options_received`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TcpOptionsReceived {
+    /// When `ts_recent` was taken, in seconds; 0: never.
+    pub ts_recent_stamp: u32,
+    pub ts_recent: u32,
+    pub rcv_tsval: u32,
+    pub rcv_tsecr: u32,
+    /// The last packet had a timestamp.
+    pub saw_tstamp: bool,
+    pub tstamp_ok: bool,
+    pub dsack: bool,
+    pub wscale_ok: bool,
+    /// SACK was agreed (`TCP_SACK_SEEN`).
+    pub sack_ok: bool,
+    pub snd_wscale: u8,
+    pub rcv_wscale: u8,
+    /// Blocks to be sent.
+    pub num_sacks: u8,
+    /// SACK blocks of the packet at hand: offset in the option area and number; offset is to the first block.
+    pub sack_off: u8,
+    pub sack_blocks: u8,
+    /// Offset of the AccECN option of the packet at hand in the option area, + 1; 0: none (`accecn`).
+    pub accecn: u8,
+    /// `TCP_MAXSEG`.
+    pub user_mss: u16,
+    /// The MSS the peer named, clamped.
+    pub mss_clamp: u16,
+}
+
+/// A range of sequence space.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct TcpSackBlock {
+    pub start_seq: u32,
+    pub end_seq: u32,
+}
+
+/// ACKs of out-of-order data that are held back to be sent as one (`compressed_ack` and around it).
+pub struct CompSack {
+    pub timer: HrTimer,
+    /// `rcv_nxt` when duplicates began to be counted.
+    pub rcv_nxt: u32,
+    /// Held back.
+    pub held: u8,
+    /// Duplicate ACKs sent for `rcv_nxt`.
+    pub dup_acks: u8,
+}
+
+/// Delayed ACK (`icsk_ack`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IcskAck {
+    pub pending: u8,
+    /// ACKs still to be sent at once.
+    pub quick: u8,
+    /// The session is interactive when this is at least `tcp_pingpong_thresh`.
+    pub pingpong: u8,
+    pub retry: u8,
+    pub last_seg_size: u16,
+    pub rcv_mss: u16,
+    /// Milliseconds.
+    pub ato: u32,
+    /// When data last came, jiffies.
+    pub lrcvtime: u32,
+    /// When the timer was set for, jiffies.
+    pub timeout: u32,
+}
+
+/// RACK (RFC 8985).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct TcpRack {
+    /// Send time of the most recently sent segment that was delivered.
+    pub mstamp: u64,
+    pub rtt_us: u32,
+    /// That transmission's number. RFC 8985 breaks ties by sequence number, which takes a retransmission for older
+    /// than new data sent a moment before it.
+    pub xmit_id: u32,
+    pub last_delivered: u32,
+    pub reo_wnd_steps: u8,
+    pub reo_wnd_persist: u8,
+    pub dsack_seen: bool,
+    pub advanced: bool,
+}
+
+/// One sample of the windowed minimum.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct MinmaxSample {
+    pub t: u32,
+    pub v: u32,
+}
+
+/// Receiver's estimates for buffer tuning (`rcv_rtt_est`, `rcvq_space`).
+#[derive(Clone, Copy, Default, Debug)]
+pub struct RcvTune {
+    /// Microseconds, times 8.
+    pub rtt_us: u32,
+    pub rtt_seq: u32,
+    /// The timestamp whose echo was measured last (`rcv_rtt_last_tsecr`).
+    pub last_tsecr: u32,
+    pub rtt_time: u64,
+    pub space: u32,
+    pub space_seq: u32,
+    pub space_time: u64,
+}
+
+/// What the sender was held up by (`enum tcp_chrono`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum TcpChrono {
+    #[default]
+    Unspec = 0,
+    Busy = 1,
+    RwndLimited = 2,
+    SndbufLimited = 3,
+}
+
+/// What Fast Open and `TCP_SAVE_SYN` keep, of the few connections that use them.
+#[derive(Default)]
+pub struct TcpHandshake {
+    /// `TCP_FASTOPEN_CONNECT`: the first write carries the SYN.
+    pub fastopen_connect: bool,
+    pub fastopen_no_cookie: bool,
+    /// A connection is being opened with data in its SYN, or with a request for a cookie.
+    pub fastopen_req: Option<FastopenReq>,
+    /// The option for the SYN that is being sent; none for its repetitions.
+    pub fastopen_cookie: FastopenCookie,
+    /// The SYN had the option; in its experimental form; data; and that data was acknowledged, or a SYN's was taken.
+    pub syn_fastopen: bool,
+    pub syn_fastopen_exp: bool,
+    pub syn_data: bool,
+    pub syn_data_acked: bool,
+    /// A success ends a time of holding back.
+    pub syn_fastopen_ch: bool,
+    /// `enum tcp_fastopen_client_fail`.
+    pub fastopen_client_fail: u8,
+    /// A server's: the child was made out of the SYN, whose handshake still goes on.
+    pub fastopen_rsk: Option<Arc<RequestSock>>,
+    /// `TCP_SAVE_SYN`, and what it saved.
+    pub save_syn: u8,
+    pub saved_syn: Option<Box<[u8]>>,
+}
+
+/// `struct tcp_fastopen_request`.
+#[derive(Default)]
+pub struct FastopenReq {
+    /// The message's first bytes, as many as a SYN may take.
+    pub data: Option<Frag>,
+    /// Bytes of the message, and those that the SYN took.
+    pub size: usize,
+    pub copied: usize,
+    /// The writer waits for the connection, to send the rest.
+    pub waits: bool,
+}
+
+/// The search for the path's MTU (RFC 4821; `icsk_mtup`). Sizes are of IP packets, in bytes.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct IcskMtup {
+    /// Packets of this size may pass; of `search_low` they do.
+    pub search_high: u32,
+    pub search_low: u32,
+    /// Size of the probe under way, and the sequence numbers it spans; 0: none.
+    pub probe_size: u32,
+    pub probe_seq_start: u32,
+    pub probe_seq_end: u32,
+    /// When the search began, jiffies.
+    pub probe_timestamp: u32,
+    pub enabled: bool,
+}
+
+/// Zero-copy completions and transmit timestamps that are still to come (`sk_zckey`, `sk_tsflags`, `sk_tskey`).
+#[derive(Default)]
+pub struct TxNotify {
+    /// The number of the next message sent with `MSG_ZEROCOPY`.
+    pub zckey: u32,
+    /// Messages on their way: the end of each, and its number.
+    pub zerocopy: VecDeque<(u32, u32)>,
+    /// `SOF_TIMESTAMPING_*`.
+    pub tsflags: u32,
+    /// The sequence number from which bytes are counted (`SOF_TIMESTAMPING_OPT_ID`).
+    pub tskey: u32,
+    /// Bytes to be reported: sequence number, and whether they have been sent.
+    pub stamps: VecDeque<(u32, bool)>,
+}
