@@ -18,6 +18,7 @@ pub mod l3;
 pub mod neighbour;
 pub mod net_namespace;
 pub mod netfilter;
+pub mod on_use;
 pub mod proto_mem;
 pub mod skbuff;
 pub mod snmp;

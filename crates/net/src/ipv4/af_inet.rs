@@ -126,11 +126,11 @@ pub fn create_from(net: &Arc<Net>, family: u16, e: &InetProtosw, protocol: u16) 
         let inet = inet_sk(&mut *state);
         if family == AF_INET6 {
             let any = unspecified_like(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED));
-            (inet.rcv_saddr, inet.saddr, inet.daddr) = (any, any, any);
+            (inet.rcv_saddr, inet.daddr) = (any, any);
         }
         if e.kind == SOCK_RAW {
             inet.num = protocol;
-            inet.hdrincl = protocol as i32 == IPPROTO_RAW;
+            inet.opts.make().hdrincl = protocol as i32 == IPPROTO_RAW;
         }
         if net.sysctl.ip_no_pmtu_disc.on() {
             inet.pmtudisc = uapi::socket::IP_PMTUDISC_DONT as u8;
@@ -234,15 +234,16 @@ pub fn bind_to(sk: &Arc<Sock>, addr: IpAddr, port: u16, kind: RtnType) -> Result
     if sk.state() != TcpState::Close || bound {
         return Err(Errno::EINVAL);
     }
-    let before = (inet.rcv_saddr, inet.saddr);
+    let before = (inet.rcv_saddr, inet.saddr());
     let group = matches!(kind, RtnType::Multicast | RtnType::Broadcast);
     inet.rcv_saddr = addr;
     // A group or broadcast address is none to send from.
-    inet.saddr = if group { unspecified_like(addr) } else { addr };
+    inet.set_saddr(if group { unspecified_like(addr) } else { addr });
     let claim = port != 0 || !inet.bind_address_no_port;
     if claim && sk.kind != SOCK_RAW && (sk.prot.get_port)(sk, &mut *state, port).is_err() {
         let inet = inet_sk(&mut *state);
-        (inet.rcv_saddr, inet.saddr) = before;
+        inet.rcv_saddr = before.0;
+        inet.set_saddr(before.1);
         return Err(Errno::EADDRINUSE);
     }
     let inet = inet_sk(&mut *state);
@@ -486,7 +487,7 @@ fn inet_getname(sock: &Socket, whose: Whose) -> Result<SockAddr> {
         }
         (inet.daddr, inet.dport)
     } else {
-        let ip = if inet.rcv_saddr.is_unspecified() { inet.saddr } else { inet.rcv_saddr };
+        let ip = if inet.rcv_saddr.is_unspecified() { inet.saddr() } else { inet.rcv_saddr };
         (ip, inet.sport)
     };
     let name = SockAddr::for_family(sk.family, ip, port);

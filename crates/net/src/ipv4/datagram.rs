@@ -226,7 +226,7 @@ fn put_ip_cmsgs(sk: &Sock, inet: &InetSock, skb: &Skb, msg: &mut MsgHdr<'_>) {
 }
 
 fn put_ip4_cmsgs(inet: &InetSock, skb: &Skb, ip: &IpInfo, daddr: Ipv4Addr, dport: u16, msg: &mut MsgHdr<'_>) {
-    if inet.pktinfo {
+    if inet.opts.pktinfo {
         // `struct in_pktinfo`: the device, the local address to answer from, the destination in the header.
         let group = daddr.is_multicast() || daddr.is_broadcast();
         let local = skb.dst.as_ref().map(|d| d.prefsrc).filter(|_| group);
@@ -236,13 +236,13 @@ fn put_ip4_cmsgs(inet: &InetSock, skb: &Skb, ip: &IpInfo, daddr: Ipv4Addr, dport
         };
         cmsg(msg, IPPROTO_IP, IP_PKTINFO, &[&skb.skb_iif.to_ne_bytes(), &local.octets(), &daddr.octets()]);
     }
-    if inet.recvttl {
+    if inet.opts.recvttl {
         cmsg(msg, IPPROTO_IP, IP_TTL, &[&(ip.ttl as i32).to_ne_bytes()]);
     }
-    if inet.recvtos {
+    if inet.opts.recvtos {
         cmsg(msg, IPPROTO_IP, IP_TOS, &[&[ip.tos]]);
     }
-    if inet.recvorigdstaddr {
+    if inet.opts.recvorigdstaddr {
         let (b, n) = SockAddr::V4(std::net::SocketAddrV4::new(daddr, dport)).to_bytes();
         cmsg(msg, IPPROTO_IP, IP_ORIGDSTADDR, &[b.get(..n).unwrap_or(&b)]);
     }
@@ -250,20 +250,20 @@ fn put_ip4_cmsgs(inet: &InetSock, skb: &Skb, ip: &IpInfo, daddr: Ipv4Addr, dport
 
 fn put_ip6_cmsgs(inet: &InetSock, skb: &Skb, ip: &IpInfo, dport: u16, msg: &mut MsgHdr<'_>) {
     let daddr = to_v6(ip.daddr);
-    if inet.v6.pktinfo {
+    if inet.opts.v6.pktinfo {
         // `struct in6_pktinfo`.
         cmsg(msg, IPPROTO_IPV6, IPV6_PKTINFO, &[&daddr.octets(), &skb.skb_iif.to_ne_bytes()]);
     }
     if ip.daddr.is_ipv4() {
         return;
     }
-    if inet.v6.recvhoplimit {
+    if inet.opts.v6.recvhoplimit {
         cmsg(msg, IPPROTO_IPV6, IPV6_HOPLIMIT, &[&(ip.ttl as i32).to_ne_bytes()]);
     }
-    if inet.v6.recvtclass {
+    if inet.opts.v6.recvtclass {
         cmsg(msg, IPPROTO_IPV6, IPV6_TCLASS, &[&(ip.tos as i32).to_ne_bytes()]);
     }
-    if inet.v6.recvorigdstaddr {
+    if inet.opts.v6.recvorigdstaddr {
         let (b, _) = SockAddr::for_family(AF_INET6, ip.daddr, dport).to_bytes();
         cmsg(msg, IPPROTO_IPV6, IPV6_ORIGDSTADDR, &[&b]);
     }

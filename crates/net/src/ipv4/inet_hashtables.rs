@@ -671,7 +671,7 @@ pub fn __inet_hash_connect(sk: &Arc<Sock>, inet: &mut InetSock) -> Result<Recycl
 
 /// Where the search starts: a keyed hash of the destination and a counter shared by some (RFC 6056, 3.3.4).
 fn port_offset(net: &Net, inet: &InetSock, remaining: u32) -> (usize, u32) {
-    let hash = net.hash64(&(SALT_PORT, inet.saddr, inet.daddr, inet.dport));
+    let hash = net.hash64(&(SALT_PORT, inet.saddr(), inet.daddr, inet.dport));
     let (lo, hi) = (hash as u32, (hash >> 32) as u32);
     let index = lo as usize % INET_TABLE_PERTURB_SIZE;
     let perturb = tcp_hashinfo(net).table_perturb[index].load(Relaxed);
@@ -743,7 +743,7 @@ fn tcp_twsk_unique(sk: &Sock, tw: &InetTimewaitSock) -> bool {
 /// What of the namespace's range of ports the socket may choose from (`IP_LOCAL_PORT_RANGE`). Bounds outside are ignored.
 pub fn inet_sk_get_local_port_range(net: &Net, inet: &InetSock) -> (u32, u32) {
     let (low, high) = inet_get_local_port_range(net);
-    let (want_low, want_high) = (inet.local_port_range & 0xffff, inet.local_port_range >> 16);
+    let (want_low, want_high) = (inet.opts.local_port_range & 0xffff, inet.opts.local_port_range >> 16);
     let within = |want: u32, or: u32| if (low..=high).contains(&want) { want } else { or };
     (within(want_low, low), within(want_high, high))
 }

@@ -1,16 +1,17 @@
 //! What TCP and UDP sockets share: addresses, ports, IP options of the socket.
 //!
-//! Interface: [`InetSock`], [`InetTuple`], [`inet_sk`], [`inet_autobind`].
+//! Interface: [`InetSock`], [`InetOpts`], [`InetTuple`], [`inet_sk`], [`inet_autobind`].
 //! Linux counterpart: `include/net/inet_sock.h`, `struct ipv6_pinfo`.
 //! Locks and context: under the socket lock.
 
 use crate::core::flow::Flow;
 use crate::core::l3::XmitParams;
+use crate::core::on_use::{OnUse, unused};
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use kernel::SpinLock;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use uapi::socket::{IP_PMTUDISC_DO, IP_PMTUDISC_PROBE, IP_PMTUDISC_WANT};
 use uapi::{Errno, Result};
 
@@ -18,10 +19,8 @@ use uapi::{Errno, Result};
 /// address of an IPv4 peer is kept as IPv4 and shown as IPv4-mapped.
 #[derive(Clone, Debug)]
 pub struct InetSock {
-    /// The address it is bound to; unspecified: any (`inet_rcv_saddr`).
+    /// The address it is bound to; unspecified: any (`inet_rcv_saddr`). [`InetSock::set_saddr`] comes after a change.
     pub rcv_saddr: IpAddr,
-    /// The source of what it sends (`inet_saddr`).
-    pub saddr: IpAddr,
     pub daddr: IpAddr,
     /// The bound port (`inet_num`); 0: not bound.
     pub num: u16,
@@ -32,6 +31,16 @@ pub struct InetSock {
     pub uc_ttl: i16,
     /// `IP_PMTUDISC_*`.
     pub pmtudisc: u8,
+    /// `IP_BIND_ADDRESS_NO_PORT`: a bind to port 0 leaves the choice of the port to `connect`.
+    pub bind_address_no_port: bool,
+    pub opts: OnUse<InetOpts>,
+}
+
+/// What few sockets set.
+#[derive(Clone, Debug)]
+pub struct InetOpts {
+    /// The source of what it sends (`inet_saddr`), where that is not `rcv_saddr`.
+    saddr: Option<IpAddr>,
     pub recverr: bool,
     pub recvttl: bool,
     pub recvtos: bool,
@@ -40,8 +49,6 @@ pub struct InetSock {
     pub hdrincl: bool,
     /// `IP_RECVORIGDSTADDR`.
     pub recvorigdstaddr: bool,
-    /// `IP_BIND_ADDRESS_NO_PORT`: a bind to port 0 leaves the choice of the port to `connect`.
-    pub bind_address_no_port: bool,
     /// `IP_LOCAL_PORT_RANGE`: the lowest port in the low half, the highest in the high half; 0: the namespace's.
     pub local_port_range: u32,
     pub mc: McastOpts,
@@ -70,8 +77,8 @@ pub struct McastOpts {
     pub ttl: u8,
     /// Device to leave by; 0: the routing table's choice.
     pub oif: u32,
-    /// Made when somebody asks: a TCP socket has none.
-    groups: OnceLock<Arc<McastGroups>>,
+    /// Made when somebody asks.
+    groups: Option<Arc<McastGroups>>,
 }
 
 /// The groups a socket has joined (`mc_list`); read by the receive path, which has no socket lock.
@@ -135,67 +142,69 @@ pub const IP_MAX_MEMBERSHIPS: usize = 20;
 
 impl McastOpts {
     /// The groups the socket has joined.
-    pub fn groups(&self) -> &Arc<McastGroups> {
-        self.groups.get_or_init(Arc::default)
+    pub fn groups(&mut self) -> &Arc<McastGroups> {
+        self.groups.get_or_insert_default()
+    }
+
+    /// `IP_MULTICAST_ALL`.
+    pub fn all(&self) -> bool {
+        self.groups.as_ref().is_none_or(|g| g.all.load(Relaxed))
     }
 
     /// The groups, if it has ever been asked about them.
     pub fn joined(&self) -> Option<&Arc<McastGroups>> {
-        self.groups.get()
+        self.groups.as_ref()
     }
 
     /// The options were copied from another socket, whose groups are its own.
-    pub fn forget_groups(&mut self) {
-        self.groups = OnceLock::new();
+    fn forget_groups(&mut self) {
+        self.groups = None;
     }
 }
 
-impl Default for McastOpts {
-    fn default() -> Self {
-        McastOpts { ttl: 1, oif: 0, groups: OnceLock::new() }
-    }
-}
+const MCAST_UNUSED: McastOpts = McastOpts { ttl: 1, oif: 0, groups: None };
 
-impl Default for Ipv6Opts {
-    fn default() -> Self {
-        Ipv6Opts {
+unused!(
+    InetOpts,
+    InetOpts {
+        saddr: None,
+        recverr: false,
+        recvttl: false,
+        recvtos: false,
+        pktinfo: false,
+        hdrincl: false,
+        recvorigdstaddr: false,
+        local_port_range: 0,
+        mc: MCAST_UNUSED,
+        v6: Ipv6Opts {
             hop_limit: -1,
             tclass: 0,
-            pmtudisc: uapi::socket::IP_PMTUDISC_WANT as u8,
+            pmtudisc: IP_PMTUDISC_WANT as u8,
             recverr: false,
             pktinfo: false,
             recvhoplimit: false,
             recvtclass: false,
             recvorigdstaddr: false,
-            mc: McastOpts::default(),
-        }
+            mc: MCAST_UNUSED,
+        },
+        flowlabel: 0,
     }
-}
+);
 
 impl Default for InetSock {
     fn default() -> Self {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         InetSock {
             rcv_saddr: any,
-            saddr: any,
             daddr: any,
             num: 0,
             sport: 0,
             dport: 0,
             tos: 0,
             uc_ttl: -1,
-            pmtudisc: uapi::socket::IP_PMTUDISC_WANT as u8,
-            recverr: false,
-            recvttl: false,
-            recvtos: false,
-            pktinfo: false,
-            recvorigdstaddr: false,
-            hdrincl: false,
+            pmtudisc: IP_PMTUDISC_WANT as u8,
             bind_address_no_port: false,
-            local_port_range: 0,
-            mc: McastOpts::default(),
-            v6: Ipv6Opts::default(),
-            flowlabel: 0,
+            opts: OnUse::default(),
         }
     }
 }
@@ -237,7 +246,7 @@ pub fn unspecified_like(like: IpAddr) -> IpAddr {
 
 /// INADDR_ANY as a destination: the socket's own address, or loopback.
 pub fn this_host_v4(inet: &InetSock, daddr: Ipv4Addr) -> Ipv4Addr {
-    match inet.saddr {
+    match inet.saddr() {
         _ if !daddr.is_unspecified() => daddr,
         IpAddr::V4(own) if !own.is_unspecified() => own,
         _ => Ipv4Addr::LOCALHOST,
@@ -245,6 +254,28 @@ pub fn this_host_v4(inet: &InetSock, daddr: Ipv4Addr) -> Ipv4Addr {
 }
 
 impl InetSock {
+    /// The source of what it sends (`inet_saddr`).
+    #[inline]
+    pub fn saddr(&self) -> IpAddr {
+        self.opts.saddr.unwrap_or(self.rcv_saddr)
+    }
+
+    pub fn set_saddr(&mut self, saddr: IpAddr) {
+        if saddr != self.rcv_saddr {
+            self.opts.make().saddr = Some(saddr);
+        } else if let Some(o) = self.opts.if_used() {
+            o.saddr = None;
+        }
+    }
+
+    /// The socket was copied from one whose groups are its own.
+    pub fn forget_groups(&mut self) {
+        if let Some(o) = self.opts.if_used() {
+            o.mc.forget_groups();
+            o.v6.mc.forget_groups();
+        }
+    }
+
     /// The coordinates of its connection.
     pub fn tuple(&self) -> InetTuple {
         InetTuple { laddr: self.rcv_saddr, faddr: self.daddr, lport: self.num, fport: self.dport }
@@ -252,10 +283,10 @@ impl InetSock {
 
     /// The flow to some peer. A source of the other version of IP is none.
     pub fn flow_to(&self, sk: &Sock, daddr: IpAddr, dport: u16) -> Flow {
-        let fits = self.saddr.is_ipv4() == daddr.is_ipv4();
-        let saddr = if fits { self.saddr } else { unspecified_like(daddr) };
+        let own = self.saddr();
+        let saddr = if own.is_ipv4() == daddr.is_ipv4() { own } else { unspecified_like(daddr) };
         Flow {
-            tos: if daddr.is_ipv6() { self.v6.tclass } else { self.tos },
+            tos: if daddr.is_ipv6() { self.opts.v6.tclass } else { self.tos },
             mark: sk.mark.load(Relaxed),
             oif: sk.bound_dev_if.load(Relaxed),
             anysrc: sk.flag(SockFlags::TRANSPARENT),
@@ -277,13 +308,13 @@ impl InetSock {
     pub fn xmit_params_to(&self, sk: &Sock, v6: bool) -> XmitParams {
         let (ttl, tos, pmtudisc) = match v6 {
             false => (self.uc_ttl, self.tos, self.pmtudisc),
-            true => (self.v6.hop_limit, self.v6.tclass, self.v6.pmtudisc),
+            true => (self.opts.v6.hop_limit, self.opts.v6.tclass, self.opts.v6.pmtudisc),
         };
         XmitParams {
             ttl: u8::try_from(ttl).unwrap_or(0),
             tos,
             dont_fragment: matches!(pmtudisc as i32, IP_PMTUDISC_WANT | IP_PMTUDISC_DO | IP_PMTUDISC_PROBE),
-            flowlabel: self.flowlabel,
+            flowlabel: self.opts.flowlabel,
             priority: sk.priority.load(Relaxed),
             mark: sk.mark.load(Relaxed),
         }
@@ -291,8 +322,9 @@ impl InetSock {
 
     /// `inet_sk(sk)->cmsg_flags != 0`: whether received packets come with control messages of IP's.
     pub fn wants_cmsg(&self) -> bool {
-        let v4 = self.recvttl || self.recvtos || self.pktinfo || self.recvorigdstaddr;
-        let o = &self.v6;
+        let o = &*self.opts;
+        let v4 = o.recvttl || o.recvtos || o.pktinfo || o.recvorigdstaddr;
+        let o = &o.v6;
         v4 || o.pktinfo || o.recvhoplimit || o.recvtclass || o.recvorigdstaddr
     }
 }

@@ -96,29 +96,32 @@ pub fn ip_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         IP_TOS => set_tos(sk, inet, v as u8),
         IP_TTL if val.is_empty() => return Err(Errno::EINVAL),
         IP_TTL => inet.uc_ttl = one_of(v, -1, 1..=255)? as i16,
-        IP_HDRINCL if sk.kind == SOCK_RAW => inet.hdrincl = on,
+        IP_HDRINCL if sk.kind == SOCK_RAW => inet.opts.make().hdrincl = on,
         IP_MTU_DISCOVER => inet.pmtudisc = one_of(v, 0, IP_PMTUDISC_DONT..=IP_PMTUDISC_OMIT)? as u8,
         IP_RECVERR => {
-            inet.recverr = on;
-            sk.set_flag(SockFlags::RECVERR, inet.recverr || inet.v6.recverr);
+            let o = inet.opts.make();
+            o.recverr = on;
+            sk.set_flag(SockFlags::RECVERR, o.recverr || o.v6.recverr);
         }
-        IP_RECVTTL => inet.recvttl = on,
-        IP_RECVTOS => inet.recvtos = on,
-        IP_PKTINFO => inet.pktinfo = on,
-        IP_ORIGDSTADDR => inet.recvorigdstaddr = on,
+        IP_RECVTTL => inet.opts.make().recvttl = on,
+        IP_RECVTOS => inet.opts.make().recvtos = on,
+        IP_PKTINFO => inet.opts.make().pktinfo = on,
+        IP_ORIGDSTADDR => inet.opts.make().recvorigdstaddr = on,
         IP_FREEBIND if val.is_empty() => return Err(Errno::EINVAL),
         IP_FREEBIND => sk.set_flag(SockFlags::FREEBIND, on),
         IP_TRANSPARENT => sk.set_flag(SockFlags::TRANSPARENT, on),
         IP_BIND_ADDRESS_NO_PORT => inet.bind_address_no_port = on,
-        IP_LOCAL_PORT_RANGE => inet.local_port_range = port_range(val)?,
+        IP_LOCAL_PORT_RANGE => inet.opts.make().local_port_range = port_range(val)?,
         IP_MULTICAST_TTL if sk.kind == SOCK_STREAM || val.is_empty() => return Err(Errno::EINVAL),
-        IP_MULTICAST_TTL => inet.mc.ttl = if v == -1 { 1 } else { u8::try_from(v).map_err(|_| Errno::EINVAL)? },
+        IP_MULTICAST_TTL => {
+            inet.opts.make().mc.ttl = if v == -1 { 1 } else { u8::try_from(v).map_err(|_| Errno::EINVAL)? };
+        }
         IP_MULTICAST_LOOP if val.is_empty() => return Err(Errno::EINVAL),
         // Whether a copy comes back is decided by the route.
         IP_MULTICAST_LOOP if !on => return unsupported(sk),
         IP_MULTICAST_LOOP => {}
         IP_MULTICAST_ALL if val.is_empty() || !(0..=1).contains(&v) => return Err(Errno::EINVAL),
-        IP_MULTICAST_ALL => inet.mc.groups().all.store(on, Relaxed),
+        IP_MULTICAST_ALL => inet.opts.make().mc.groups().all.store(on, Relaxed),
         _ => return unsupported(sk),
     }
     let wants = inet.wants_cmsg();
@@ -165,24 +168,24 @@ pub fn ip_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
         IP_TOS => inet.tos as i32,
         IP_TTL if inet.uc_ttl < 0 => sk.net.sysctl.ip_default_ttl.get() as i32,
         IP_TTL => inet.uc_ttl as i32,
-        IP_HDRINCL => inet.hdrincl as i32,
+        IP_HDRINCL => inet.opts.hdrincl as i32,
         IP_MTU_DISCOVER => inet.pmtudisc as i32,
         IP_MTU => path_mtu(sk, inet)?,
-        IP_LOCAL_PORT_RANGE => inet.local_port_range as i32,
-        IP_RECVERR => inet.recverr as i32,
-        IP_RECVTTL => inet.recvttl as i32,
-        IP_RECVTOS => inet.recvtos as i32,
-        IP_PKTINFO => inet.pktinfo as i32,
-        IP_ORIGDSTADDR => inet.recvorigdstaddr as i32,
+        IP_LOCAL_PORT_RANGE => inet.opts.local_port_range as i32,
+        IP_RECVERR => inet.opts.recverr as i32,
+        IP_RECVTTL => inet.opts.recvttl as i32,
+        IP_RECVTOS => inet.opts.recvtos as i32,
+        IP_PKTINFO => inet.opts.pktinfo as i32,
+        IP_ORIGDSTADDR => inet.opts.recvorigdstaddr as i32,
         IP_FREEBIND => sk.flag(SockFlags::FREEBIND) as i32,
         IP_TRANSPARENT => sk.flag(SockFlags::TRANSPARENT) as i32,
         IP_BIND_ADDRESS_NO_PORT => inet.bind_address_no_port as i32,
-        IP_MULTICAST_TTL => inet.mc.ttl as i32,
+        IP_MULTICAST_TTL => inet.opts.mc.ttl as i32,
         IP_MULTICAST_LOOP => 1,
-        IP_MULTICAST_ALL => inet.mc.groups().all.load(Relaxed) as i32,
+        IP_MULTICAST_ALL => inet.opts.mc.all() as i32,
         IP_MULTICAST_IF => {
-            let source = match inet.saddr {
-                IpAddr::V4(a) if inet.mc.oif != 0 => a,
+            let source = match inet.saddr() {
+                IpAddr::V4(a) if inet.opts.mc.oif != 0 => a,
                 _ => Ipv4Addr::UNSPECIFIED,
             };
             return Ok(cut(source.octets().to_vec(), len));
@@ -252,7 +255,7 @@ fn change_membership(sk: &Arc<Sock>, join: bool, val: &[u8]) -> Result<()> {
     if join && !m.group.is_multicast() {
         return Err(Errno::EINVAL);
     }
-    let groups = inet_sk(&mut *sk.lock_sock()).mc.groups().clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).opts.make().mc.groups().clone();
     let group = IpAddr::V4(m.group);
     let dev = find_dev(sk, &m);
     if !join {
@@ -273,7 +276,7 @@ fn leave(sk: &Sock, group: Ipv4Addr, ifindex: u32) -> Result<()> {
 
 /// `ip_mc_drop_socket`: a closed socket leaves its groups.
 pub fn ip_mc_drop_socket(sk: &Arc<Sock>) {
-    let Some(groups) = inet_sk(&mut *sk.lock_sock()).mc.joined().cloned() else { return };
+    let Some(groups) = inet_sk(&mut *sk.lock_sock()).opts.mc.joined().cloned() else { return };
     for (group, ifindex) in groups.drain() {
         if let IpAddr::V4(g) = group {
             let _ = leave(sk, g, ifindex);
@@ -299,6 +302,6 @@ fn set_multicast_if(sk: &Arc<Sock>, val: &[u8]) -> Result<()> {
     if bound != 0 && oif != 0 && bound != oif {
         return Err(Errno::EINVAL);
     }
-    inet_sk(&mut *sk.lock_sock()).mc.oif = oif;
+    inet_sk(&mut *sk.lock_sock()).opts.make().mc.oif = oif;
     Ok(())
 }

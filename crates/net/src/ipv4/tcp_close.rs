@@ -197,7 +197,8 @@ fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     forget_connection(tp);
     if !sk.flag(SockFlags::BINDADDR_LOCK) {
         let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        (tp.inet.saddr, tp.inet.rcv_saddr) = (any, any);
+        tp.inet.rcv_saddr = any;
+        tp.inet.set_saddr(any);
     }
     sk.set_shutdown(0);
     sk.set_flag(SockFlags::DONE, false);

@@ -153,7 +153,7 @@ pub fn tcp_passive_fastopen(sk: &Sock, tp: &TcpSock) -> bool {
 fn cache_get(sk: &Sock, tp: &TcpSock) -> (u16, FastopenCookie) {
     let m = tcp_hashinfo(&sk.net)
         .metrics
-        .with(&sk.net, tp.inet.saddr, tp.inet.daddr, false, |m| m.fastopen)
+        .with(&sk.net, tp.inet.saddr(), tp.inet.daddr, false, |m| m.fastopen)
         .unwrap_or_default();
     let mut cookie = m.cookie;
     if cookie.len <= 0 && m.try_exp == 1 {
@@ -165,7 +165,7 @@ fn cache_get(sk: &Sock, tp: &TcpSock) -> (u16, FastopenCookie) {
 /// Remembers what a SYN-ACK said (`tcp_fastopen_cache_set`).
 pub fn tcp_fastopen_cache_set(sk: &Sock, tp: &TcpSock, mss: u16, cookie: &FastopenCookie, syn_lost: bool, try_exp: u8) {
     let now = sk.net.kernel().jiffies();
-    tcp_hashinfo(&sk.net).metrics.with(&sk.net, tp.inet.saddr, tp.inet.daddr, true, |m| {
+    tcp_hashinfo(&sk.net).metrics.with(&sk.net, tp.inet.saddr(), tp.inet.daddr, true, |m| {
         let f: &mut TcpFastopenMetrics = &mut m.fastopen;
         if mss != 0 {
             f.mss = mss;

@@ -487,7 +487,7 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
             return;
         }
     }
-    let recverr = if tuple.faddr.is_ipv4() { tp.inet.recverr } else { tp.inet.v6.recverr };
+    let recverr = if tuple.faddr.is_ipv4() { tp.inet.opts.recverr } else { tp.inet.opts.v6.recverr };
     if matches!(state, TcpState::SynSent | TcpState::SynRecv) {
         sk.set_err(err.errno);
         sk.error_report();
@@ -547,7 +547,7 @@ fn set_peer(sk: &Arc<Sock>, tp: &mut TcpSock, addr: &SockAddr) -> Result<()> {
     {
         bind_scope(sk, a.scope_id())?;
     }
-    let bound_elsewhere = !tp.inet.saddr.is_unspecified() && tp.inet.saddr.is_ipv4() != daddr.is_ipv4();
+    let bound_elsewhere = !tp.inet.saddr().is_unspecified() && tp.inet.saddr().is_ipv4() != daddr.is_ipv4();
     if bound_elsewhere || daddr.is_multicast() {
         return Err(Errno::ENETUNREACH);
     }
@@ -562,11 +562,11 @@ fn set_peer(sk: &Arc<Sock>, tp: &mut TcpSock, addr: &SockAddr) -> Result<()> {
         return Err(Errno::ENETUNREACH);
     }
     let inet = &mut tp.inet;
-    inet.saddr = flow.saddr;
     if inet.rcv_saddr.is_unspecified() {
         inet.rcv_saddr = flow.saddr;
         inet_bhash2_update_saddr(sk, flow.saddr);
     }
+    inet.set_saddr(flow.saddr);
     (inet.daddr, inet.dport) = (daddr, addr.port());
     *sk.dst_cache.lock_bh() = Some(dst);
     Ok(())
@@ -623,8 +623,9 @@ fn give_up(sk: &Arc<Sock>, tp: &mut TcpSock) {
     inet.dport = 0;
     inet.daddr = unspecified_like(inet.daddr);
     if !sk.flag(SockFlags::BINDADDR_LOCK) {
-        let any = unspecified_like(inet.saddr);
-        (inet.saddr, inet.rcv_saddr) = (any, any);
+        let any = unspecified_like(inet.saddr());
+        inet.rcv_saddr = any;
+        inet.set_saddr(any);
         inet_bhash2_update_saddr(sk, any);
     }
     *sk.dst_cache.lock_bh() = None;

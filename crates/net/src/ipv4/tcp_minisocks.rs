@@ -343,9 +343,9 @@ pub fn tcp_create_openreq_child(
     let inet = &mut tp.inet;
     *inet = ltp.inet.clone();
     // Group memberships stay with the listener.
-    inet.mc.forget_groups();
-    inet.v6.mc.forget_groups();
-    (inet.rcv_saddr, inet.saddr, inet.daddr) = (req.tuple.laddr, req.tuple.laddr, req.tuple.faddr);
+    inet.forget_groups();
+    (inet.rcv_saddr, inet.daddr) = (req.tuple.laddr, req.tuple.faddr);
+    inet.set_saddr(req.tuple.laddr);
     (inet.num, inet.sport, inet.dport) = (req.tuple.lport, req.tuple.lport, req.tuple.fport);
     tp.mstamp_refresh(child);
 

@@ -15,7 +15,7 @@ use crate::core::sock::Sock;
 pub fn tcp_init_metrics(sk: &Sock, tp: &mut TcpSock) {
     // A threshold from a loss of the handshake says nothing about the path.
     tp.snd_ssthresh = TCP_INFINITE_SSTHRESH;
-    let (saddr, daddr) = (tp.inet.saddr, tp.inet.daddr);
+    let (saddr, daddr) = (tp.inet.saddr(), tp.inet.daddr);
     let found = tcp_hashinfo(&sk.net).metrics.with(&sk.net, saddr, daddr, false, |m| m.path);
     let path = found.unwrap_or_default();
     if path.ssthresh != 0 && !sk.net.sysctl.tcp_no_ssthresh_metrics_save.on() {
@@ -45,7 +45,7 @@ pub fn tcp_update_metrics(sk: &Sock, tp: &TcpSock) {
         return;
     }
     let metrics = &tcp_hashinfo(&sk.net).metrics;
-    let (saddr, daddr) = (tp.inet.saddr, tp.inet.daddr);
+    let (saddr, daddr) = (tp.inet.saddr(), tp.inet.daddr);
     if tp.icsk_backoff != 0 || tp.srtt_us == 0 {
         // It has not been able to measure: what is known may be wrong by now.
         metrics.with(&sk.net, saddr, daddr, false, |m| m.path.rtt_us = 0);

@@ -329,7 +329,7 @@ pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
     // The route that says so is another than the one at hand.
     *sk.dst_cache.lock_bh() = None;
     let pmtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());
-    let mode = (if v6 { tp.inet.v6.pmtudisc } else { tp.inet.pmtudisc }) as i32;
+    let mode = (if v6 { tp.inet.opts.v6.pmtudisc } else { tp.inet.pmtudisc }) as i32;
     if mtu < pmtu && mode != IP_PMTUDISC_DONT {
         // Less than is believed: if the connection ends, this was the reason.
         sk.err_soft.store(Errno::EMSGSIZE.0, Release);

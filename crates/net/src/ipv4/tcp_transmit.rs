@@ -253,7 +253,7 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     if opts.auth.is_some() {
         tcp_auth_sign(tp, &mut skb, seq, flags);
     }
-    tcp_v_send_check(&mut skb, tp.inet.saddr, tp.inet.daddr);
+    tcp_v_send_check(&mut skb, tp.inet.saddr(), tp.inet.daddr);
 
     if flags & tcp_flag::ACK != 0 {
         tcp_event_ack_sent(sk, tp);

@@ -78,8 +78,9 @@ pub fn udp_init(reg: &Registries) -> Result<()> {
 }
 
 pub fn udp_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
-    let state = UdpSock::default();
-    let ext = UdpExt::new(state.inet.mc.groups().clone(), state.inet.v6.mc.groups().clone());
+    let mut state = UdpSock::default();
+    let o = state.inet.opts.make();
+    let ext = UdpExt::new(o.mc.groups().clone(), o.v6.mc.groups().clone());
     let _ = sk.ext.set(Box::new(ext));
     Ok(Box::new(state))
 }

@@ -194,7 +194,7 @@ pub fn prepare(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> R
     }
     let no_check = if v6 { up.no_check6_tx } else { sk.flag(SockFlags::NO_CHECK_TX) };
     let gso_size = ipc.gso_size.unwrap_or(up.gso_size);
-    let pmtudisc = if v6 { up.inet.v6.pmtudisc } else { up.inet.pmtudisc } as i32;
+    let pmtudisc = if v6 { up.inet.opts.v6.pmtudisc } else { up.inet.pmtudisc } as i32;
     let strict = matches!(pmtudisc, IP_PMTUDISC_DO | IP_PMTUDISC_PROBE | IP_PMTUDISC_INTERFACE);
     Ok(Cork { flow, dst, params, gso_size, no_check, strict, frags: SmallVec::new(), len: 0 })
 }
@@ -242,7 +242,7 @@ fn apply(sk: &Sock, inet: &InetSock, ipc: &IpcmCookie, flow: &mut Flow, params: 
         flow.oif = ipc.oif;
     }
     if flow.daddr.is_multicast() {
-        let mc = if flow.is_v6() { &inet.v6.mc } else { &inet.mc };
+        let mc = if flow.is_v6() { &inet.opts.v6.mc } else { &inet.opts.mc };
         params.ttl = mc.ttl;
         if flow.oif == 0 {
             flow.oif = mc.oif;
@@ -444,19 +444,18 @@ pub fn udp_set_peer(sk: &Arc<Sock>, up: &mut UdpSock, daddr: IpAddr, dport: u16)
     *sk.dst_cache.lock_bh() = None;
     let mut flow = up.inet.flow_to(sk, daddr, dport);
     if daddr.is_multicast() && flow.oif == 0 {
-        flow.oif = if flow.is_v6() { up.inet.v6.mc.oif } else { up.inet.mc.oif };
+        flow.oif = if flow.is_v6() { up.inet.opts.v6.mc.oif } else { up.inet.opts.mc.oif };
     }
     let dst = route(sk, &mut flow, false)?;
     if dst.kind == RtnType::Broadcast && !sk.flag(SockFlags::BROADCAST) {
         return Err(Errno::EACCES);
     }
     let inet = &mut up.inet;
-    if inet.saddr.is_unspecified() {
-        inet.saddr = flow.saddr;
-    }
+    let own = inet.saddr();
     if inet.rcv_saddr.is_unspecified() {
         inet.rcv_saddr = flow.saddr;
     }
+    inet.set_saddr(if own.is_unspecified() { flow.saddr } else { own });
     (inet.daddr, inet.dport) = (daddr, dport);
     sk.traced.fetch_or(sk.net.wants_trace(&flow), Relaxed);
     *sk.dst_cache.lock_bh() = Some(dst);
@@ -465,10 +464,11 @@ pub fn udp_set_peer(sk: &Arc<Sock>, up: &mut UdpSock, daddr: IpAddr, dport: u16)
 
 /// Forgets the peer, and the address too unless `bind` gave it.
 pub fn udp_clear_peer(sk: &Sock, inet: &mut InetSock) {
-    let any = unspecified_like(if sk.family == AF_INET6 { Ipv6Addr::UNSPECIFIED.into() } else { inet.saddr });
+    let any = unspecified_like(if sk.family == AF_INET6 { Ipv6Addr::UNSPECIFIED.into() } else { inet.saddr() });
     (inet.daddr, inet.dport) = (any, 0);
     if !sk.flag(SockFlags::BINDADDR_LOCK) {
-        (inet.rcv_saddr, inet.saddr) = (any, any);
+        inet.rcv_saddr = any;
+        inet.set_saddr(any);
     }
     *sk.dst_cache.lock_bh() = None;
 }

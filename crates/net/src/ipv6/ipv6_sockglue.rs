@@ -71,25 +71,28 @@ fn ipv6_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         // What it may be bound beside has been decided.
         IPV6_V6ONLY if inet.num != 0 => return Err(Errno::EINVAL),
         IPV6_V6ONLY => sk.set_flag(SockFlags::V6ONLY, on),
-        IPV6_UNICAST_HOPS => inet.v6.hop_limit = one_of(v, -1, 0..=255)? as i16,
+        IPV6_UNICAST_HOPS => inet.opts.make().v6.hop_limit = one_of(v, -1, 0..=255)? as i16,
         IPV6_MULTICAST_HOPS if sk.kind == SOCK_STREAM => return unsupported(sk),
-        IPV6_MULTICAST_HOPS => inet.v6.mc.ttl = one_of(v, -1, 0..=255).map(|v| if v == -1 { 1 } else { v as u8 })?,
+        IPV6_MULTICAST_HOPS => {
+            inet.opts.make().v6.mc.ttl = one_of(v, -1, 0..=255).map(|v| if v == -1 { 1 } else { v as u8 })?
+        }
         IPV6_MULTICAST_LOOP if v == 0 => return unsupported(sk),
         IPV6_MULTICAST_LOOP => one_of(v, 1, 1..=1).map(drop)?,
-        IPV6_MULTICAST_IF => inet.v6.mc.oif = multicast_if(sk, v)?,
-        IPV6_TCLASS => inet.v6.tclass = one_of(v, -1, 0..=255).map(|v| v.max(0) as u8)?,
-        IPV6_MTU_DISCOVER => inet.v6.pmtudisc = one_of(v, 0, IP_PMTUDISC_DONT..=IP_PMTUDISC_OMIT)? as u8,
+        IPV6_MULTICAST_IF => inet.opts.make().v6.mc.oif = multicast_if(sk, v)?,
+        IPV6_TCLASS => inet.opts.make().v6.tclass = one_of(v, -1, 0..=255).map(|v| v.max(0) as u8)?,
+        IPV6_MTU_DISCOVER => inet.opts.make().v6.pmtudisc = one_of(v, 0, IP_PMTUDISC_DONT..=IP_PMTUDISC_OMIT)? as u8,
         IPV6_RECVERR => {
-            inet.v6.recverr = on;
-            sk.set_flag(SockFlags::RECVERR, inet.recverr || inet.v6.recverr);
+            let o = inet.opts.make();
+            o.v6.recverr = on;
+            sk.set_flag(SockFlags::RECVERR, o.recverr || o.v6.recverr);
         }
-        IPV6_RECVPKTINFO => inet.v6.pktinfo = on,
-        IPV6_RECVHOPLIMIT => inet.v6.recvhoplimit = on,
-        IPV6_RECVTCLASS => inet.v6.recvtclass = on,
-        IPV6_ORIGDSTADDR => inet.v6.recvorigdstaddr = on,
+        IPV6_RECVPKTINFO => inet.opts.make().v6.pktinfo = on,
+        IPV6_RECVHOPLIMIT => inet.opts.make().v6.recvhoplimit = on,
+        IPV6_RECVTCLASS => inet.opts.make().v6.recvtclass = on,
+        IPV6_ORIGDSTADDR => inet.opts.make().v6.recvorigdstaddr = on,
         IPV6_FREEBIND => sk.set_flag(SockFlags::FREEBIND, on),
         IPV6_TRANSPARENT => sk.set_flag(SockFlags::TRANSPARENT, on),
-        _ => inet.v6.mc.groups().all.store(one_of(v, 0, 0..=1)? != 0, Relaxed),
+        _ => inet.opts.make().v6.mc.groups().all.store(one_of(v, 0, 0..=1)? != 0, Relaxed),
     }
     let wants = inet.wants_cmsg();
     sk.set_flag(SockFlags::CMSG, wants);
@@ -100,7 +103,7 @@ fn ipv6_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
 fn ipv6_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
     let mut state = sk.lock_sock();
     let inet = inet_sk(&mut *state);
-    let o = &inet.v6;
+    let o = &inet.opts.v6;
     let v = match name {
         IPV6_V6ONLY => sk.flag(SockFlags::V6ONLY) as i32,
         IPV6_UNICAST_HOPS if o.hop_limit < 0 => sk.net.sysctl.ipv6_hop_limit.get() as i32,
@@ -108,7 +111,7 @@ fn ipv6_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
         IPV6_MULTICAST_HOPS => o.mc.ttl as i32,
         IPV6_MULTICAST_LOOP => 1,
         IPV6_MULTICAST_IF => o.mc.oif as i32,
-        IPV6_MULTICAST_ALL => o.mc.groups().all.load(Relaxed) as i32,
+        IPV6_MULTICAST_ALL => o.mc.all() as i32,
         IPV6_TCLASS => o.tclass as i32,
         IPV6_MTU_DISCOVER => o.pmtudisc as i32,
         IPV6_MTU => path_mtu(sk, inet)?,
@@ -148,7 +151,7 @@ fn change_membership(sk: &Arc<Sock>, join: bool, val: &[u8]) -> Result<()> {
     if !group.is_multicast() {
         return Err(Errno::EINVAL);
     }
-    let groups = inet_sk(&mut *sk.lock_sock()).v6.mc.groups().clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).opts.make().v6.mc.groups().clone();
     if !join {
         let ifindex = groups.leave(group.into(), ifindex)?;
         leave(sk, group, ifindex);
@@ -182,7 +185,7 @@ fn leave(sk: &Sock, group: Ipv6Addr, ifindex: u32) {
 
 /// `ipv6_sock_mc_close`: a closed socket leaves its groups.
 pub fn ipv6_sock_mc_close(sk: &Arc<Sock>) {
-    let groups = inet_sk(&mut *sk.lock_sock()).v6.mc.groups().clone();
+    let groups = inet_sk(&mut *sk.lock_sock()).opts.make().v6.mc.groups().clone();
     for (group, ifindex) in groups.drain() {
         if let IpAddr::V6(g) = group {
             leave(sk, g, ifindex);

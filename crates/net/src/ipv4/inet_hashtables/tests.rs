@@ -88,7 +88,7 @@ fn connecting(t: &TestNet, daddr: &str, dport: u16) -> (Arc<Sock>, Result<Recycl
     sk.set_state(TcpState::SynSent);
     let mut state = sk.lock_sock();
     let inet = inet_sk(&mut *state);
-    (inet.rcv_saddr, inet.saddr, inet.daddr, inet.dport) = (ip("127.0.0.1"), ip("127.0.0.1"), ip(daddr), dport);
+    (inet.rcv_saddr, inet.daddr, inet.dport) = (ip("127.0.0.1"), ip(daddr), dport);
     let r = __inet_hash_connect(&sk, inet);
     drop(state);
     (sk, r)
