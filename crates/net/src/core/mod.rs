@@ -4,6 +4,7 @@
 //! Linux counterpart: `net/core/`, `net/ethernet/`.
 //! Locks and context: each file says its own.
 
+pub mod box_queue;
 pub mod checksum;
 pub mod dev;
 pub mod dst;

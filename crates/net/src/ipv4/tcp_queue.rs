@@ -9,17 +9,18 @@
 //!      | retransmit queue ............. | write queue ............ |
 //!        [0, send_head)                   [send_head, len)
 //! ```
-//! One deque holds both: sending a piece moves `send_head`, not the piece. A cumulative ACK pops from the front, a sequence
+//! One queue holds both: sending a piece moves `send_head`, not the piece. A cumulative ACK pops from the front, a sequence
 //! number is found by bisection. A piece has no header room: what goes to the wire is a new `Skb` that shares its fragments.
 //!
 //! What was sent once lies in the order of its transmission by itself. Only while something is missing does a [`Scoreboard`]
 //! keep the exceptions in order, so that neither finding what is lost (RFC 8985) nor what is to be sent again walks over the
 //! window: the work an ACK makes does not depend on how much is in flight.
 
+use crate::core::box_queue::BoxQueue;
 use kernel::Frag;
 use smallvec::SmallVec;
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 
 /// Whether `a` lies before `b` in sequence space (RFC 9293, 3.4).
 #[inline]
@@ -243,7 +244,7 @@ impl Scoreboard {
 /// The write queue and the retransmit queue.
 #[derive(Default)]
 pub struct TxQueue {
-    list: VecDeque<Box<TxSkb>>,
+    list: BoxQueue<TxSkb>,
     /// Index of the first piece that was never sent.
     head: usize,
     /// Only while something is missing.
@@ -275,7 +276,7 @@ impl TxQueue {
         let Some(s) = self.list.get(i).filter(|_| i < self.head) else { return };
         let at = Scoreboard::place(s, self.board.as_ref().map(|b| b.scanned));
         if at != Place::Nowhere {
-            let una = self.list[0].seq;
+            let una = self.list.front().map_or(0, |s| s.seq);
             self.board.get_or_insert_with(|| Box::new(Scoreboard { scanned: una, ..Scoreboard::default() })).add(s, at);
         }
     }
@@ -402,14 +403,14 @@ impl TxQueue {
     #[inline]
     pub fn rtx(&self, i: usize) -> Option<&TxSkb> {
         self.step();
-        if i < self.head { self.list.get(i).map(|s| &**s) } else { None }
+        if i < self.head { self.list.get(i) } else { None }
     }
 
     /// Not for what [`TxQueue::restamp`] is for.
     #[inline]
     pub fn rtx_mut(&mut self, i: usize) -> Option<&mut TxSkb> {
         self.step();
-        if i < self.head { self.list.get_mut(i).map(|s| &mut **s) } else { None }
+        if i < self.head { self.list.get_mut(i) } else { None }
     }
 
     /// The last piece sent (`tcp_rtx_queue_tail`).
@@ -419,11 +420,11 @@ impl TxQueue {
 
     /// Any piece, by its place in both queues.
     pub fn get_mut(&mut self, i: usize) -> Option<&mut TxSkb> {
-        self.list.get_mut(i).map(|s| &mut **s)
+        self.list.get_mut(i)
     }
 
     pub fn get(&self, i: usize) -> Option<&TxSkb> {
-        self.list.get(i).map(|s| &**s)
+        self.list.get(i)
     }
 
     /// Index of the first unsent piece.
@@ -435,23 +436,23 @@ impl TxQueue {
     /// The next piece to be sent (`tcp_send_head`).
     #[inline]
     pub fn send_head(&self) -> Option<&TxSkb> {
-        self.list.get(self.head).map(|s| &**s)
+        self.list.get(self.head)
     }
 
     #[inline]
     pub fn send_head_mut(&mut self) -> Option<&mut TxSkb> {
-        self.list.get_mut(self.head).map(|s| &mut **s)
+        self.list.get_mut(self.head)
     }
 
     /// The last unsent piece (`tcp_write_queue_tail`).
     #[inline]
     pub fn write_back(&self) -> Option<&TxSkb> {
-        if self.write_is_empty() { None } else { self.list.back().map(|s| &**s) }
+        if self.write_is_empty() { None } else { self.list.back() }
     }
 
     #[inline]
     pub fn write_back_mut(&mut self) -> Option<&mut TxSkb> {
-        if self.write_is_empty() { None } else { self.list.back_mut().map(|s| &mut **s) }
+        if self.write_is_empty() { None } else { self.list.back_mut() }
     }
 
     /// Whether the next piece to be sent is the last there is (`tcp_skb_is_last`).
@@ -490,10 +491,6 @@ impl TxQueue {
         let skb = self.list.pop_front();
         if let Some(s) = &skb {
             self.board_trim(s.end_seq);
-        }
-        if self.list.is_empty() {
-            // An idle connection keeps next to nothing.
-            self.list.shrink_to(4);
         }
         skb
     }

@@ -179,9 +179,6 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
     if !peek && took {
         tcp_rcv_space_adjust(sk, tp);
         tcp_mem_reclaim(sk, tp);
-        if tp.receive_queue.is_empty() {
-            tp.receive_queue.shrink_to(4);
-        }
     }
     if !peek && tp.receive_queue.is_empty() && sk.flag(SockFlags::DONE) && tp.copied_seq.wrapping_add(1) == tp.rcv_nxt {
         // The FIN has been read over.

@@ -8,12 +8,13 @@ use super::inet_sock::InetSock;
 use super::tcp_accecn::AccEcn;
 use super::tcp_ao::TcpAuth;
 use super::tcp_queue::{Seq, TxQueue};
+use crate::core::box_queue::BoxQueue;
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
 use crate::ipv4::request_sock::RequestSock;
 use kernel::{PageMut, Timer, TimerOwner};
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use uapi::tcp::TcpCcInfo;
 
@@ -140,7 +141,7 @@ pub struct TcpSock {
     // --- queues ---
     pub tx: TxQueue,
     /// In order, headers pulled; its memory is counted in `sk.rmem_alloc`.
-    pub receive_queue: VecDeque<Box<Skb>>,
+    pub receive_queue: BoxQueue<Skb>,
     pub out_of_order_queue: BTreeMap<Seq, Box<Skb>>,
     /// Where the next bytes to be sent are copied to; dropped when all is acknowledged.
     pub frag: Option<PageMut>,
@@ -356,7 +357,7 @@ impl TcpSock {
             scaling_ratio: 128,
             gso_segs: 0,
             tx: TxQueue::default(),
-            receive_queue: VecDeque::new(),
+            receive_queue: BoxQueue::default(),
             out_of_order_queue: BTreeMap::new(),
             frag: None,
             rx_opt: TcpOptionsReceived::default(),

@@ -109,7 +109,7 @@ pub fn tcp_write_queue_purge(sk: &Sock, tp: &mut TcpSock) {
 pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) {
     let queue = std::mem::take(&mut tp.receive_queue);
     let ooo = std::mem::take(&mut tp.out_of_order_queue);
-    let mem: usize = queue.iter().chain(ooo.values()).map(|s| s.truesize as usize).sum();
+    let mem: usize = queue.into_iter().chain(ooo.into_values()).map(|s| s.truesize as usize).sum();
     sk.rmem_alloc.fetch_sub(mem, AcqRel);
     tcp_mem_reclaim(sk, tp);
 }
