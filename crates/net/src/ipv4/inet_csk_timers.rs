@@ -56,7 +56,7 @@ pub fn inet_csk_delete_keepalive_timer(tp: &mut TcpSock) {
 pub fn tcp_clear_xmit_timers(tp: &mut TcpSock) {
     tp.icsk_pending = 0;
     tp.icsk_ack.pending = 0;
-    if let Some(c) = &tp.comp_sack {
+    if let Some(c) = &tp.ofo.comp_sack {
         c.timer.try_to_cancel();
     }
     for t in [&tp.retransmit_timer, &tp.delack_timer, &tp.sk_timer].into_iter().flatten() {

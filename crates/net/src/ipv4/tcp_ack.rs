@@ -184,7 +184,7 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         flag |= Ack::SND_UNA_ADVANCED;
         tp.icsk_retransmits = 0;
     }
-    let prior_fack = if tp.sacked_out != 0 { tp.highest_sack } else { tp.snd_una };
+    let prior_fack = if tp.sacked_out != 0 { tp.rec.highest_sack } else { tp.snd_una };
     if flag.contains(Ack::UPDATE_TS_RECENT) {
         flag |= tcp_replace_ts_recent(tp, cb.seq);
     }
@@ -296,7 +296,7 @@ fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st:
     let ack = tcp_skb_cb(skb).ack_seq;
     let mut rexmit = Rexmit::None;
     tcp_rack_update_reo_wnd(sk, tp, st.rate.prior_delivered);
-    if tp.tlp_high_seq != 0 {
+    if tp.rec.tlp_high_seq != 0 {
         tcp_process_tlp_ack(sk, tp, ack, flag);
     }
     if !flag.intersects(Ack::NOT_DUP) || flag.intersects(Ack::CA_ALERT) || tp.ca_state != TcpCaState::Open {
@@ -315,7 +315,7 @@ fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st:
     let delivered = tcp_newly_delivered(sk, tp, prior.delivered, flag);
     let lost = tp.lost.wrapping_sub(prior.lost);
     st.rate.is_ack_delayed = flag.contains(Ack::ACK_MAYBE_DELAYED);
-    tcp_rate_gen(tp, delivered, lost, tp.is_sack_reneg, &mut st.rate);
+    tcp_rate_gen(tp, delivered, lost, tp.rec.is_sack_reneg, &mut st.rate);
     tcp_cong_control(sk, tp, ack, flag, &st.rate);
     tcp_xmit_recovery(sk, tp, rexmit);
 }
@@ -498,7 +498,7 @@ fn tcp_ack_piece(tp: &mut TcpSock, flag: &mut Ack, p: &AckedPiece, c: &mut Clean
         if before(p.seq, c.reord) {
             c.reord = p.seq;
         }
-        if !after(p.end_seq, tp.high_seq) {
+        if !after(p.end_seq, tp.rec.high_seq) {
             *flag |= Ack::ORIG_SACK_ACKED;
         }
     }
@@ -521,7 +521,9 @@ fn tcp_ack_probe(sk: &Sock, tp: &mut TcpSock) {
     let Some(head) = tp.tx.send_head() else { return };
     if !after(head.end_seq, tp.wnd_end()) {
         tp.icsk_backoff = 0;
-        tp.icsk_probes_tstamp = 0;
+        if let Some(r) = tp.rec.if_used() {
+            r.icsk_probes_tstamp = 0;
+        }
         inet_csk_clear_xmit_timer(tp);
     } else {
         let when = tcp_clamp_probe0_to_user_timeout(tp, tcp_probe0_when(tp, tp.icsk_rto_max));
@@ -531,13 +533,13 @@ fn tcp_ack_probe(sk: &Sock, tp: &mut TcpSock) {
 
 /// What became of a loss probe (RFC 8985, 7.4; `tcp_process_tlp_ack`).
 fn tcp_process_tlp_ack(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack) {
-    if tp.tlp_high_seq == 0 || before(ack, tp.tlp_high_seq) {
+    if tp.rec.tlp_high_seq == 0 || before(ack, tp.rec.tlp_high_seq) {
         return;
     }
-    if !tp.tlp_retrans || flag.contains(Ack::DSACK_TLP) {
+    if !tp.rec.tlp_retrans || flag.contains(Ack::DSACK_TLP) {
         // New data was the probe, or the probe was a duplicate: nothing was lost.
-        tp.tlp_high_seq = 0;
-    } else if after(ack, tp.tlp_high_seq) {
+        tp.rec.make().tlp_high_seq = 0;
+    } else if after(ack, tp.rec.tlp_high_seq) {
         // The probe repaired a loss: react to it once.
         tcp_init_cwnd_reduction(sk, tp);
         tcp_set_ca_state(sk, tp, TcpCaState::Cwr);
@@ -545,7 +547,7 @@ fn tcp_process_tlp_ack(sk: &Sock, tp: &mut TcpSock, ack: u32, flag: Ack) {
         tcp_try_keep_open(sk, tp);
         sk.net.mib.inc(Mib::TcpExtTCPLossProbeRecovery);
     } else if !flag.intersects(Ack::SND_UNA_ADVANCED | Ack::NOT_DUP | Ack::DATA_SACKED) {
-        tp.tlp_high_seq = 0;
+        tp.rec.make().tlp_high_seq = 0;
     }
 }
 
@@ -588,10 +590,10 @@ fn tcp_xmit_recovery(sk: &Arc<Sock>, tp: &mut TcpSock, rexmit: Rexmit) {
     if rexmit == Rexmit::New {
         let mss = tcp_current_mss(sk, tp);
         __tcp_push_pending_frames(sk, tp, mss, TCP_NAGLE_OFF);
-        if after(tp.snd_nxt, tp.high_seq) {
+        if after(tp.snd_nxt, tp.rec.high_seq) {
             return;
         }
-        tp.frto = false;
+        tp.rec.make().frto = false;
     }
     tcp_xmit_retransmit_queue(sk, tp);
 }

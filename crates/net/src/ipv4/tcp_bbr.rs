@@ -182,7 +182,6 @@ fn bbr_set_cwnd(sk: &Sock, tp: &mut TcpSock, rs: &RateSample, bw: u32) {
             cwnd = cwnd.max(CWND_MIN_TARGET);
         }
     }
-    cwnd = cwnd.min(tp.snd_cwnd_clamp);
     if look(tp).mode == PROBE_RTT {
         cwnd = cwnd.min(CWND_MIN_TARGET);
     }

@@ -137,7 +137,7 @@ fn tcp_last_byte(skb: &Skb) -> u32 {
 /// What becomes of a connection without a process.
 fn tcp_adjudge_to_death(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if sk.state() == TcpState::FinWait2 {
-        if tp.linger2 < 0 {
+        if tp.opt.linger2 < 0 {
             tcp_set_state(sk, tp, TcpState::Close);
             tcp_send_active_reset(sk, tp);
             sk.net.mib.inc(Mib::TcpExtTCPAbortOnLinger);
@@ -211,7 +211,7 @@ fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
 fn forget_connection(tp: &mut TcpSock) {
     let fresh = *TcpSock::new(tp.ops, tp.ca_ops);
     let old = std::mem::replace(tp, fresh);
-    tp.inet = old.inet;
+    (tp.inet, tp.opt) = (old.inet, old.opt);
     tp.inet.dport = 0;
     (tp.retransmit_timer, tp.delack_timer, tp.sk_timer) = (old.retransmit_timer, old.delack_timer, old.sk_timer);
     // Far beyond what the last connection used.
@@ -219,21 +219,12 @@ fn forget_connection(tp: &mut TcpSock) {
     tp.rx_opt.user_mss = old.rx_opt.user_mss;
     tp.ca_setsockopt = old.ca_setsockopt;
     tp.icsk_bound = old.icsk_bound;
-    (tp.icsk_rto_min, tp.icsk_rto_max, tp.thin_lto) = (old.icsk_rto_min, old.icsk_rto_max, old.thin_lto);
-    tp.icsk_delack_max = old.icsk_delack_max;
-    tp.icsk_syn_retries = old.icsk_syn_retries;
-    tp.icsk_user_timeout = old.icsk_user_timeout;
+    (tp.icsk_rto_min, tp.icsk_rto_max) = (old.icsk_rto_min, old.icsk_rto_max);
     tp.nonagle = old.nonagle;
-    tp.recvmsg_inq = old.recvmsg_inq;
-    tp.defer_accept = old.defer_accept;
-    tp.linger2 = old.linger2;
-    (tp.keepalive_time, tp.keepalive_intvl, tp.keepalive_probes) =
-        (old.keepalive_time, old.keepalive_intvl, old.keepalive_probes);
     tp.hs = old.hs.filter(|h| h.fastopen_connect || h.fastopen_no_cookie || h.save_syn != 0).map(|h| {
         let (fastopen_connect, fastopen_no_cookie, save_syn) = (h.fastopen_connect, h.fastopen_no_cookie, h.save_syn);
         Box::new(TcpHandshake { fastopen_connect, fastopen_no_cookie, save_syn, ..TcpHandshake::default() })
     });
-    tp.notsent_lowat = old.notsent_lowat;
     tp.tcp_mstamp = old.tcp_mstamp;
     tp.orphan = old.orphan;
 }

@@ -35,7 +35,7 @@ pub fn tcp_compress_ack(sk: &Sock, tp: &mut TcpSock) -> bool {
         return false;
     }
     let (rcv_nxt, ops) = (tp.rcv_nxt, tp.ops);
-    let c = tp.comp_sack.get_or_insert_with(|| {
+    let c = tp.ofo.make().comp_sack.get_or_insert_with(|| {
         Box::new(CompSack { timer: new_timer(sk, ops), rcv_nxt: rcv_nxt.wrapping_sub(1), held: 0, dup_acks: 0 })
     });
     if c.held as i64 >= s.tcp_comp_sack_nr.get() {
@@ -64,7 +64,8 @@ pub fn tcp_compress_ack(sk: &Sock, tp: &mut TcpSock) -> bool {
 
 /// What was held back must go: more is to be said than one ACK has room for.
 pub fn tcp_sack_compress_send_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    let Some(c) = tp.comp_sack.as_deref_mut().filter(|c| c.held > 0) else { return };
+    let ofo = tp.ofo.if_used();
+    let Some(c) = ofo.and_then(|o| o.comp_sack.as_deref_mut()).filter(|c| c.held > 0) else { return };
     c.timer.try_to_cancel();
     // One of them is sent.
     let spared = std::mem::take(&mut c.held) - 1;

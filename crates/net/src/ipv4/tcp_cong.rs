@@ -43,7 +43,9 @@ pub fn tcp_snd_cwnd_set(tp: &mut TcpSock, v: u32) {
 
 /// Starts the socket's algorithm (`tcp_init_congestion_control`).
 pub fn tcp_init_congestion_control(sk: &Sock, tp: &mut TcpSock) {
-    tp.prior_ssthresh = 0;
+    if let Some(r) = tp.rec.if_used() {
+        r.prior_ssthresh = 0;
+    }
     let (size, align) = tp.ca_ops.priv_layout;
     tp.ca_priv = CaPriv::with_size(size, align);
     tp.ca_initialized = true;
@@ -94,7 +96,7 @@ pub fn tcp_is_cwnd_limited(tp: &TcpSock) -> bool {
 pub fn tcp_slow_start(tp: &mut TcpSock, acked: u32) -> u32 {
     let cwnd = tp.snd_cwnd.saturating_add(acked).min(tp.snd_ssthresh);
     let left = acked - (cwnd - tp.snd_cwnd).min(acked);
-    tcp_snd_cwnd_set(tp, cwnd.min(tp.snd_cwnd_clamp));
+    tcp_snd_cwnd_set(tp, cwnd);
     left
 }
 
@@ -111,7 +113,6 @@ pub fn tcp_cong_avoid_ai(tp: &mut TcpSock, w: u32, acked: u32) {
         tp.snd_cwnd_cnt -= delta * w;
         tcp_snd_cwnd_set(tp, tp.snd_cwnd.saturating_add(delta));
     }
-    tcp_snd_cwnd_set(tp, tp.snd_cwnd.min(tp.snd_cwnd_clamp));
 }
 
 pub fn tcp_reno_cong_avoid(_sk: &Sock, tp: &mut TcpSock, _ack: u32, mut acked: u32) {
@@ -134,7 +135,7 @@ pub fn tcp_reno_ssthresh(_sk: &Sock, tp: &mut TcpSock) -> u32 {
 
 /// The larger of the window and what it was before the reduction.
 pub fn tcp_reno_undo_cwnd(_sk: &Sock, tp: &mut TcpSock) -> u32 {
-    tp.snd_cwnd.max(tp.prior_cwnd)
+    tp.snd_cwnd.max(tp.rec.prior_cwnd)
 }
 
 /// The threshold in force: while a reduction is under way it is the one to come (`tcp_current_ssthresh`).

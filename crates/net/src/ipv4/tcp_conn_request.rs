@@ -202,8 +202,8 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         tfo_listener: AtomicBool::new(false),
         tfo_accepted: AtomicBool::new(false),
         saved_syn: None,
-        syn_retries: ltp.icsk_syn_retries,
-        defer_accept: ltp.defer_accept,
+        syn_retries: ltp.opt.icsk_syn_retries,
+        defer_accept: ltp.opt.defer_accept,
         traced: false,
         rsk_timer: OnceLock::new(),
     }

@@ -264,7 +264,7 @@ fn tcp_fastopen_active_should_disable(sk: &Sock, tp: &mut TcpSock) -> bool {
 pub fn tcp_fastopen_active_disable_ofo_check(sk: &Sock, tp: &TcpSock) {
     let Some(h) = tp.hs.as_ref().filter(|h| h.syn_fastopen) else { return };
     if tp.data_segs_in == 0 {
-        let mut ofo = tp.out_of_order_queue.values();
+        let mut ofo = tp.ofo.out_of_order_queue.values();
         if let (Some(only), None) = (ofo.next(), ofo.next())
             && tcp_skb_cb(only).tcp_flags & tcp_flag::FIN != 0
         {

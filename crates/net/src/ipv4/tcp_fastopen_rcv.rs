@@ -47,7 +47,7 @@ pub fn tcp_rcv_fastopen_synack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, 
     if !asked {
         // Nobody asked for a cookie.
         foc = FastopenCookie::NONE;
-    } else if tp.total_retrans > 0 {
+    } else if tp.rec.total_retrans > 0 {
         // Only a repeated SYN, without data, has arrived: the first one, or its answer, was lost.
         syn_lost = foc.len < 0 && unacked;
     } else if foc.len < 0 && !syn_data {
@@ -56,7 +56,7 @@ pub fn tcp_rcv_fastopen_synack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, 
     }
     tcp_fastopen_cache_set(sk, tp, mss, &foc, syn_lost, try_exp);
     if unacked {
-        let why = if tp.total_retrans > 0 { TFO_SYN_RETRANSMITTED } else { TFO_DATA_NOT_ACKED };
+        let why = if tp.rec.total_retrans > 0 { TFO_SYN_RETRANSMITTED } else { TFO_DATA_NOT_ACKED };
         handshake(tp).fastopen_client_fail = why;
         sk.net.mib.inc(Mib::TcpExtTCPFastOpenActiveFail);
         return true;

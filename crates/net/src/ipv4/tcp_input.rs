@@ -164,7 +164,7 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
 
 /// With SACKed data beyond a hole the peer's RST is at that data's end.
 fn rst_at_sack_edge(tp: &TcpSock, seq: u32) -> bool {
-    let blocks = tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize);
+    let blocks = tp.ofo.selective_acks.iter().take(tp.rx_opt.num_sacks as usize);
     let edge = blocks.map(|b| b.end_seq).reduce(super::tcp_queue::seq_max);
     edge == Some(seq)
 }
@@ -253,7 +253,7 @@ fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted
         && !after(cb.ack_seq, tp.snd_nxt)
         && (th.window.get() as u32) << tp.rx_opt.snd_wscale == tp.snd_wnd
         && tp.urg_data == 0
-        && tp.out_of_order_queue.is_empty();
+        && tp.ofo.out_of_order_queue.is_empty();
     if !plain {
         return Predicted::No;
     }
@@ -371,7 +371,7 @@ fn tcp_rcv_slow(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) {
 pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_mtup_init(sk, tp);
     tcp_init_metrics(sk, tp);
-    let cwnd = if tp.total_retrans > 1 && tp.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
+    let cwnd = if tp.rec.total_retrans > 1 && tp.rec.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
     tcp_snd_cwnd_set(tp, cwnd);
     tp.snd_cwnd_stamp = tp.jiffies32();
     tcp_init_congestion_control(sk, tp);
@@ -402,13 +402,15 @@ fn tcp_finish_connect(sk: &Arc<Sock>, tp: &mut TcpSock, synack: Box<Skb>, foc: F
 
 /// `keepalive_time_when`, milliseconds.
 pub fn tcp_keepalive_time_when(sk: &Sock, tp: &TcpSock) -> u32 {
-    let secs = if tp.keepalive_time != 0 { tp.keepalive_time as i64 } else { sk.net.sysctl.tcp_keepalive_time.get() };
+    let secs =
+        if tp.opt.keepalive_time != 0 { tp.opt.keepalive_time as i64 } else { sk.net.sysctl.tcp_keepalive_time.get() };
     (secs * 1000).min(u32::MAX as i64) as u32
 }
 
 /// Seconds of FIN_WAIT2 for an orphan, in milliseconds (`tcp_fin_time`).
 pub fn tcp_fin_time(sk: &Sock, tp: &TcpSock) -> u32 {
-    let timeout = if tp.linger2 > 0 { tp.linger2 as u32 } else { (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32 };
+    let timeout =
+        if tp.opt.linger2 > 0 { tp.opt.linger2 as u32 } else { (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32 };
     timeout.max((tp.icsk_rto << 2) - (tp.icsk_rto >> 1))
 }
 
@@ -509,7 +511,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     if sk.state() == TcpState::Close {
         return Ok(());
     }
-    if tcp_write_pending(tp) || tp.defer_accept != 0 || tp.in_pingpong_mode(sk) {
+    if tcp_write_pending(tp) || tp.opt.defer_accept != 0 || tp.in_pingpong_mode(sk) {
         // Data is to follow at once: the ACK may ride on it.
         inet_csk_schedule_ack(tp);
         tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
@@ -652,7 +654,7 @@ fn tcp_fin_wait1_fastopen(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
 fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
     let cb = *tcp_skb_cb(skb);
     tp.delivered = tp.delivered.wrapping_add(1);
-    if tp.srtt_us == 0 && tp.total_retrans == 0 && fastopen_rsk(tp).is_none() {
+    if tp.srtt_us == 0 && tp.rec.total_retrans == 0 && fastopen_rsk(tp).is_none() {
         let mut ca_us = -1;
         tcp_ack_update_rtt(&sk.net, tp, true, false, -1, -1, &mut ca_us);
     }
@@ -700,7 +702,7 @@ fn tcp_fin_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> St
         sk.state_change();
         return Step5::Continue;
     }
-    if tp.linger2 < 0 || beyond_fin(tp, &cb, th) {
+    if tp.opt.linger2 < 0 || beyond_fin(tp, &cb, th) {
         tcp_done(sk, tp);
         sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
         return Step5::Reset;

@@ -388,7 +388,10 @@ pub fn tcp_create_openreq_child(
     tcp_ecn_openreq_child(&child.net, tp, req, skb, th);
     tp.icsk_rto = TCP_TIMEOUT_INIT;
     tp.icsk_ack.lrcvtime = tp.jiffies32();
-    tp.total_retrans = req.num_retrans.load(Relaxed) as u32;
+    let retrans = req.num_retrans.load(Relaxed) as u32;
+    if retrans != 0 {
+        tp.rec.make().total_retrans = retrans;
+    }
     if let Some(syn) = &req.saved_syn {
         handshake(tp).saved_syn = Some(syn.clone());
     }
@@ -410,24 +413,15 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
 
 /// Socket options of TCP's level that a child takes over.
 fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
-    tp.icsk_syn_retries = ltp.icsk_syn_retries;
-    (tp.icsk_rto_min, tp.icsk_rto_max, tp.thin_lto) = (ltp.icsk_rto_min, ltp.icsk_rto_max, ltp.thin_lto);
-    tp.icsk_delack_max = ltp.icsk_delack_max;
-    tp.icsk_user_timeout = ltp.icsk_user_timeout;
+    tp.opt = ltp.opt.clone();
+    (tp.icsk_rto_min, tp.icsk_rto_max) = (ltp.icsk_rto_min, ltp.icsk_rto_max);
     tp.icsk_ack.pingpong = ltp.icsk_ack.pingpong;
     tp.ca_setsockopt = ltp.ca_setsockopt;
     tp.nonagle = ltp.nonagle;
-    tp.recvmsg_inq = ltp.recvmsg_inq;
-    tp.defer_accept = ltp.defer_accept;
-    tp.linger2 = ltp.linger2;
-    tp.keepalive_time = ltp.keepalive_time;
-    tp.keepalive_intvl = ltp.keepalive_intvl;
-    tp.keepalive_probes = ltp.keepalive_probes;
     if let Some(l) = ltp.hs.as_ref().filter(|h| h.save_syn != 0 || h.fastopen_no_cookie) {
         let h = handshake(tp);
         (h.save_syn, h.fastopen_no_cookie) = (l.save_syn, l.fastopen_no_cookie);
     }
-    tp.notsent_lowat = ltp.notsent_lowat;
     tp.scaling_ratio = ltp.scaling_ratio;
 }
 

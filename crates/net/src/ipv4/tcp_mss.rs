@@ -42,14 +42,14 @@ pub fn net_header_len(tp: &TcpSock) -> u32 {
 /// Largest payload for a path of this MTU, timestamps considered, at least `tcp_min_snd_mss` (`tcp_mtu_to_mss`).
 pub fn tcp_mtu_to_mss(sk: &Sock, tp: &TcpSock, mtu: u32) -> u32 {
     let mss = mtu.saturating_sub(net_header_len(tp) + 20).min(tp.rx_opt.mss_clamp as u32);
-    let mss = mss.saturating_sub(tp.icsk_ext_hdr_len as u32).max(sk.net.sysctl.tcp_min_snd_mss.get() as u32);
+    let mss = mss.max(sk.net.sysctl.tcp_min_snd_mss.get() as u32);
     let options = (tp.tcp_header_len as u32).saturating_sub(20);
     mss.saturating_sub(options).max(8)
 }
 
 /// The MTU that a segment with this payload needs (`tcp_mss_to_mtu`).
 pub fn tcp_mss_to_mtu(tp: &TcpSock, mss: u32) -> u32 {
-    mss + tp.tcp_header_len as u32 + tp.icsk_ext_hdr_len as u32 + net_header_len(tp)
+    mss + tp.tcp_header_len as u32 + net_header_len(tp)
 }
 
 /// At most half of the largest window the peer ever offered (`tcp_bound_to_half_wnd`).
@@ -80,7 +80,7 @@ pub fn tcp_established_options_size(sk: &Sock, tp: &TcpSock) -> u32 {
     if tp.rx_opt.tstamp_ok {
         n += TCPOLEN_TSTAMP_ALIGNED;
     }
-    let blocks = (tp.rx_opt.num_sacks as usize + tp.duplicate_sack.is_some() as usize)
+    let blocks = (tp.rx_opt.num_sacks as usize + tp.ofo.duplicate_sack.is_some() as usize)
         .min((MAX_TCP_OPTION_SPACE - n - TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK)
         .min(TCP_NUM_SACKS);
     if blocks > 0 {

@@ -96,7 +96,7 @@ fn tcp_mtu_check_reprobe(sk: &Sock, tp: &mut TcpSock) {
 /// Makes a probe of the data that waits, if it is time for one (RFC 4821, 7.3 and 7.4; `tcp_mtu_probe`).
 pub fn tcp_mtu_probe(sk: &Sock, tp: &mut TcpSock) -> MtuProbe {
     let Some(m) = tp.mtup.as_deref().copied().filter(|m| m.enabled && m.probe_size == 0) else { return MtuProbe::No };
-    let calm = tp.ca_state == TcpCaState::Open && tp.rx_opt.num_sacks == 0 && tp.duplicate_sack.is_none();
+    let calm = tp.ca_state == TcpCaState::Open && tp.rx_opt.num_sacks == 0 && tp.ofo.duplicate_sack.is_none();
     if !calm || tp.snd_cwnd < MIN_CWND {
         return MtuProbe::No;
     }

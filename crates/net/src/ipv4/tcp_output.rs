@@ -239,7 +239,7 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
         return tp.packets_out == 0 && !tp.tx.write_is_empty();
     }
     if tcp_in_cwnd_reduction(tp) {
-        tp.prr_out += sent;
+        tp.rec.make().prr_out += sent;
     }
     if push != Push::Probe {
         tcp_schedule_loss_probe(sk, tp, false);
@@ -364,11 +364,11 @@ pub fn tcp_probe0_when(tp: &TcpSock, max: u32) -> u32 {
 
 /// Not later than `TCP_USER_TIMEOUT` (`tcp_clamp_probe0_to_user_timeout`).
 pub fn tcp_clamp_probe0_to_user_timeout(tp: &TcpSock, when: u32) -> u32 {
-    if tp.icsk_user_timeout == 0 || tp.icsk_probes_tstamp == 0 {
+    if tp.opt.icsk_user_timeout == 0 || tp.rec.icsk_probes_tstamp == 0 {
         return when;
     }
-    let elapsed = (tp.jiffies32().wrapping_sub(tp.icsk_probes_tstamp) as i32).max(0) as u32;
-    when.min(tp.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN))
+    let elapsed = (tp.jiffies32().wrapping_sub(tp.rec.icsk_probes_tstamp) as i32).max(0) as u32;
+    when.min(tp.opt.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN))
 }
 
 /// `tcp_check_probe_timer`.
@@ -447,7 +447,7 @@ pub fn tcp_send_delayed_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
         ato = ato.min(max_ato);
     }
     // Sooner than a peer with the same least timeout would retransmit (`tcp_delack_max`).
-    ato = ato.min(tp.icsk_delack_max).min(tp.icsk_rto_min.max(2) - 1).max(1);
+    ato = ato.min(tp.opt.icsk_delack_max).min(tp.icsk_rto_min.max(2) - 1).max(1);
     let now = sk.net.kernel().jiffies_coarse();
     let mut timeout = now + ato as u64;
     if a.pending & ICSK_ACK_TIMER != 0 {
@@ -502,7 +502,10 @@ pub fn tcp_write_wakeup(sk: &Arc<Sock>, tp: &mut TcpSock, mib: Mib) -> Result<()
 pub fn tcp_send_probe0(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let r = tcp_write_wakeup(sk, tp, Mib::TcpExtTCPWinProbe);
     if tp.packets_out != 0 || tp.tx.write_is_empty() {
-        (tp.icsk_probes_out, tp.icsk_backoff, tp.icsk_probes_tstamp) = (0, 0, 0);
+        (tp.icsk_probes_out, tp.icsk_backoff) = (0, 0);
+        if let Some(r) = tp.rec.if_used() {
+            r.icsk_probes_tstamp = 0;
+        }
         return;
     }
     tp.icsk_probes_out = tp.icsk_probes_out.saturating_add(1);
@@ -576,7 +579,10 @@ fn tcp_connect_init(sk: &Sock, tp: &mut TcpSock) -> Result<()> {
     (tp.rcv_nxt, tp.rcv_wup, tp.copied_seq) = (0, 0, 0);
     tp.icsk_rto = TCP_TIMEOUT_INIT;
     tp.icsk_retransmits = 0;
-    (tp.retrans_out, tp.lost_out, tp.sacked_out, tp.undo_marker, tp.undo_retrans) = (0, 0, 0, 0, -1);
+    (tp.retrans_out, tp.lost_out, tp.sacked_out) = (0, 0, 0);
+    if let Some(r) = tp.rec.if_used() {
+        (r.undo_marker, r.undo_retrans) = (0, -1);
+    }
     Ok(())
 }
 

@@ -69,7 +69,7 @@ pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
         sk.release_later(TCPF_ACK_DEFERRED);
     } else if now {
         tcp_send_ack(sk, tp);
-    } else if tp.out_of_order_queue.is_empty() {
+    } else if tp.ofo.out_of_order_queue.is_empty() {
         tcp_send_delayed_ack(sk, tp);
     } else if !tcp_compress_ack(sk, tp) {
         tcp_send_ack(sk, tp);
@@ -201,7 +201,7 @@ pub fn tcp_init_buffer_space(sk: &Sock, tp: &mut TcpSock) {
         tcp_sndbuf_expand(sk, tp);
     }
     tp.mstamp_refresh(sk);
-    tp.rcv_tune.space_time = tp.tcp_mstamp;
+    tp.rcv_tune.space_time = tp.tcp_mstamp as u32;
     tp.rcv_tune.space_seq = tp.copied_seq;
     let maxwin = tcp_full_space(sk, tp);
     let mss = tp.advmss as u32;
@@ -228,8 +228,8 @@ pub fn tcp_rcv_space_adjust(sk: &Sock, tp: &mut TcpSock) {
         return;
     }
     tp.mstamp_refresh(sk);
-    let time = tp.tcp_mstamp.saturating_sub(tp.rcv_tune.space_time);
-    if time < (rtt >> 3) as u64 {
+    let time = (tp.tcp_mstamp as u32).wrapping_sub(tp.rcv_tune.space_time);
+    if time < rtt >> 3 {
         return;
     }
     // What still waits shows that the process, not the buffer, is slow.
@@ -239,7 +239,7 @@ pub fn tcp_rcv_space_adjust(sk: &Sock, tp: &mut TcpSock) {
         tcp_rcvbuf_grow(sk, tp, copied as u32);
     }
     tp.rcv_tune.space_seq = tp.copied_seq;
-    tp.rcv_tune.space_time = tp.tcp_mstamp;
+    tp.rcv_tune.space_time = tp.tcp_mstamp as u32;
 }
 
 /// A buffer for `space` bytes a round trip, and for twice as many in the next, as a sender in slow start will send
@@ -252,7 +252,7 @@ fn tcp_rcvbuf_grow(sk: &Sock, tp: &mut TcpSock, space: u32) {
     // The measurement is a round trip old.
     let mut rcvwin = (space as u64) << 1;
     rcvwin += (rcvwin * space.saturating_sub(old) as u64 / old.max(1) as u64) << 1;
-    if let Some((_, last)) = tp.out_of_order_queue.last_key_value() {
+    if let Some((_, last)) = tp.ofo.out_of_order_queue.last_key_value() {
         rcvwin += tcp_skb_cb(last).end_seq.wrapping_sub(tp.rcv_nxt) as u64;
     }
     let want = tcp_space_from_win(rcvwin.min(i32::MAX as u64) as u32, tp.scaling_ratio);
@@ -282,11 +282,11 @@ fn tcp_dsack_set(sk: &Sock, tp: &mut TcpSock, seq: u32, end: u32) {
     }
     let old = before(seq, tp.rcv_nxt);
     sk.net.mib.inc(if old { Mib::TcpExtTCPDSACKOldSent } else { Mib::TcpExtTCPDSACKOfoSent });
-    tp.duplicate_sack = Some(TcpSackBlock { start_seq: seq, end_seq: end });
+    tp.ofo.make().duplicate_sack = Some(TcpSackBlock { start_seq: seq, end_seq: end });
 }
 
 fn tcp_dsack_extend(sk: &Sock, tp: &mut TcpSock, seq: u32, end: u32) {
-    match &mut tp.duplicate_sack {
+    match &mut tp.ofo.make().duplicate_sack {
         None => tcp_dsack_set(sk, tp, seq, end),
         Some(b) => {
             tcp_sack_extend(b, seq, end);
@@ -296,7 +296,7 @@ fn tcp_dsack_extend(sk: &Sock, tp: &mut TcpSock, seq: u32, end: u32) {
 
 /// The newest range comes first (RFC 2018, 4; `tcp_sack_new_ofo_skb`).
 fn tcp_sack_new_ofo_skb(sk: &Arc<Sock>, tp: &mut TcpSock, seq: u32, end: u32) {
-    let blocks = &tp.selective_acks[..(tp.rx_opt.num_sacks as usize).min(TCP_NUM_SACKS)];
+    let blocks = &tp.ofo.selective_acks[..(tp.rx_opt.num_sacks as usize).min(TCP_NUM_SACKS)];
     let joins = |b: &TcpSackBlock| !after(seq, b.end_seq) && !after(b.start_seq, end);
     let at = blocks.iter().position(joins).unwrap_or(blocks.len());
     if at >= TCP_SACK_BLOCKS_EXPECTED {
@@ -305,28 +305,29 @@ fn tcp_sack_new_ofo_skb(sk: &Arc<Sock>, tp: &mut TcpSock, seq: u32, end: u32) {
     let mut block = TcpSackBlock { start_seq: seq, end_seq: end };
     let mut kept = [TcpSackBlock::default(); TCP_NUM_SACKS];
     let mut n = 0;
-    for b in tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize) {
+    for b in tp.ofo.selective_acks.iter().take(tp.rx_opt.num_sacks as usize) {
         if !tcp_sack_extend(&mut block, b.start_seq, b.end_seq) && n < TCP_NUM_SACKS - 1 {
             kept[n] = *b;
             n += 1;
         }
     }
-    tp.selective_acks[0] = block;
-    tp.selective_acks[1..].copy_from_slice(&kept[..TCP_NUM_SACKS - 1]);
+    let sacks = &mut tp.ofo.make().selective_acks;
+    sacks[0] = block;
+    sacks[1..].copy_from_slice(&kept[..TCP_NUM_SACKS - 1]);
     tp.rx_opt.num_sacks = n as u8 + 1;
 }
 
 /// Drops ranges that are in order by now (`tcp_sack_remove`).
 fn tcp_sack_remove(tp: &mut TcpSock) {
-    if tp.out_of_order_queue.is_empty() {
+    if tp.ofo.out_of_order_queue.is_empty() {
         tp.rx_opt.num_sacks = 0;
         return;
     }
     let mut n = 0;
     for i in 0..(tp.rx_opt.num_sacks as usize).min(TCP_NUM_SACKS) {
-        let b = tp.selective_acks[i];
+        let b = tp.ofo.selective_acks[i];
         if before(tp.rcv_nxt, b.start_seq) {
-            tp.selective_acks[n] = b;
+            tp.ofo.make().selective_acks[n] = b;
             n += 1;
         }
     }
@@ -394,7 +395,9 @@ pub fn tcp_data_queue(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         return;
     }
     pull_header(&mut skb);
-    tp.duplicate_sack = None;
+    if let Some(o) = tp.ofo.if_used() {
+        o.duplicate_sack = None;
+    }
     tcp_ecn_accept_cwr(tp, &skb);
     if !after(cb.end_seq, tp.rcv_nxt) {
         // All of it has come before.
@@ -451,10 +454,10 @@ fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
     if fin {
         tcp_fin(sk, tp);
     }
-    if !tp.out_of_order_queue.is_empty() {
+    if !tp.ofo.out_of_order_queue.is_empty() {
         tcp_ofo_queue(sk, tp);
         // RFC 5681, 4.2: an ACK at once for what fills a hole.
-        if tp.out_of_order_queue.is_empty() {
+        if tp.ofo.out_of_order_queue.is_empty() {
             tp.icsk_ack.pending |= ICSK_ACK_NOW;
         }
     }
@@ -481,7 +484,7 @@ pub fn tcp_data_ready(sk: &Sock, tp: &TcpSock) {
 
 /// Moves what has become in order to the receive queue (`tcp_ofo_queue`).
 fn tcp_ofo_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
-    while let Some(entry) = tp.out_of_order_queue.first_entry() {
+    while let Some(entry) = tp.ofo.make().out_of_order_queue.first_entry() {
         if after(entry.key().0, tp.rcv_nxt) {
             break;
         }
@@ -519,11 +522,11 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     tcp_measure_rcv_mss(sk, tp, &skb);
     inet_csk_schedule_ack(tp);
     sk.net.mib.inc(Mib::TcpExtTCPOFOQueue);
-    tp.rcv_ooopack = tp.rcv_ooopack.wrapping_add((skb.gso_segs as u32).max(1));
+    tp.ofo.make().rcv_ooopack = tp.ofo.rcv_ooopack.wrapping_add((skb.gso_segs as u32).max(1));
     let cb = *tcp_skb_cb(&skb);
     let (mut seq, end) = (cb.seq, cb.end_seq);
     // What lies before: its end may overlap.
-    let prev_end = tp.out_of_order_queue.range(..=Seq(seq)).next_back().map(|(_, p)| tcp_skb_cb(p).end_seq);
+    let prev_end = tp.ofo.out_of_order_queue.range(..=Seq(seq)).next_back().map(|(_, p)| tcp_skb_cb(p).end_seq);
     if let Some(prev_end) = prev_end
         && after(prev_end, seq)
     {
@@ -537,7 +540,7 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         seq = prev_end;
     }
     // What follows: covered packets go, a partly covered one ends this one.
-    while let Some((&key, next)) = tp.out_of_order_queue.range(Seq(seq)..).next() {
+    while let Some((&key, next)) = tp.ofo.out_of_order_queue.range(Seq(seq)..).next() {
         if !before(key.0, end) {
             break;
         }
@@ -552,7 +555,7 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         }
         tcp_dsack_extend(sk, tp, key.0, next_end);
         sk.net.mib.inc(Mib::TcpExtTCPOFOMerge);
-        if let Some(gone) = tp.out_of_order_queue.remove(&key) {
+        if let Some(gone) = tp.ofo.make().out_of_order_queue.remove(&key) {
             sk.rmem_alloc.fetch_sub(gone.truesize as usize, AcqRel);
         }
     }
@@ -574,14 +577,14 @@ fn tcp_ofo_insert(sk: &Sock, tp: &mut TcpSock, mut skb: Box<Skb>) {
     skb.orphan();
     skb.dst = None;
     let seq = tcp_skb_cb(&skb).seq;
-    if let Some((_, prev)) = tp.out_of_order_queue.range_mut(..Seq(seq)).next_back() {
+    if let Some((_, prev)) = tp.ofo.make().out_of_order_queue.range_mut(..Seq(seq)).next_back() {
         match tcp_try_coalesce(sk, prev, skb) {
             Ok(()) => return,
             Err(back) => skb = back,
         }
     }
     sk.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
-    tp.out_of_order_queue.insert(Seq(seq), skb);
+    tp.ofo.make().out_of_order_queue.insert(Seq(seq), skb);
 }
 
 /// The peer's FIN has come, in order (RFC 9293, 3.10.7.4, eighth step; `tcp_fin`).
@@ -589,11 +592,10 @@ pub fn tcp_fin(sk: &Arc<Sock>, tp: &mut TcpSock) {
     inet_csk_schedule_ack(tp);
     sk.add_shutdown(RCV_SHUTDOWN);
     sk.set_flag(SockFlags::DONE, true);
-    let mut gone = 0;
-    for skb in std::mem::take(&mut tp.out_of_order_queue).into_values() {
-        gone += skb.truesize as usize;
+    if let Some(o) = tp.ofo.if_used() {
+        let gone = std::mem::take(&mut o.out_of_order_queue).into_values().map(|s| s.truesize as usize).sum();
+        sk.rmem_alloc.fetch_sub(gone, AcqRel);
     }
-    sk.rmem_alloc.fetch_sub(gone, AcqRel);
     tp.rx_opt.num_sacks = 0;
     match sk.state() {
         TcpState::SynRecv | TcpState::Established => {

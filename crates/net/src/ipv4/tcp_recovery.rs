@@ -89,9 +89,8 @@ pub fn tcp_rack_advance(tp: &mut TcpSock, sacked: u8, xmit_id: u32, xmit_time: u
     tp.rack.advanced = true;
     tp.rack.rtt_us = rtt;
     // Numbers of transmissions grow with time, and tell those apart that the clock does not.
-    if tp.rack.mstamp == 0 || after(xmit_id, tp.rack.xmit_id) {
-        tp.rack.mstamp = xmit_time;
-        tp.rack.xmit_id = xmit_id;
+    if !tp.rack.known || after(xmit_id, tp.rack.xmit_id) {
+        (tp.rack.known, tp.rack.xmit_id) = (true, xmit_id);
     }
 }
 
@@ -101,10 +100,10 @@ fn tcp_rack_reo_wnd(sk: &Sock, tp: &TcpSock) -> u32 {
         let no = sk.net.sysctl.tcp_recovery.get() & TCP_RACK_NO_DUPTHRESH != 0;
         tp.sacked_out >= tp.reordering && !no
     };
-    if tp.reord_seen == 0 && (tp.ca_state >= TcpCaState::Recovery || dupthresh()) {
+    if tp.rec.reord_seen == 0 && (tp.ca_state >= TcpCaState::Recovery || dupthresh()) {
         return 0;
     }
-    ((tcp_min_rtt(tp) as u64 >> 2) * tp.rack.reo_wnd_steps as u64).min(tp.srtt_us as u64 >> 3) as u32
+    ((tcp_min_rtt(tp) as u64 >> 2) * tp.rec.rack_reo_wnd_steps as u64).min(tp.srtt_us as u64 >> 3) as u32
 }
 
 /// Microseconds until the piece counts as lost; 0 or less: now.
@@ -166,16 +165,17 @@ pub fn tcp_rack_update_reo_wnd(sk: &Sock, tp: &mut TcpSock, prior_delivered: u32
     if prior_delivered == 0 || sk.net.sysctl.tcp_recovery.get() & TCP_RACK_STATIC_REO_WND != 0 {
         return;
     }
-    if before(prior_delivered, tp.rack.last_delivered) {
-        tp.rack.dsack_seen = false;
+    let Some(r) = tp.rec.if_used() else { return };
+    if before(prior_delivered, r.rack_last_delivered) {
+        r.rack_dsack_seen = false;
     }
-    if tp.rack.dsack_seen {
-        tp.rack.reo_wnd_steps = tp.rack.reo_wnd_steps.saturating_add(1);
-        tp.rack.dsack_seen = false;
-        tp.rack.last_delivered = tp.delivered;
-        tp.rack.reo_wnd_persist = TCP_RACK_RECOVERY_THRESH;
-    } else if tp.rack.reo_wnd_persist == 0 {
-        tp.rack.reo_wnd_steps = 1;
+    if r.rack_dsack_seen {
+        r.rack_reo_wnd_steps = r.rack_reo_wnd_steps.saturating_add(1);
+        r.rack_dsack_seen = false;
+        r.rack_last_delivered = tp.delivered;
+        r.rack_reo_wnd_persist = TCP_RACK_RECOVERY_THRESH;
+    } else if r.rack_reo_wnd_persist == 0 {
+        r.rack_reo_wnd_steps = 1;
     }
 }
 
@@ -198,7 +198,7 @@ fn tcp_check_reno_reordering(sk: &Sock, tp: &mut TcpSock, addend: u32) {
     if tcp_limit_reno_sacked(tp) {
         let max = sk.net.sysctl.tcp_max_reordering.get() as u32;
         tp.reordering = tp.packets_out.saturating_add(addend).min(max);
-        tp.reord_seen = tp.reord_seen.wrapping_add(1);
+        tp.rec.make().reord_seen = tp.rec.reord_seen.wrapping_add(1);
         sk.net.mib.inc(Mib::TcpExtTCPRenoReorder);
     }
 }
@@ -258,45 +258,46 @@ fn tcp_identify_packet_loss(sk: &Sock, tp: &mut TcpSock, flag: &mut Ack) {
 // --- Reducing the window ---
 
 fn tcp_init_undo(tp: &mut TcpSock) {
-    tp.undo_marker = tp.snd_una;
+    let r = tp.rec.make();
+    r.undo_marker = tp.snd_una;
     // A probe may still be reported as a duplicate as well.
-    let probe = (tp.tlp_high_seq != 0 && tp.tlp_retrans) as u32;
+    let probe = (r.tlp_high_seq != 0 && r.tlp_retrans) as u32;
     // 0 would mean that all retransmissions are known to have been needless.
-    tp.undo_retrans = if tp.retrans_out + probe != 0 { (tp.retrans_out + probe) as i32 } else { -1 };
+    r.undo_retrans = if tp.retrans_out + probe != 0 { (tp.retrans_out + probe) as i32 } else { -1 };
 }
 
 /// RFC 6937 begins (`tcp_init_cwnd_reduction`).
 pub fn tcp_init_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
-    tp.high_seq = tp.snd_nxt;
-    tp.tlp_high_seq = 0;
     tp.snd_cwnd_cnt = 0;
-    tp.prior_cwnd = tp.snd_cwnd;
-    (tp.prr_delivered, tp.prr_out) = (0, 0);
+    let r = tp.rec.make();
+    (r.high_seq, r.tlp_high_seq) = (tp.snd_nxt, 0);
+    (r.prior_cwnd, r.prr_delivered, r.prr_out) = (tp.snd_cwnd, 0, 0);
     tp.snd_ssthresh = (tcp_ca(tp).ssthresh)(sk, tp);
     tcp_ecn_queue_cwr(tp);
 }
 
 /// Proportional rate reduction: `acked` segments delivered by this ACK (RFC 6937, 3; `tcp_cwnd_reduction`).
 pub fn tcp_cwnd_reduction(tp: &mut TcpSock, acked: u32, newly_lost: u32, flag: Ack) {
-    if acked == 0 || tp.prior_cwnd == 0 {
+    if acked == 0 || tp.rec.prior_cwnd == 0 {
         return;
     }
     let in_flight = tp.packets_in_flight();
     let delta = tp.snd_ssthresh as i64 - in_flight as i64;
-    tp.prr_delivered += acked;
-    let out = tp.prr_out as i64;
+    let r = tp.rec.make();
+    r.prr_delivered += acked;
+    let out = r.prr_out as i64;
     let mut sndcnt = if delta < 0 {
-        let dividend = tp.snd_ssthresh as u64 * tp.prr_delivered as u64 + tp.prior_cwnd as u64 - 1;
-        (dividend / tp.prior_cwnd as u64) as i64 - out
+        let dividend = tp.snd_ssthresh as u64 * r.prr_delivered as u64 + r.prior_cwnd as u64 - 1;
+        (dividend / r.prior_cwnd as u64) as i64 - out
     } else {
-        let mut n = (tp.prr_delivered as i64 - out).max(acked as i64);
+        let mut n = (r.prr_delivered as i64 - out).max(acked as i64);
         if flag.contains(Ack::SND_UNA_ADVANCED) && newly_lost == 0 {
             n += 1;
         }
         n.min(delta)
     };
     // The first retransmission goes out whatever the window.
-    sndcnt = sndcnt.max((tp.prr_out == 0) as i64);
+    sndcnt = sndcnt.max((out == 0) as i64);
     tcp_snd_cwnd_set(tp, in_flight + sndcnt as u32);
 }
 
@@ -306,7 +307,7 @@ pub fn tcp_end_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
     if tcp_ca(tp).cong_control.is_some() {
         return;
     }
-    if tp.snd_ssthresh < TCP_INFINITE_SSTHRESH && (tp.ca_state == TcpCaState::Cwr || tp.undo_marker != 0) {
+    if tp.snd_ssthresh < TCP_INFINITE_SSTHRESH && (tp.ca_state == TcpCaState::Cwr || tp.rec.undo_marker != 0) {
         tcp_snd_cwnd_set(tp, tp.snd_ssthresh);
         tp.snd_cwnd_stamp = tp.jiffies32();
     }
@@ -315,9 +316,10 @@ pub fn tcp_end_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
 
 /// Congestion without loss: ECN, or a full device (`tcp_enter_cwr`).
 pub fn tcp_enter_cwr(sk: &Sock, tp: &mut TcpSock) {
-    tp.prior_ssthresh = 0;
+    let r = tp.rec.make();
+    r.prior_ssthresh = 0;
     if tp.ca_state < TcpCaState::Cwr {
-        tp.undo_marker = 0;
+        r.undo_marker = 0;
         tcp_init_cwnd_reduction(sk, tp);
         tcp_set_ca_state(sk, tp, TcpCaState::Cwr);
     }
@@ -327,14 +329,14 @@ pub fn tcp_enter_cwr(sk: &Sock, tp: &mut TcpSock) {
 fn tcp_enter_recovery(sk: &Sock, tp: &mut TcpSock, ece: bool) {
     let sack = tp.rx_opt.sack_ok;
     sk.net.mib.inc(if sack { Mib::TcpExtTCPSackRecovery } else { Mib::TcpExtTCPRenoRecovery });
-    tp.prior_ssthresh = 0;
+    tp.rec.make().prior_ssthresh = 0;
     if !tcp_any_retrans_done(tp) {
         tp.retrans_stamp = 0;
     }
     tcp_init_undo(tp);
     if !tcp_in_cwnd_reduction(tp) {
         if !ece {
-            tp.prior_ssthresh = tcp_current_ssthresh(tp);
+            tp.rec.make().prior_ssthresh = tcp_current_ssthresh(tp);
         }
         tcp_init_cwnd_reduction(sk, tp);
     }
@@ -350,11 +352,12 @@ pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
     }
     tcp_timeout_mark_lost(sk, tp);
     if tp.ca_state <= TcpCaState::Disorder
-        || !after(tp.high_seq, tp.snd_una)
+        || !after(tp.rec.high_seq, tp.snd_una)
         || (tp.ca_state == TcpCaState::Loss && tp.icsk_retransmits == 0)
     {
-        tp.prior_ssthresh = tcp_current_ssthresh(tp);
-        tp.prior_cwnd = tp.snd_cwnd;
+        let (ssthresh, cwnd) = (tcp_current_ssthresh(tp), tp.snd_cwnd);
+        let r = tp.rec.make();
+        (r.prior_ssthresh, r.prior_cwnd) = (ssthresh, cwnd);
         tp.snd_ssthresh = (tcp_ca(tp).ssthresh)(sk, tp);
         tcp_ca_event(sk, tp, TcpCaEvent::Loss);
         tcp_init_undo(tp);
@@ -367,11 +370,11 @@ pub fn tcp_enter_loss(sk: &Sock, tp: &mut TcpSock) {
         tp.reordering = tp.reordering.min(reordering);
     }
     tcp_set_ca_state(sk, tp, TcpCaState::Loss);
-    tp.high_seq = tp.snd_nxt;
-    tp.tlp_high_seq = 0;
+    let r = tp.rec.make();
+    (r.high_seq, r.tlp_high_seq) = (tp.snd_nxt, 0);
     tcp_ecn_queue_cwr(tp);
     // F-RTO (RFC 5682) only for the first timeout of data sent after the last recovery.
-    tp.frto = sk.net.sysctl.tcp_frto.on() && (new_recovery || tp.icsk_retransmits != 0);
+    tp.rec.make().frto = sk.net.sysctl.tcp_frto.on() && (new_recovery || tp.icsk_retransmits != 0);
 }
 
 /// `tcp_timeout_mark_lost`.
@@ -380,8 +383,8 @@ fn tcp_timeout_mark_lost(sk: &Sock, tp: &mut TcpSock) {
     if reneged {
         sk.net.mib.inc(Mib::TcpExtTCPSACKReneging);
         tp.sacked_out = 0;
-        tp.is_sack_reneg = true;
-        tp.recv_sack_cache = Default::default();
+        tp.rec.make().is_sack_reneg = true;
+        tp.rec.make().recv_sack_cache = Default::default();
     } else if !tp.rx_opt.sack_ok {
         tp.sacked_out = 0;
     }
@@ -420,12 +423,12 @@ fn tcp_packet_delayed(sk: &Sock, tp: &TcpSock) -> bool {
         return tcp_tsopt_ecr_before(tp, tp.retrans_stamp);
     }
     // Nothing was sent again yet, unless the stamp was forgotten: without SACK at the recovery point, and for a SYN.
-    let forgotten = !tp.rx_opt.sack_ok && !before(tp.snd_una, tp.high_seq);
+    let forgotten = !tp.rx_opt.sack_ok && !before(tp.snd_una, tp.rec.high_seq);
     !forgotten && sk.state() != TcpState::SynSent
 }
 
 fn tcp_may_undo(sk: &Sock, tp: &TcpSock) -> bool {
-    tp.undo_marker != 0 && (tp.undo_retrans == 0 || tcp_packet_delayed(sk, tp))
+    tp.rec.undo_marker != 0 && (tp.rec.undo_retrans == 0 || tcp_packet_delayed(sk, tp))
 }
 
 /// `tcp_undo_cwnd_reduction`.
@@ -434,23 +437,23 @@ fn tcp_undo_cwnd_reduction(sk: &Sock, tp: &mut TcpSock, unmark_loss: bool) {
         tp.tx.clear_lost();
         tp.lost_out = 0;
     }
-    if tp.prior_ssthresh != 0 {
+    if tp.rec.prior_ssthresh != 0 {
         let cwnd = (tcp_ca(tp).undo_cwnd)(sk, tp);
         tcp_snd_cwnd_set(tp, cwnd);
-        if tp.prior_ssthresh > tp.snd_ssthresh {
-            tp.snd_ssthresh = tp.prior_ssthresh;
+        if tp.rec.prior_ssthresh > tp.snd_ssthresh {
+            tp.snd_ssthresh = tp.rec.prior_ssthresh;
             tcp_ecn_withdraw_cwr(tp);
         }
     }
     tp.snd_cwnd_stamp = tp.jiffies32();
-    tp.undo_marker = 0;
+    tp.rec.make().undo_marker = 0;
     tp.rack.advanced = true;
 }
 
 /// Without SACK the state is held until something beyond `high_seq` is acknowledged, so that old duplicates do not start
 /// another recovery (RFC 6582, 4).
 fn tcp_is_non_sack_preventing_reopen(tp: &mut TcpSock) -> bool {
-    if tp.snd_una == tp.high_seq && !tp.rx_opt.sack_ok {
+    if tp.snd_una == tp.rec.high_seq && !tp.rx_opt.sack_ok {
         if !tcp_any_retrans_done(tp) {
             tp.retrans_stamp = 0;
         }
@@ -466,22 +469,22 @@ fn tcp_try_undo_recovery(sk: &Sock, tp: &mut TcpSock) -> bool {
         tcp_undo_cwnd_reduction(sk, tp, false);
         sk.net.mib.inc(if loss { Mib::TcpExtTCPLossUndo } else { Mib::TcpExtTCPFullUndo });
     } else {
-        tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_sub(1);
+        tp.rec.make().rack_reo_wnd_persist = tp.rec.rack_reo_wnd_persist.saturating_sub(1);
     }
     if tcp_is_non_sack_preventing_reopen(tp) {
         return true;
     }
     tcp_set_ca_state(sk, tp, TcpCaState::Open);
-    tp.is_sack_reneg = false;
+    tp.rec.make().is_sack_reneg = false;
     false
 }
 
 /// Every retransmission was reported as a duplicate (RFC 3708; `tcp_try_undo_dsack`).
 fn tcp_try_undo_dsack(sk: &Sock, tp: &mut TcpSock) -> bool {
-    if tp.undo_marker == 0 || tp.undo_retrans != 0 {
+    if tp.rec.undo_marker == 0 || tp.rec.undo_retrans != 0 {
         return false;
     }
-    tp.rack.reo_wnd_persist = tp.rack.reo_wnd_persist.saturating_add(1).min(TCP_RACK_RECOVERY_THRESH);
+    tp.rec.make().rack_reo_wnd_persist = tp.rec.rack_reo_wnd_persist.saturating_add(1).min(TCP_RACK_RECOVERY_THRESH);
     tcp_undo_cwnd_reduction(sk, tp, false);
     sk.net.mib.inc(Mib::TcpExtTCPDSACKUndo);
     true
@@ -503,14 +506,14 @@ fn tcp_try_undo_loss(sk: &Sock, tp: &mut TcpSock, frto_undo: bool) -> bool {
     }
     if frto_undo || tp.rx_opt.sack_ok {
         tcp_set_ca_state(sk, tp, TcpCaState::Open);
-        tp.is_sack_reneg = false;
+        tp.rec.make().is_sack_reneg = false;
     }
     true
 }
 
 /// A partial ACK shows that what was retransmitted had arrived (`tcp_try_undo_partial`). `true`: nothing more to do.
 fn tcp_try_undo_partial(sk: &Sock, tp: &mut TcpSock, prior_una: u32) -> bool {
-    if tp.undo_marker == 0 || !tcp_packet_delayed(sk, tp) {
+    if tp.rec.undo_marker == 0 || !tcp_packet_delayed(sk, tp) {
         return false;
     }
     tcp_check_sack_reordering(sk, tp, prior_una, true);
@@ -528,7 +531,7 @@ fn tcp_try_undo_partial(sk: &Sock, tp: &mut TcpSock, prior_una: u32) -> bool {
 
 /// Segments came in another order than they were sent (`tcp_check_sack_reordering`).
 pub fn tcp_check_sack_reordering(sk: &Sock, tp: &mut TcpSock, low_seq: u32, ts: bool) {
-    let fack = if tp.sacked_out != 0 { tp.highest_sack } else { tp.snd_una };
+    let fack = if tp.sacked_out != 0 { tp.rec.highest_sack } else { tp.snd_una };
     if !before(low_seq, fack) {
         return;
     }
@@ -536,7 +539,7 @@ pub fn tcp_check_sack_reordering(sk: &Sock, tp: &mut TcpSock, low_seq: u32, ts: 
     if metric > tp.reordering.saturating_mul(mss) {
         tp.reordering = metric.div_ceil(mss).min(sk.net.sysctl.tcp_max_reordering.get() as u32);
     }
-    tp.reord_seen = tp.reord_seen.wrapping_add(1);
+    tp.rec.make().reord_seen = tp.rec.reord_seen.wrapping_add(1);
     sk.net.mib.inc(if ts { Mib::TcpExtTCPTSReorder } else { Mib::TcpExtTCPSACKReorder });
 }
 
@@ -547,7 +550,7 @@ pub fn tcp_try_keep_open(sk: &Sock, tp: &mut TcpSock) {
     let state = if tp.left_out() != 0 || tcp_any_retrans_done(tp) { TcpCaState::Disorder } else { TcpCaState::Open };
     if tp.ca_state != state {
         tcp_set_ca_state(sk, tp, state);
-        tp.high_seq = tp.snd_nxt;
+        tp.rec.make().high_seq = tp.snd_nxt;
     }
 }
 
@@ -566,26 +569,26 @@ fn tcp_try_to_open(sk: &Sock, tp: &mut TcpSock, flag: Ack) {
 
 /// An ACK in state Loss (RFC 5682 for F-RTO; `tcp_process_loss`).
 fn tcp_process_loss(sk: &Sock, tp: &mut TcpSock, flag: Ack, num_dupack: u32, rexmit: &mut Rexmit) {
-    let recovered = !before(tp.snd_una, tp.high_seq);
+    let recovered = !before(tp.snd_una, tp.rec.high_seq);
     if flag.contains(Ack::SND_UNA_ADVANCED) && tcp_try_undo_loss(sk, tp, false) {
         return;
     }
-    if tp.frto {
+    if tp.rec.frto {
         // Something sent once was acknowledged: the timeout was spurious.
         if flag.contains(Ack::ORIG_SACK_ACKED) && tcp_try_undo_loss(sk, tp, true) {
             return;
         }
-        if after(tp.snd_nxt, tp.high_seq) {
+        if after(tp.snd_nxt, tp.rec.high_seq) {
             if flag.contains(Ack::DATA_SACKED) || num_dupack != 0 {
-                tp.frto = false;
+                tp.rec.make().frto = false;
             }
         } else if flag.contains(Ack::SND_UNA_ADVANCED) && !recovered {
-            tp.high_seq = tp.snd_nxt;
+            tp.rec.make().high_seq = tp.snd_nxt;
             if !tp.tx.write_is_empty() && after(tp.wnd_end(), tp.snd_nxt) {
                 *rexmit = Rexmit::New;
                 return;
             }
-            tp.frto = false;
+            tp.rec.make().frto = false;
         }
     }
     if recovered {
@@ -593,7 +596,7 @@ fn tcp_process_loss(sk: &Sock, tp: &mut TcpSock, flag: Ack, num_dupack: u32, rex
         return;
     }
     if !tp.rx_opt.sack_ok {
-        if after(tp.snd_nxt, tp.high_seq) && num_dupack != 0 {
+        if after(tp.snd_nxt, tp.rec.high_seq) && num_dupack != 0 {
             tcp_add_reno_sack(sk, tp, num_dupack, flag.contains(Ack::ECE));
         } else if flag.contains(Ack::SND_UNA_ADVANCED) {
             tp.sacked_out = 0;
@@ -604,9 +607,10 @@ fn tcp_process_loss(sk: &Sock, tp: &mut TcpSock, flag: Ack, num_dupack: u32, rex
 
 /// A recovery from timeouts is over: for `tcp_info` (`tcp_update_rto_time`).
 fn tcp_update_rto_time(tp: &mut TcpSock) {
-    if tp.rto_stamp != 0 {
-        tp.total_rto_time = tp.total_rto_time.wrapping_add(tp.time_stamp().wrapping_sub(tp.rto_stamp));
-        tp.rto_stamp = 0;
+    if tp.rec.rto_stamp != 0 {
+        tp.rec.make().total_rto_time =
+            tp.rec.total_rto_time.wrapping_add(tp.time_stamp().wrapping_sub(tp.rec.rto_stamp));
+        tp.rec.make().rto_stamp = 0;
     }
 }
 
@@ -623,8 +627,8 @@ pub fn tcp_fastretrans_alert(
     if tp.packets_out == 0 && tp.sacked_out != 0 {
         tp.sacked_out = 0;
     }
-    if ece {
-        tp.prior_ssthresh = 0;
+    if ece && let Some(r) = tp.rec.if_used() {
+        r.prior_ssthresh = 0;
     }
     if flag.contains(Ack::SACK_RENEGING | Ack::SND_UNA_ADVANCED) {
         // The peer may have thrown away what it had reported; give it a moment before all is sent again.
@@ -636,7 +640,7 @@ pub fn tcp_fastretrans_alert(
     tcp_verify_left_out(tp);
     if tp.ca_state == TcpCaState::Open {
         tp.retrans_stamp = 0;
-    } else if !before(tp.snd_una, tp.high_seq) && tcp_left_recovery_point(sk, tp) {
+    } else if !before(tp.snd_una, tp.rec.high_seq) && tcp_left_recovery_point(sk, tp) {
         return;
     }
     match tp.ca_state {
@@ -697,7 +701,7 @@ pub fn tcp_fastretrans_alert(
 fn tcp_left_recovery_point(sk: &Sock, tp: &mut TcpSock) -> bool {
     match tp.ca_state {
         // Wait until something beyond is acknowledged, or the window would be reduced twice for one event.
-        TcpCaState::Cwr if tp.snd_una != tp.high_seq => {
+        TcpCaState::Cwr if tp.snd_una != tp.rec.high_seq => {
             tcp_end_cwnd_reduction(sk, tp);
             tcp_set_ca_state(sk, tp, TcpCaState::Open);
         }

@@ -89,7 +89,7 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
         }
     };
     let answer = if msg.done > 0 { Ok(msg.done) } else { answer };
-    if tp.recvmsg_inq && answer.is_ok() {
+    if tp.opt.recvmsg_inq && answer.is_ok() {
         put_inq(sk, tp, msg);
     }
     drop(guard);

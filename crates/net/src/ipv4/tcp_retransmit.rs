@@ -80,8 +80,8 @@ pub fn tcp_verify_left_out(tp: &TcpSock) {
 pub fn tcp_send_loss_probe(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tp.mstamp_refresh(sk);
     // One probe at a time.
-    if tp.tlp_high_seq == 0 && tcp_send_one_probe(sk, tp) {
-        tp.tlp_high_seq = tp.snd_nxt;
+    if tp.rec.tlp_high_seq == 0 && tcp_send_one_probe(sk, tp) {
+        tp.rec.make().tlp_high_seq = tp.snd_nxt;
         sk.net.mib.inc(Mib::TcpExtTCPLossProbes);
         // The timeout counts from the probe.
         tp.icsk_pending = 0;
@@ -90,7 +90,7 @@ pub fn tcp_send_loss_probe(sk: &Arc<Sock>, tp: &mut TcpSock) {
 }
 
 fn tcp_send_one_probe(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
-    tp.tlp_retrans = false;
+    tp.rec.make().tlp_retrans = false;
     let mss = tcp_current_mss(sk, tp);
     if tp.tx.send_head().is_some_and(|s| tcp_snd_wnd_test(tp, s, mss)) {
         let before_out = tp.packets_out;
@@ -104,8 +104,8 @@ fn tcp_send_one_probe(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
         i += 1;
     }
     // Neither counted as a retransmission in flight nor taken for the start of a recovery: nothing is known to be lost.
-    tp.tlp_retrans = __tcp_retransmit_skb(sk, tp, i, 1).is_ok();
-    tp.tlp_retrans
+    tp.rec.make().tlp_retrans = __tcp_retransmit_skb(sk, tp, i, 1).is_ok();
+    tp.rec.tlp_retrans
 }
 
 // --- Retransmission ---
@@ -211,8 +211,8 @@ fn __tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -
     if syn {
         sk.net.mib.inc(Mib::TcpExtTCPSynRetrans);
     }
-    tp.total_retrans = tp.total_retrans.wrapping_add(pcount);
-    tp.bytes_retrans += len as u64;
+    tp.rec.make().total_retrans = tp.rec.total_retrans.wrapping_add(pcount);
+    tp.rec.make().bytes_retrans += len as u64;
     let r = tcp_xmit_piece(sk, tp, i);
     // Also when nothing was sent: no round-trip time may be taken from it.
     tp.tx.tag(i, TCPCB_EVER_RETRANS, 0);
@@ -238,7 +238,7 @@ pub fn tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32)
     if tp.retrans_stamp == 0 {
         tp.retrans_stamp = stamp.max(1);
     }
-    tp.undo_retrans = tp.undo_retrans.max(0).saturating_add(pcount as i32);
+    tp.rec.make().undo_retrans = tp.rec.undo_retrans.max(0).saturating_add(pcount as i32);
     r
 }
 
@@ -269,7 +269,7 @@ pub fn tcp_xmit_retransmit_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
         let pcount = tp.tx.rtx(i).map_or(1, |s| s.pcount());
         sk.net.mib.add(mib, pcount as u64);
         if tcp_in_cwnd_reduction(tp) {
-            tp.prr_out += pcount;
+            tp.rec.make().prr_out += pcount;
         }
         rearm |= i == 0 && tp.icsk_pending != ICSK_TIME_REO_TIMEOUT;
     }
@@ -305,10 +305,10 @@ pub fn tcp_simple_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
 pub fn tcp_non_congestion_loss_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
     // The window stays; the state is Loss so that everything marked goes out again.
     if tp.ca_state != TcpCaState::Loss {
-        tp.high_seq = tp.snd_nxt;
+        tp.rec.make().high_seq = tp.snd_nxt;
         tp.snd_ssthresh = tcp_current_ssthresh(tp);
-        tp.prior_ssthresh = 0;
-        tp.undo_marker = 0;
+        tp.rec.make().prior_ssthresh = 0;
+        tp.rec.make().undo_marker = 0;
         tcp_set_ca_state(sk, tp, TcpCaState::Loss);
     }
     tcp_xmit_retransmit_queue(sk, tp);

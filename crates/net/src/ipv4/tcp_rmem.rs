@@ -124,7 +124,7 @@ fn tcp_prune_queue(sk: &Sock, tp: &mut TcpSock, skb: &Skb) -> bool {
 /// Whether the packet is further from being in order than all that is there: then it is the one to go, and no work is done
 /// for it, which an attacker could ask for with each packet.
 fn lands_last(tp: &TcpSock, skb: &Skb) -> bool {
-    tp.out_of_order_queue.last_key_value().is_some_and(|(last, _)| after(tcp_skb_cb(skb).seq, last.0))
+    tp.ofo.out_of_order_queue.last_key_value().is_some_and(|(last, _)| after(tcp_skb_cb(skb).seq, last.0))
 }
 
 /// Packs the receive queue (`tcp_collapse`).
@@ -136,10 +136,10 @@ fn tcp_collapse_receive_queue(sk: &Sock, tp: &mut TcpSock) {
 
 /// Packs what is out of order, piece by piece between holes (`tcp_collapse_ofo_queue`).
 fn tcp_collapse_ofo_queue(sk: &Sock, tp: &mut TcpSock) {
-    let old = std::mem::take(&mut tp.out_of_order_queue);
-    let (ratio, queue) = (tp.scaling_ratio, &mut tp.out_of_order_queue);
-    collapse(sk, ratio, old.into_values(), |skb| {
-        queue.insert(Seq(tcp_skb_cb(&skb).seq), skb);
+    let Some(ofo) = tp.ofo.if_used() else { return };
+    let old = std::mem::take(&mut ofo.out_of_order_queue);
+    collapse(sk, tp.scaling_ratio, old.into_values(), |skb| {
+        ofo.out_of_order_queue.insert(Seq(tcp_skb_cb(&skb).seq), skb);
     });
 }
 
@@ -203,12 +203,12 @@ fn tcp_prune_ofo_queue(sk: &Sock, tp: &mut TcpSock, skb: &Skb) -> bool {
     let step = sk.rcvbuf.load(Relaxed) as usize >> 3;
     let (mut freed, mut pruned) = (0, false);
     while !lands_last(tp, skb)
-        && let Some((_, gone)) = tp.out_of_order_queue.pop_last()
+        && let Some((_, gone)) = tp.ofo.if_used().and_then(|o| o.out_of_order_queue.pop_last())
     {
         pruned = true;
         freed += gone.truesize as usize;
         sk.rmem_alloc.fetch_sub(gone.truesize as usize, AcqRel);
-        if freed >= step || tp.out_of_order_queue.is_empty() {
+        if freed >= step || tp.ofo.out_of_order_queue.is_empty() {
             tcp_mem_reclaim(sk, tp);
             if tcp_can_ingest(sk, skb) && !tcp_under_memory_pressure(sk) {
                 break;
@@ -220,7 +220,7 @@ fn tcp_prune_ofo_queue(sk: &Sock, tp: &mut TcpSock, skb: &Skb) -> bool {
         sk.net.mib.inc(Mib::TcpExtOfoPruned);
         // The peer must not count on what is gone.
         tp.rx_opt.num_sacks = 0;
-        tp.duplicate_sack = None;
+        tp.ofo.make().duplicate_sack = None;
     }
     pruned
 }

@@ -136,11 +136,11 @@ pub fn tcp_rcv_rtt_measure(tp: &mut TcpSock) {
         if before(tp.rcv_nxt, tp.rcv_tune.rtt_seq) {
             return;
         }
-        let us = tp.tcp_mstamp.saturating_sub(tp.rcv_tune.rtt_time).clamp(1, u32::MAX as u64) as u32;
+        let us = (tp.tcp_mstamp as u32).wrapping_sub(tp.rcv_tune.rtt_time).max(1);
         tcp_rcv_rtt_update(tp, us, true);
     }
     tp.rcv_tune.rtt_seq = tp.rcv_nxt.wrapping_add(tp.rcv_wnd);
-    tp.rcv_tune.rtt_time = tp.tcp_mstamp;
+    tp.rcv_tune.rtt_time = (tp.tcp_mstamp as u32).max(1);
 }
 
 /// With timestamps: from what the peer echoes with full segments (`tcp_rcv_rtt_measure_ts`).

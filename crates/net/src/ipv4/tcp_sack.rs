@@ -36,13 +36,13 @@ fn tcp_is_sackblock_valid(tp: &TcpSock, is_dsack: bool, b: TcpSackBlock) -> bool
     if after(b.start_seq, tp.snd_una) {
         return true;
     }
-    if !is_dsack || tp.undo_marker == 0 || after(b.end_seq, tp.snd_una) {
+    if !is_dsack || tp.rec.undo_marker == 0 || after(b.end_seq, tp.snd_una) {
         return false;
     }
-    if !before(b.start_seq, tp.undo_marker) {
+    if !before(b.start_seq, tp.rec.undo_marker) {
         return true;
     }
-    after(b.end_seq, tp.undo_marker) && !before(b.start_seq, b.end_seq.wrapping_sub(tp.max_window))
+    after(b.end_seq, tp.rec.undo_marker) && !before(b.start_seq, b.end_seq.wrapping_sub(tp.max_window))
 }
 
 /// Segments that a report of duplicates is about; 0 if it is not to be believed (`tcp_dsack_seen`).
@@ -52,19 +52,19 @@ fn tcp_dsack_seen(tp: &mut TcpSock, b: TcpSackBlock, st: &mut SackState) -> u32 
         return 0;
     }
     let dups = len.div_ceil(tp.mss_cache.max(1));
-    if len <= tp.mss_cache && tp.tlp_high_seq != 0 && tp.tlp_high_seq == b.end_seq {
+    if len <= tp.mss_cache && tp.rec.tlp_high_seq != 0 && tp.rec.tlp_high_seq == b.end_seq {
         // RFC 8985, 7.4.2: the probe was needless.
         st.flag |= Ack::DSACK_TLP;
     }
-    tp.dsack_dups = tp.dsack_dups.wrapping_add(dups);
+    tp.rec.make().dsack_dups = tp.rec.dsack_dups.wrapping_add(dups);
     // The network made more copies than we did.
-    if tp.dsack_dups > tp.total_retrans {
+    if tp.rec.dsack_dups > tp.rec.total_retrans {
         return 0;
     }
     tp.rx_opt.dsack = true;
     // A probe's duplicate says nothing of reordering (RFC 8985, 6.2, step 4).
-    if tp.reord_seen != 0 && !st.flag.contains(Ack::DSACK_TLP) {
-        tp.rack.dsack_seen = true;
+    if tp.rec.reord_seen != 0 && !st.flag.contains(Ack::DSACK_TLP) {
+        tp.rec.make().rack_dsack_seen = true;
     }
     st.flag |= Ack::DSACKING_ACK;
     st.sack_delivered += dups;
@@ -97,9 +97,12 @@ fn tcp_check_dsack(
         return false;
     }
     sk.net.mib.add(Mib::TcpExtTCPDSACKRecvSegs, dups as u64);
-    if tp.undo_marker != 0 && tp.undo_retrans > 0 && !after(b0.end_seq, prior_una) && after(b0.end_seq, tp.undo_marker)
+    if tp.rec.undo_marker != 0
+        && tp.rec.undo_retrans > 0
+        && !after(b0.end_seq, prior_una)
+        && after(b0.end_seq, tp.rec.undo_marker)
     {
-        tp.undo_retrans = (tp.undo_retrans - dups as i32).max(0);
+        tp.rec.make().undo_retrans = (tp.rec.undo_retrans - dups as i32).max(0);
     }
     true
 }
@@ -116,7 +119,7 @@ pub fn tcp_sacktag_write_queue(
     st.flag = Ack::empty();
     st.reord = tp.snd_nxt;
     if tp.sacked_out == 0 {
-        tp.highest_sack = tp.snd_una;
+        tp.rec.make().highest_sack = tp.snd_una;
     }
     let mut raw = [TcpSackBlock::default(); TCP_NUM_SACKS];
     let mut n = 0;
@@ -136,7 +139,7 @@ pub fn tcp_sacktag_write_queue(
         let is_dup = dup && i == 0;
         if !tcp_is_sackblock_valid(tp, is_dup, b) {
             let mib = match is_dup {
-                true if tp.undo_marker == 0 => Mib::TcpExtTCPDSACKIgnoredNoUndo,
+                true if tp.rec.undo_marker == 0 => Mib::TcpExtTCPDSACKIgnoredNoUndo,
                 true => Mib::TcpExtTCPDSACKIgnoredOld,
                 // An ACK that was overtaken is no news.
                 false if ack != tp.snd_una && !after(b.end_seq, tp.snd_una) => continue,
@@ -151,12 +154,12 @@ pub fn tcp_sacktag_write_queue(
         }
     }
     blocks[..used].sort_by_key(|b| Seq(b.start_seq));
-    let cache = tp.recv_sack_cache;
+    let cache = tp.rec.recv_sack_cache;
     for &b in &blocks[..used] {
         tcp_sacktag_new(sk, tp, b, &cache, st);
     }
-    tp.recv_sack_cache = blocks;
-    if tp.ca_state != TcpCaState::Loss || tp.undo_marker != 0 {
+    tp.rec.make().recv_sack_cache = blocks;
+    if tp.ca_state != TcpCaState::Loss || tp.rec.undo_marker != 0 {
         let reord = st.reord;
         tcp_check_sack_reordering(sk, tp, reord, false);
     }
@@ -228,8 +231,8 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
     let (mstamp, xmit_id, tx) = (s.mstamp, s.xmit_id, TxInfo::of(s));
     let mut sacked = was;
     if dup && was & TCPCB_RETRANS != 0 {
-        if tp.undo_marker != 0 && tp.undo_retrans > 0 && after(end_seq, tp.undo_marker) {
-            tp.undo_retrans = (tp.undo_retrans - pcount as i32).max(0);
+        if tp.rec.undo_marker != 0 && tp.rec.undo_retrans > 0 && after(end_seq, tp.rec.undo_marker) {
+            tp.rec.make().undo_retrans = (tp.rec.undo_retrans - pcount as i32).max(0);
         }
         if was & TCPCB_SACKED_ACKED != 0 && before(seq, st.reord) {
             st.reord = seq;
@@ -249,10 +252,10 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
             }
         } else {
             if was & TCPCB_EVER_RETRANS == 0 {
-                if before(seq, tp.highest_sack) && before(seq, st.reord) {
+                if before(seq, tp.rec.highest_sack) && before(seq, st.reord) {
                     st.reord = seq;
                 }
-                if !after(end_seq, tp.high_seq) {
+                if !after(end_seq, tp.rec.high_seq) {
                     st.flag |= Ack::ORIG_SACK_ACKED;
                 }
                 if st.first_sackt == 0 {
@@ -270,7 +273,8 @@ fn tcp_sacktag_one(tp: &mut TcpSock, i: usize, dup: bool, st: &mut SackState) {
         tp.sacked_out += pcount;
         st.sack_delivered += pcount;
         st.delivered_bytes = st.delivered_bytes.wrapping_add(end_seq.wrapping_sub(seq));
-        tp.highest_sack = if tp.sacked_out == pcount { end_seq } else { seq_max(tp.highest_sack, end_seq) };
+        tp.rec.make().highest_sack =
+            if tp.sacked_out == pcount { end_seq } else { seq_max(tp.rec.highest_sack, end_seq) };
     }
     if dup && sacked & TCPCB_SACKED_RETRANS != 0 {
         sacked &= !TCPCB_SACKED_RETRANS;

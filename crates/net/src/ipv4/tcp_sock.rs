@@ -7,14 +7,14 @@
 use super::inet_sock::InetSock;
 use super::tcp_accecn::AccEcn;
 use super::tcp_ao::TcpAuth;
-use super::tcp_queue::{Seq, TxQueue};
+use super::tcp_queue::TxQueue;
 use crate::core::box_queue::BoxQueue;
+use crate::core::on_use::OnUse;
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
 use crate::ipv4::request_sock::RequestSock;
 use kernel::{PageMut, Timer, TimerOwner};
 use std::any::Any;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use uapi::tcp::TcpCcInfo;
 
@@ -76,6 +76,7 @@ pub struct TcpOps {
 /// the monotonic clock, others jiffies (milliseconds, 32 bits) unless noted.
 pub struct TcpSock {
     pub inet: InetSock,
+    pub opt: OnUse<TcpOpts>,
     pub ops: &'static TcpOps,
 
     // --- inet_connection_sock ---
@@ -88,8 +89,6 @@ pub struct TcpSock {
     pub icsk_pending: u8,
     pub icsk_retransmits: u8,
     pub icsk_backoff: u8,
-    /// 0: the namespace's default.
-    pub icsk_syn_retries: u8,
     pub icsk_probes_out: u8,
     pub ca_state: TcpCaState,
     pub ca_setsockopt: bool,
@@ -99,15 +98,9 @@ pub struct TcpSock {
     pub icsk_rto: u32,
     pub icsk_rto_min: u32,
     pub icsk_rto_max: u32,
-    pub icsk_delack_max: u32,
-    /// Bytes of IP options or extension headers.
-    pub icsk_ext_hdr_len: u16,
     pub icsk_pmtu_cookie: u32,
     /// There once the path's MTU is searched for (`tcp_mtu_probing`).
     pub mtup: Option<Box<IcskMtup>>,
-    /// `TCP_USER_TIMEOUT`, milliseconds; 0: none.
-    pub icsk_user_timeout: u32,
-    pub icsk_probes_tstamp: u32,
     pub icsk_ack: IcskAck,
     pub ca_ops: &'static TcpCongestionOps,
     pub ca_priv: CaPriv,
@@ -142,7 +135,7 @@ pub struct TcpSock {
     pub tx: TxQueue,
     /// In order, headers pulled; its memory is counted in `sk.rmem_alloc`.
     pub receive_queue: BoxQueue<Skb>,
-    pub out_of_order_queue: BTreeMap<Seq, Box<Skb>>,
+    pub ofo: OnUse<TcpOfo>,
     /// Where the next bytes to be sent are copied to; dropped when all is acknowledged.
     pub frag: Option<PageMut>,
 
@@ -150,11 +143,6 @@ pub struct TcpSock {
     pub rx_opt: TcpOptionsReceived,
     /// Added to our timestamps.
     pub tsoffset: u32,
-    pub duplicate_sack: Option<TcpSackBlock>,
-    pub selective_acks: [TcpSackBlock; TCP_NUM_SACKS],
-    pub recv_sack_cache: [TcpSackBlock; TCP_NUM_SACKS],
-    /// Only once something came out of order.
-    pub comp_sack: Option<Box<CompSack>>,
 
     // --- time and round-trip time ---
     pub tcp_mstamp: u64,
@@ -183,30 +171,14 @@ pub struct TcpSock {
     pub snd_cwnd: u32,
     pub snd_ssthresh: u32,
     pub snd_cwnd_cnt: u32,
-    pub snd_cwnd_clamp: u32,
     pub snd_cwnd_used: u32,
     pub snd_cwnd_stamp: u32,
-    pub prior_cwnd: u32,
-    pub prior_ssthresh: u32,
-    pub prr_delivered: u32,
-    pub prr_out: u32,
-    pub high_seq: u32,
-    pub undo_marker: u32,
-    pub undo_retrans: i32,
-    /// End of the highest piece that was SACKed; valid while `sacked_out` is not 0.
-    pub highest_sack: u32,
     pub reordering: u32,
-    pub reord_seen: u32,
     pub rack: TcpRack,
-    pub tlp_high_seq: u32,
-    pub tlp_retrans: bool,
-    /// Linear timeouts for a thin stream (`TCP_THIN_LINEAR_TIMEOUTS`).
-    pub thin_lto: bool,
+    pub rec: OnUse<TcpRecovery>,
     /// What came while a process owned the socket is being worked off.
     pub in_backlog: bool,
     pub is_cwnd_limited: bool,
-    pub is_sack_reneg: bool,
-    pub frto: bool,
 
     // --- delivery rate ---
     pub delivered: u32,
@@ -228,8 +200,6 @@ pub struct TcpSock {
     /// Pages it answers for (`sk_forward_alloc` and what is queued).
     pub mem_pages: u32,
     pub nonagle: u8,
-    /// `TCP_INQ`: a control message with each read tells how much is left.
-    pub recvmsg_inq: bool,
     pub ecn_flags: u8,
     /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
     pub accecn: Option<Box<AccEcn>>,
@@ -237,39 +207,18 @@ pub struct TcpSock {
     pub auth: Option<Box<TcpAuth>>,
     pub urg_data: u16,
     pub urg_seq: u32,
-    /// Defers ACKs of an accepted but silent connection; 0: off (`rskq_defer_accept`), retransmissions.
-    pub defer_accept: u8,
-    /// Milliseconds; 0: the namespace's default; negative: no FIN_WAIT2 timeout for orphans.
-    pub linger2: i32,
-    /// Seconds; 0: the namespace's default.
-    pub keepalive_time: u32,
-    pub keepalive_intvl: u32,
-    pub keepalive_probes: u8,
-    /// 0: the namespace's default.
-    pub notsent_lowat: u32,
-    /// The sender waits for the device (`TSQ_THROTTLED`).
-    pub tsq_throttled: bool,
     pub chrono_type: TcpChrono,
     pub chrono_start: u32,
     pub chrono_stat: [u32; 3],
 
     // --- statistics of `tcp_info` ---
-    pub total_retrans: u32,
     pub segs_in: u32,
     pub data_segs_in: u32,
     pub segs_out: u32,
     pub data_segs_out: u32,
     pub bytes_sent: u64,
-    pub bytes_retrans: u64,
     pub bytes_acked: u64,
     pub bytes_received: u64,
-    pub dsack_dups: u32,
-    pub rcv_ooopack: u32,
-    /// Timeouts, recoveries from them, when the last began (units of timestamps; 0: none runs), milliseconds spent in them.
-    pub total_rto: u16,
-    pub total_rto_recoveries: u16,
-    pub rto_stamp: u32,
-    pub total_rto_time: u32,
 
     /// What only some connections need of the handshake.
     pub hs: Option<Box<TcpHandshake>>,
@@ -310,6 +259,7 @@ impl TcpSock {
     pub fn new(ops: &'static TcpOps, ca: &'static TcpCongestionOps) -> Box<TcpSock> {
         Box::new(TcpSock {
             inet: InetSock::default(),
+            opt: OnUse::default(),
             ops,
             retransmit_timer: None,
             delack_timer: None,
@@ -318,7 +268,6 @@ impl TcpSock {
             icsk_pending: 0,
             icsk_retransmits: 0,
             icsk_backoff: 0,
-            icsk_syn_retries: 0,
             icsk_probes_out: 0,
             ca_state: TcpCaState::Open,
             ca_setsockopt: false,
@@ -327,12 +276,8 @@ impl TcpSock {
             icsk_rto: TCP_TIMEOUT_INIT,
             icsk_rto_min: TCP_RTO_MIN,
             icsk_rto_max: TCP_RTO_MAX,
-            icsk_delack_max: TCP_DELACK_MAX,
-            icsk_ext_hdr_len: 0,
             icsk_pmtu_cookie: 0,
             mtup: None,
-            icsk_user_timeout: 0,
-            icsk_probes_tstamp: 0,
             icsk_ack: IcskAck::default(),
             ca_ops: ca,
             ca_priv: CaPriv::default(),
@@ -358,14 +303,10 @@ impl TcpSock {
             gso_segs: 0,
             tx: TxQueue::default(),
             receive_queue: BoxQueue::default(),
-            out_of_order_queue: BTreeMap::new(),
+            ofo: OnUse::default(),
             frag: None,
             rx_opt: TcpOptionsReceived::default(),
             tsoffset: 0,
-            duplicate_sack: None,
-            selective_acks: Default::default(),
-            recv_sack_cache: Default::default(),
-            comp_sack: None,
             tcp_mstamp: 0,
             srtt_us: 0,
             mdev_us: TCP_TIMEOUT_INIT * 1000,
@@ -387,31 +328,13 @@ impl TcpSock {
             snd_cwnd: TCP_INIT_CWND,
             snd_ssthresh: TCP_INFINITE_SSTHRESH,
             snd_cwnd_cnt: 0,
-            snd_cwnd_clamp: u32::MAX,
             snd_cwnd_used: 0,
             snd_cwnd_stamp: 0,
-            prior_cwnd: 0,
-            prior_ssthresh: 0,
-            prr_delivered: 0,
-            prr_out: 0,
-            high_seq: 0,
-            undo_marker: 0,
-            undo_retrans: 0,
-            highest_sack: 0,
             reordering: TCP_FASTRETRANS_THRESH,
-            reord_seen: 0,
-            rack: TcpRack { reo_wnd_steps: 1, ..TcpRack::default() },
-            tlp_high_seq: 0,
-            tlp_retrans: false,
-            thin_lto: false,
+            rack: TcpRack::default(),
+            rec: OnUse::default(),
             in_backlog: false,
-            total_rto: 0,
-            total_rto_recoveries: 0,
-            rto_stamp: 0,
-            total_rto_time: 0,
             is_cwnd_limited: false,
-            is_sack_reneg: false,
-            frto: false,
             delivered: 0,
             delivered_ce: 0,
             lost: 0,
@@ -426,33 +349,21 @@ impl TcpSock {
             rcv_tune: RcvTune::default(),
             mem_pages: 0,
             nonagle: 0,
-            recvmsg_inq: false,
             ecn_flags: 0,
             accecn: None,
             auth: None,
             urg_data: 0,
             urg_seq: 0,
-            defer_accept: 0,
-            linger2: 0,
-            keepalive_time: 0,
-            keepalive_intvl: 0,
-            keepalive_probes: 0,
-            notsent_lowat: 0,
-            tsq_throttled: false,
             chrono_type: TcpChrono::Unspec,
             chrono_start: 0,
             chrono_stat: [0; 3],
-            total_retrans: 0,
             segs_in: 0,
             data_segs_in: 0,
             segs_out: 0,
             data_segs_out: 0,
             bytes_sent: 0,
-            bytes_retrans: 0,
             bytes_acked: 0,
             bytes_received: 0,
-            dsack_dups: 0,
-            rcv_ooopack: 0,
             hs: None,
             orphan: false,
             tx_notify: None,

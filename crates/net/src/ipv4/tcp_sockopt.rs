@@ -68,16 +68,16 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Resu
         TCP_NODELAY => tcp_set_nodelay(sk, tp, v != 0),
         TCP_CORK => tcp_set_cork(sk, tp, v != 0),
         TCP_KEEPIDLE => {
-            tp.keepalive_time = range(1, MAX_TCP_KEEPIDLE)? as u32;
+            tp.opt.make().keepalive_time = range(1, MAX_TCP_KEEPIDLE)? as u32;
             if sk.flag(SockFlags::KEEPOPEN) && !matches!(sk.state(), TcpState::Close | TcpState::Listen) {
                 rearm_keepalive(sk, tp);
             }
         }
-        TCP_KEEPINTVL => tp.keepalive_intvl = range(1, MAX_TCP_KEEPINTVL)? as u32,
-        TCP_KEEPCNT => tp.keepalive_probes = range(1, MAX_TCP_KEEPCNT)? as u8,
-        TCP_SYNCNT => tp.icsk_syn_retries = range(1, MAX_TCP_SYNCNT)? as u8,
+        TCP_KEEPINTVL => tp.opt.make().keepalive_intvl = range(1, MAX_TCP_KEEPINTVL)? as u32,
+        TCP_KEEPCNT => tp.opt.make().keepalive_probes = range(1, MAX_TCP_KEEPCNT)? as u8,
+        TCP_SYNCNT => tp.opt.make().icsk_syn_retries = range(1, MAX_TCP_SYNCNT)? as u8,
         TCP_LINGER2 => {
-            tp.linger2 = if v < 0 {
+            tp.opt.make().linger2 = if v < 0 {
                 -1
             } else if v > (TCP_FIN_TIMEOUT_MAX / 1000) as i32 {
                 TCP_FIN_TIMEOUT_MAX as i32
@@ -85,24 +85,24 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Resu
                 v * 1000
             }
         }
-        TCP_DEFER_ACCEPT => tp.defer_accept = secs_to_retrans(v),
+        TCP_DEFER_ACCEPT => tp.opt.make().defer_accept = secs_to_retrans(v),
         TCP_WINDOW_CLAMP => set_window_clamp(sk, tp, v)?,
         TCP_SAVE_SYN => handshake(tp).save_syn = range(0, 2)? as u8,
         TCP_FASTOPEN | TCP_FASTOPEN_CONNECT | TCP_FASTOPEN_NO_COOKIE => set_fastopen(sk, tp, name, v)?,
         TCP_QUICKACK => tcp_set_quickack(sk, tp, v),
-        TCP_USER_TIMEOUT => tp.icsk_user_timeout = range(0, i32::MAX)? as u32,
+        TCP_USER_TIMEOUT => tp.opt.make().icsk_user_timeout = range(0, i32::MAX)? as u32,
         TCP_NOTSENT_LOWAT => {
-            tp.notsent_lowat = v as u32;
+            tp.opt.make().notsent_lowat = v as u32;
             if tcp_stream_is_writeable(sk, tp) {
                 sk.write_space();
             }
         }
         // Only smaller than the default, never larger, as in Linux.
         TCP_RTO_MIN_US => tp.icsk_rto_min = timeout_ms(v, TCP_RTO_MIN)?,
-        TCP_DELACK_MAX_US => tp.icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
-        TCP_INQ => tp.recvmsg_inq = range(0, 1)? != 0,
+        TCP_DELACK_MAX_US => tp.opt.make().icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
+        TCP_INQ => tp.opt.make().recvmsg_inq = range(0, 1)? != 0,
         TCP_RTO_MAX_MS => tp.icsk_rto_max = range(1000, TCP_RTO_MAX as i32)? as u32,
-        TCP_THIN_LINEAR_TIMEOUTS => tp.thin_lto = range(0, 1)? != 0,
+        TCP_THIN_LINEAR_TIMEOUTS => tp.opt.make().thin_lto = range(0, 1)? != 0,
         // It did something once: RACK finds losses of thin streams.
         TCP_THIN_DUPACK => {
             range(0, 1)?;
@@ -332,22 +332,22 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Resu
         TCP_NODELAY => (tp.nonagle & TCP_NAGLE_OFF != 0) as i64,
         TCP_CORK => (tp.nonagle & TCP_NAGLE_CORK != 0) as i64,
         TCP_KEEPIDLE => (tcp_keepalive_time_when(sk, tp) / 1000) as i64,
-        TCP_KEEPINTVL => or(tp.keepalive_intvl as i64, s.tcp_keepalive_intvl.get()),
-        TCP_KEEPCNT => or(tp.keepalive_probes as i64, s.tcp_keepalive_probes.get()),
-        TCP_SYNCNT => or(tp.icsk_syn_retries as i64, s.tcp_syn_retries.get()),
-        TCP_LINGER2 if tp.linger2 < 0 => -1,
-        TCP_LINGER2 if tp.linger2 == 0 => s.tcp_fin_timeout.get(),
-        TCP_LINGER2 => (tp.linger2 / 1000) as i64,
-        TCP_DEFER_ACCEPT => retrans_to_secs(tp.defer_accept) as i64,
+        TCP_KEEPINTVL => or(tp.opt.keepalive_intvl as i64, s.tcp_keepalive_intvl.get()),
+        TCP_KEEPCNT => or(tp.opt.keepalive_probes as i64, s.tcp_keepalive_probes.get()),
+        TCP_SYNCNT => or(tp.opt.icsk_syn_retries as i64, s.tcp_syn_retries.get()),
+        TCP_LINGER2 if tp.opt.linger2 < 0 => -1,
+        TCP_LINGER2 if tp.opt.linger2 == 0 => s.tcp_fin_timeout.get(),
+        TCP_LINGER2 => (tp.opt.linger2 / 1000) as i64,
+        TCP_DEFER_ACCEPT => retrans_to_secs(tp.opt.defer_accept) as i64,
         TCP_WINDOW_CLAMP => tp.window_clamp as i64,
         TCP_QUICKACK => !tp.in_pingpong_mode(sk) as i64,
-        TCP_USER_TIMEOUT => tp.icsk_user_timeout as i64,
-        TCP_NOTSENT_LOWAT => tp.notsent_lowat as i64,
-        TCP_INQ => tp.recvmsg_inq as i64,
+        TCP_USER_TIMEOUT => tp.opt.icsk_user_timeout as i64,
+        TCP_NOTSENT_LOWAT => tp.opt.notsent_lowat as i64,
+        TCP_INQ => tp.opt.recvmsg_inq as i64,
         TCP_RTO_MIN_US => tp.icsk_rto_min as i64 * 1000,
-        TCP_DELACK_MAX_US => tp.icsk_delack_max as i64 * 1000,
+        TCP_DELACK_MAX_US => tp.opt.icsk_delack_max as i64 * 1000,
         TCP_RTO_MAX_MS => tp.icsk_rto_max as i64,
-        TCP_THIN_LINEAR_TIMEOUTS => tp.thin_lto as i64,
+        TCP_THIN_LINEAR_TIMEOUTS => tp.opt.thin_lto as i64,
         TCP_THIN_DUPACK => 0,
         _ => return unsupported(sk),
     };
@@ -406,7 +406,7 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
     }
     i.tcpi_delivery_rate_app_limited |= tp.rate_app_limited as u8;
     i.tcpi_rto = tp.icsk_rto * 1000;
-    i.tcpi_ato = tp.icsk_ack.ato.min(tp.icsk_delack_max) * 1000;
+    i.tcpi_ato = tp.icsk_ack.ato.min(tp.opt.icsk_delack_max) * 1000;
     i.tcpi_snd_mss = tp.mss_cache;
     i.tcpi_rcv_mss = tp.icsk_ack.rcv_mss as u32;
     i.tcpi_unacked = tp.packets_out;
@@ -427,7 +427,7 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
 }
 
 fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
-    i.tcpi_total_retrans = tp.total_retrans;
+    i.tcpi_total_retrans = tp.rec.total_retrans;
     i.tcpi_bytes_acked = tp.bytes_acked;
     i.tcpi_bytes_received = tp.bytes_received;
     i.tcpi_notsent_bytes = tp.write_seq.wrapping_sub(tp.snd_nxt);
@@ -450,10 +450,10 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
     i.tcpi_delivered = tp.delivered;
     i.tcpi_delivered_ce = tp.delivered_ce;
     i.tcpi_bytes_sent = tp.bytes_sent;
-    i.tcpi_bytes_retrans = tp.bytes_retrans;
-    i.tcpi_dsack_dups = tp.dsack_dups;
-    i.tcpi_reord_seen = tp.reord_seen;
-    i.tcpi_rcv_ooopack = tp.rcv_ooopack;
+    i.tcpi_bytes_retrans = tp.rec.bytes_retrans;
+    i.tcpi_dsack_dups = tp.rec.dsack_dups;
+    i.tcpi_reord_seen = tp.rec.reord_seen;
+    i.tcpi_rcv_ooopack = tp.ofo.rcv_ooopack;
     i.tcpi_snd_wnd = tp.snd_wnd;
     i.tcpi_rcv_wnd = tp.rcv_wnd;
     if let Some(a) = &tp.accecn {
@@ -463,10 +463,10 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
         i.tcpi_accecn_fail_mode = a.fail_mode as u16;
         i.tcpi_accecn_opt_seen = a.saw_opt as u16;
     }
-    i.tcpi_total_rto = tp.total_rto;
-    i.tcpi_total_rto_recoveries = tp.total_rto_recoveries;
-    i.tcpi_total_rto_time = tp.total_rto_time;
-    if tp.rto_stamp != 0 {
-        i.tcpi_total_rto_time = i.tcpi_total_rto_time.wrapping_add(tp.time_stamp().wrapping_sub(tp.rto_stamp));
+    i.tcpi_total_rto = tp.rec.total_rto;
+    i.tcpi_total_rto_recoveries = tp.rec.total_rto_recoveries;
+    i.tcpi_total_rto_time = tp.rec.total_rto_time;
+    if tp.rec.rto_stamp != 0 {
+        i.tcpi_total_rto_time = i.tcpi_total_rto_time.wrapping_add(tp.time_stamp().wrapping_sub(tp.rec.rto_stamp));
     }
 }

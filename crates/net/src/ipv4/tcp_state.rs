@@ -108,7 +108,7 @@ pub fn tcp_write_queue_purge(sk: &Sock, tp: &mut TcpSock) {
 /// Forgets all that came and was not read.
 pub fn tcp_receive_queue_purge(sk: &Sock, tp: &mut TcpSock) {
     let queue = std::mem::take(&mut tp.receive_queue);
-    let ooo = std::mem::take(&mut tp.out_of_order_queue);
+    let ooo = tp.ofo.if_used().map(|o| std::mem::take(&mut o.out_of_order_queue)).unwrap_or_default();
     let mem: usize = queue.into_iter().chain(ooo.into_values()).map(|s| s.truesize as usize).sum();
     sk.rmem_alloc.fetch_sub(mem, AcqRel);
     tcp_mem_reclaim(sk, tp);

@@ -760,7 +760,7 @@ fn overlapping_pieces_make_one_stream() {
         let mut g = s.sk.lock_sock();
         let tp = super::tcp_sock::tcp_sk(&mut *g);
         let mut end = None;
-        for (k, p) in &tp.out_of_order_queue {
+        for (k, p) in &tp.ofo.out_of_order_queue {
             let cb = super::tcp_sock::tcp_skb_cb(p);
             assert_eq!((k.0, p.len() as u32), (cb.seq, cb.end_seq.wrapping_sub(cb.seq)));
             assert!(end.is_none_or(|e| !super::tcp_queue::after(e, cb.seq)), "no overlaps");

@@ -216,7 +216,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
     let mut expired = false;
     let retry_until;
     if matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv) {
-        retry_until = match tp.icsk_syn_retries {
+        retry_until = match tp.opt.icsk_syn_retries {
             0 => s.tcp_syn_retries.get() as u32,
             n => n as u32,
         };
@@ -241,7 +241,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
         retry_until = until;
     }
     if !expired {
-        expired = retransmits_timed_out(sk, tp, retry_until, tp.icsk_user_timeout);
+        expired = retransmits_timed_out(sk, tp, retry_until, tp.opt.icsk_user_timeout);
     }
     tcp_fastopen_active_detect_blackhole(sk, tp, expired);
     if expired {
@@ -253,7 +253,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
 /// The SYN-ACK of a child that was made out of the SYN goes out again, or the child is given up
 /// (`tcp_fastopen_synack_timer`).
 fn tcp_fastopen_synack_timer(sk: &Arc<Sock>, tp: &mut TcpSock, req: &Arc<RequestSock>) {
-    let max = match tp.icsk_syn_retries {
+    let max = match tp.opt.icsk_syn_retries {
         0 => sk.net.sysctl.tcp_synack_retries.get() as u32 + 1,
         n => n as u32,
     };
@@ -267,7 +267,7 @@ fn tcp_fastopen_synack_timer(sk: &Arc<Sock>, tp: &mut TcpSock, req: &Arc<Request
     }
     // One that cannot be sent now is sent by the next timeout: the child may be in use already.
     if (tp.ops.rtx_syn_ack)(sk, req) {
-        tp.total_retrans = tp.total_retrans.wrapping_add(1);
+        tp.rec.make().total_retrans = tp.rec.total_retrans.wrapping_add(1);
         req.num_retrans.fetch_add(1, Relaxed);
     }
     req.snt_synack.store(0, Relaxed);
@@ -324,7 +324,7 @@ fn tcp_rtx_probe0_timed_out(tp: &TcpSock) -> bool {
         stamp => stamp,
     };
     let since_first = tp.time_stamp().wrapping_sub(first);
-    let (user, mut timeout) = (tp.icsk_user_timeout, tp.icsk_rto_max * 2);
+    let (user, mut timeout) = (tp.opt.icsk_user_timeout, tp.icsk_rto_max * 2);
     if user != 0 {
         // Its ACKs of our probes are no progress.
         if since_first > user {
@@ -339,11 +339,12 @@ fn tcp_rtx_probe0_timed_out(tp: &TcpSock) -> bool {
 /// `tcp_update_rto_stats`.
 fn tcp_update_rto_stats(tp: &mut TcpSock) {
     if tp.icsk_retransmits == 0 {
-        tp.total_rto_recoveries = tp.total_rto_recoveries.wrapping_add(1);
-        tp.rto_stamp = tp.time_stamp().max(1);
+        let now = tp.time_stamp().max(1);
+        let r = tp.rec.make();
+        (r.total_rto_recoveries, r.rto_stamp) = (r.total_rto_recoveries.wrapping_add(1), now);
     }
     tp.icsk_retransmits = tp.icsk_retransmits.saturating_add(1);
-    tp.total_rto = tp.total_rto.wrapping_add(1);
+    tp.rec.make().total_rto = tp.rec.total_rto.wrapping_add(1);
 }
 
 /// Few segments in flight, and not at the start: duplicate ACKs cannot be counted on (`tcp_stream_is_thin`).
@@ -382,14 +383,14 @@ fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
     let s = &sk.net.sysctl;
     let state = sk.state();
     if state == TcpState::Established
-        && (tp.thin_lto || s.tcp_thin_linear_timeouts.on())
+        && (tp.opt.thin_lto || s.tcp_thin_linear_timeouts.on())
         && tcp_stream_is_thin(tp)
         && tp.icsk_retransmits <= TCP_THIN_LINEAR_RETRIES
     {
         tp.icsk_backoff = 0;
         tcp_set_rto(tp);
         tp.icsk_rto = tp.icsk_rto.clamp(tp.icsk_rto_min, tp.icsk_rto_max);
-    } else if state != TcpState::SynSent || tp.total_rto as i64 > s.tcp_syn_linear_timeouts.get() {
+    } else if state != TcpState::SynSent || tp.rec.total_rto as i64 > s.tcp_syn_linear_timeouts.get() {
         tp.icsk_backoff = tp.icsk_backoff.saturating_add(1);
         tp.icsk_rto = (tp.icsk_rto << 1).min(tp.icsk_rto_max);
     }
@@ -402,11 +403,11 @@ fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
 
 /// Not later than `TCP_USER_TIMEOUT` (RFC 5482; `tcp_clamp_rto_to_user_timeout`).
 fn tcp_clamp_rto_to_user_timeout(tp: &TcpSock) -> u32 {
-    if tp.icsk_user_timeout == 0 {
+    if tp.opt.icsk_user_timeout == 0 {
         return tp.icsk_rto;
     }
     let elapsed = tp.time_stamp().wrapping_sub(tp.retrans_stamp);
-    match tp.icsk_user_timeout.saturating_sub(elapsed) {
+    match tp.opt.icsk_user_timeout.saturating_sub(elapsed) {
         0 => 1,
         left => tp.icsk_rto.min(left),
     }
@@ -429,13 +430,17 @@ fn tcp_count_timeout(sk: &Sock, tp: &TcpSock) {
 /// The peer's window is closed: probe it, or give up (`tcp_probe_timer`).
 fn tcp_probe_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if tp.packets_out != 0 || tp.tx.write_is_empty() {
-        (tp.icsk_probes_out, tp.icsk_probes_tstamp) = (0, 0);
+        tp.icsk_probes_out = 0;
+        if let Some(r) = tp.rec.if_used() {
+            r.icsk_probes_tstamp = 0;
+        }
         return;
     }
     let now = tp.jiffies32();
-    if tp.icsk_probes_tstamp == 0 {
-        tp.icsk_probes_tstamp = now.max(1);
-    } else if tp.icsk_user_timeout != 0 && now.wrapping_sub(tp.icsk_probes_tstamp) as i32 >= tp.icsk_user_timeout as i32
+    if tp.rec.icsk_probes_tstamp == 0 {
+        tp.rec.make().icsk_probes_tstamp = now.max(1);
+    } else if tp.opt.icsk_user_timeout != 0
+        && now.wrapping_sub(tp.rec.icsk_probes_tstamp) as i32 >= tp.opt.icsk_user_timeout as i32
     {
         return tcp_write_err(sk, tp);
     }
@@ -497,13 +502,20 @@ fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
 
 /// `keepalive_intvl_when`, milliseconds.
 fn keepalive_intvl_when(sk: &Sock, tp: &TcpSock) -> u32 {
-    let secs =
-        if tp.keepalive_intvl != 0 { tp.keepalive_intvl as i64 } else { sk.net.sysctl.tcp_keepalive_intvl.get() };
+    let secs = if tp.opt.keepalive_intvl != 0 {
+        tp.opt.keepalive_intvl as i64
+    } else {
+        sk.net.sysctl.tcp_keepalive_intvl.get()
+    };
     (secs * 1000).min(u32::MAX as i64) as u32
 }
 
 fn keepalive_probes(sk: &Sock, tp: &TcpSock) -> u32 {
-    if tp.keepalive_probes != 0 { tp.keepalive_probes as u32 } else { sk.net.sysctl.tcp_keepalive_probes.get() as u32 }
+    if tp.opt.keepalive_probes != 0 {
+        tp.opt.keepalive_probes as u32
+    } else {
+        sk.net.sysctl.tcp_keepalive_probes.get() as u32
+    }
 }
 
 /// RFC 9293, 3.8.4; and the end of an orphan's FIN_WAIT2.
@@ -511,7 +523,7 @@ fn tcp_keepalive_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tp.mstamp_refresh(sk);
     let state = sk.state();
     if state == TcpState::FinWait2 && sk.flag(SockFlags::DEAD) {
-        if tp.linger2 >= 0 {
+        if tp.opt.linger2 >= 0 {
             let tmo = tcp_fin_time(sk, tp);
             if tmo > TCP_TIMEWAIT_LEN {
                 return tcp_time_wait(sk, tp, TcpState::FinWait2, tmo - TCP_TIMEWAIT_LEN);
@@ -533,7 +545,7 @@ fn tcp_keepalive_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if idle < when {
         return inet_csk_reset_keepalive_timer(sk, tp, when - idle);
     }
-    let user = tp.icsk_user_timeout;
+    let user = tp.opt.icsk_user_timeout;
     let over = if user != 0 {
         idle >= user && tp.icsk_probes_out > 0
     } else {

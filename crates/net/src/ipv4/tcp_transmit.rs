@@ -172,7 +172,7 @@ fn tcp_established_options(sk: &Sock, tp: &mut TcpSock) -> TcpOutOptions {
     if tp.rx_opt.tstamp_ok {
         o.tstamp = Some((tp.time_stamp().wrapping_add(tp.tsoffset), tp.rx_opt.ts_recent));
     }
-    if tp.rx_opt.num_sacks != 0 || tp.duplicate_sack.is_some() {
+    if tp.rx_opt.num_sacks != 0 || tp.ofo.duplicate_sack.is_some() {
         tcp_sack_options(tp, &mut o);
     }
     if tp.accecn.is_some() {
@@ -191,9 +191,10 @@ fn tcp_accecn_options(sk: &Sock, tp: &mut TcpSock, o: &mut TcpOutOptions) {
 
 fn tcp_sack_options(tp: &mut TcpSock, o: &mut TcpOutOptions) {
     let room = MAX_TCP_OPTION_SPACE.saturating_sub(o.size() + TCPOLEN_SACK_BASE_ALIGNED) / TCPOLEN_SACK_PERBLOCK;
-    let ours = tp.selective_acks.iter().take(tp.rx_opt.num_sacks as usize).copied();
+    let ofo = tp.ofo.make();
+    let ours = ofo.selective_acks.iter().take(tp.rx_opt.num_sacks as usize).copied();
     // RFC 2883: a duplicate is reported once, in the first block.
-    for block in tp.duplicate_sack.take().into_iter().chain(ours).take(room.min(TCP_NUM_SACKS)) {
+    for block in ofo.duplicate_sack.take().into_iter().chain(ours).take(room.min(TCP_NUM_SACKS)) {
         o.sacks[o.num_sacks as usize] = block;
         o.num_sacks += 1;
     }
@@ -298,7 +299,7 @@ fn tcp_urg_ptr(tp: &TcpSock, seq: u32, len: u32, flags: &mut u8) -> u16 {
 
 /// An ACK is on its way: nothing is owed any more (`tcp_event_ack_sent`).
 fn tcp_event_ack_sent(sk: &Sock, tp: &mut TcpSock) {
-    if let Some(c) = tp.comp_sack.as_deref_mut().filter(|c| c.held > 0) {
+    if let Some(c) = tp.ofo.if_used().and_then(|o| o.comp_sack.as_deref_mut()).filter(|c| c.held > 0) {
         sk.net.mib.add(Mib::TcpExtTCPAckCompressed, std::mem::take(&mut c.held) as u64);
         c.timer.try_to_cancel();
     }

@@ -4,11 +4,14 @@
 //! Linux counterpart: the parts of `struct tcp_sock` and `struct inet_connection_sock`.
 //! Locks and context: plain data, under the socket lock.
 
+use super::tcp_consts::*;
+use super::tcp_queue::Seq;
+use crate::core::on_use::unused;
 use crate::core::skbuff::Skb;
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
 use kernel::{Frag, HrTimer};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -106,21 +109,151 @@ pub struct IcskAck {
     pub timeout: u32,
 }
 
-/// RACK (RFC 8985).
+/// RACK (RFC 8985): the most recently sent segment that was delivered.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct TcpRack {
-    /// Send time of the most recently sent segment that was delivered.
-    pub mstamp: u64,
     pub rtt_us: u32,
     /// That transmission's number. RFC 8985 breaks ties by sequence number, which takes a retransmission for older
     /// than new data sent a moment before it.
     pub xmit_id: u32,
-    pub last_delivered: u32,
-    pub reo_wnd_steps: u8,
-    pub reo_wnd_persist: u8,
-    pub dsack_seen: bool,
+    /// There was one.
+    pub known: bool,
     pub advanced: bool,
 }
+
+/// What a sender keeps of it once something was lost, reordered or had to be probed for.
+#[derive(Clone, Debug)]
+pub struct TcpRecovery {
+    /// What the last ACK with SACK reported.
+    pub recv_sack_cache: [TcpSackBlock; TCP_NUM_SACKS],
+    /// End of the highest piece that was SACKed; valid while `sacked_out` is not 0.
+    pub highest_sack: u32,
+    pub reord_seen: u32,
+    // --- the reduction, and taking it back ---
+    pub prior_cwnd: u32,
+    pub prior_ssthresh: u32,
+    pub prr_delivered: u32,
+    pub prr_out: u32,
+    pub high_seq: u32,
+    pub undo_marker: u32,
+    pub undo_retrans: i32,
+    pub tlp_high_seq: u32,
+    pub tlp_retrans: bool,
+    pub is_sack_reneg: bool,
+    pub frto: bool,
+    // --- RACK's window for reordering ---
+    pub rack_reo_wnd_steps: u8,
+    pub rack_reo_wnd_persist: u8,
+    pub rack_dsack_seen: bool,
+    pub rack_last_delivered: u32,
+    /// When probing a closed window began, jiffies; 0: it is not closed.
+    pub icsk_probes_tstamp: u32,
+    // --- statistics of `tcp_info` ---
+    pub total_retrans: u32,
+    pub bytes_retrans: u64,
+    pub dsack_dups: u32,
+    /// Timeouts, recoveries from them, when the last began (units of timestamps; 0: none runs), milliseconds spent in them.
+    pub total_rto: u16,
+    pub total_rto_recoveries: u16,
+    pub rto_stamp: u32,
+    pub total_rto_time: u32,
+}
+
+const NO_BLOCKS: [TcpSackBlock; TCP_NUM_SACKS] = [TcpSackBlock { start_seq: 0, end_seq: 0 }; TCP_NUM_SACKS];
+
+unused!(
+    TcpRecovery,
+    TcpRecovery {
+        recv_sack_cache: NO_BLOCKS,
+        highest_sack: 0,
+        reord_seen: 0,
+        prior_cwnd: 0,
+        prior_ssthresh: 0,
+        prr_delivered: 0,
+        prr_out: 0,
+        high_seq: 0,
+        undo_marker: 0,
+        undo_retrans: 0,
+        tlp_high_seq: 0,
+        tlp_retrans: false,
+        is_sack_reneg: false,
+        frto: false,
+        rack_reo_wnd_steps: 1,
+        rack_reo_wnd_persist: 0,
+        rack_dsack_seen: false,
+        rack_last_delivered: 0,
+        icsk_probes_tstamp: 0,
+        total_retrans: 0,
+        bytes_retrans: 0,
+        dsack_dups: 0,
+        total_rto: 0,
+        total_rto_recoveries: 0,
+        rto_stamp: 0,
+        total_rto_time: 0,
+    }
+);
+
+/// What a receiver has beyond a hole, and reports.
+pub struct TcpOfo {
+    pub out_of_order_queue: BTreeMap<Seq, Box<Skb>>,
+    pub duplicate_sack: Option<TcpSackBlock>,
+    pub selective_acks: [TcpSackBlock; TCP_NUM_SACKS],
+    pub comp_sack: Option<Box<CompSack>>,
+    /// For `tcp_info`.
+    pub rcv_ooopack: u32,
+}
+
+unused!(
+    TcpOfo,
+    TcpOfo {
+        out_of_order_queue: BTreeMap::new(),
+        duplicate_sack: None,
+        selective_acks: NO_BLOCKS,
+        comp_sack: None,
+        rcv_ooopack: 0,
+    }
+);
+
+/// What few processes set. A listener's children have it too.
+#[derive(Clone, Debug)]
+pub struct TcpOpts {
+    /// 0: the namespace's default.
+    pub icsk_syn_retries: u8,
+    pub icsk_delack_max: u32,
+    /// `TCP_USER_TIMEOUT`, milliseconds; 0: none.
+    pub icsk_user_timeout: u32,
+    /// Linear timeouts for a thin stream (`TCP_THIN_LINEAR_TIMEOUTS`).
+    pub thin_lto: bool,
+    /// `TCP_INQ`: a control message with each read tells how much is left.
+    pub recvmsg_inq: bool,
+    /// Defers ACKs of an accepted but silent connection; 0: off (`rskq_defer_accept`), retransmissions.
+    pub defer_accept: u8,
+    /// Milliseconds; 0: the namespace's default; negative: no FIN_WAIT2 timeout for orphans.
+    pub linger2: i32,
+    /// Seconds; 0: the namespace's default.
+    pub keepalive_time: u32,
+    pub keepalive_intvl: u32,
+    pub keepalive_probes: u8,
+    /// 0: the namespace's default.
+    pub notsent_lowat: u32,
+}
+
+unused!(
+    TcpOpts,
+    TcpOpts {
+        icsk_syn_retries: 0,
+        icsk_delack_max: TCP_DELACK_MAX,
+        icsk_user_timeout: 0,
+        thin_lto: false,
+        recvmsg_inq: false,
+        defer_accept: 0,
+        linger2: 0,
+        keepalive_time: 0,
+        keepalive_intvl: 0,
+        keepalive_probes: 0,
+        notsent_lowat: 0,
+    }
+);
 
 /// One sample of the windowed minimum.
 #[derive(Clone, Copy, Default, Debug)]
@@ -137,10 +270,11 @@ pub struct RcvTune {
     pub rtt_seq: u32,
     /// The timestamp whose echo was measured last (`rcv_rtt_last_tsecr`).
     pub last_tsecr: u32,
-    pub rtt_time: u64,
+    /// Of the clock in microseconds, the lower half; 0: no measurement is under way.
+    pub rtt_time: u32,
     pub space: u32,
     pub space_seq: u32,
-    pub space_time: u64,
+    pub space_time: u32,
 }
 
 /// What the sender was held up by (`enum tcp_chrono`).

@@ -354,7 +354,7 @@ pub fn verify(sk: &Arc<Sock>, rcvbuf: usize, sndbuf: usize) {
 
 fn verify_memory(sk: &Sock, tp: &TcpSock, rcvbuf: usize, sndbuf: usize) {
     let queued: usize = tp.receive_queue.iter().map(|s| s.truesize as usize).sum();
-    let ooo: usize = tp.out_of_order_queue.values().map(|s| s.truesize as usize).sum();
+    let ooo: usize = tp.ofo.out_of_order_queue.values().map(|s| s.truesize as usize).sum();
     let rmem = sk.rmem_alloc.load(SeqCst);
     assert_eq!(rmem, queued + ooo, "charged for what was received");
     assert!(rmem <= rcvbuf + RMEM_SLACK, "{rmem} bytes received, for a buffer of {rcvbuf}");
@@ -373,7 +373,7 @@ fn verify_receive(tp: &TcpSock) {
     assert!(!after(tp.copied_seq, tp.rcv_nxt.wrapping_add(1)), "read beyond what has come");
     assert!(tp.rx_opt.num_sacks <= 4);
     let mut last = None;
-    for (key, skb) in &tp.out_of_order_queue {
+    for (key, skb) in &tp.ofo.out_of_order_queue {
         let cb = tcp_skb_cb(skb);
         assert_eq!(key.0, cb.seq);
         assert!(before(cb.seq, cb.end_seq), "empty pieces out of order");

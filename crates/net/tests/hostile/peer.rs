@@ -119,10 +119,9 @@ impl Game {
             for seq in [&mut tp.snd_una, &mut tp.snd_nxt, &mut tp.write_seq, &mut tp.snd_sml, &mut tp.snd_up] {
                 *seq = to;
             }
-            for seq in [&mut tp.pushed_seq, &mut tp.high_seq, &mut tp.cwnd_usage_seq, &mut tp.highest_sack] {
-                *seq = to;
-            }
-            (tp.undo_marker, tp.tlp_high_seq, tp.rtt_seq) = (0, 0, to);
+            (tp.pushed_seq, tp.cwnd_usage_seq, tp.rtt_seq) = (to, to, to);
+            let r = tp.rec.make();
+            (r.high_seq, r.highest_sack, r.undo_marker, r.tlp_high_seq) = (to, to, 0, 0);
         }
     }
 
@@ -160,7 +159,7 @@ impl Game {
             tp.icsk_retransmits,
             tp.icsk_probes_out,
             tp.icsk_rto,
-            tp.icsk_user_timeout
+            tp.opt.icsk_user_timeout
         )
     }
 

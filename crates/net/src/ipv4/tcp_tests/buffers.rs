@@ -145,11 +145,11 @@ fn what_is_furthest_goes_first_and_the_nearest_stays() {
     }
     assert!(w.b.mib.get(Mib::TcpExtTCPOFODrop) > 0, "{}", w.mibs());
     assert_eq!(w.b.mib.get(Mib::TcpExtOfoPruned), 0, "nothing near gives way to what is far");
-    let far = with_tp(&s, |tp| tp.out_of_order_queue.len());
+    let far = with_tp(&s, |tp| tp.ofo.out_of_order_queue.len());
     // What is in order has others go.
     inject(&s, |tp| (tp.rcv_nxt, tp.snd_nxt, ACK, stamp(tp, 0), 900));
     assert_eq!(w.b.mib.get(Mib::TcpExtOfoPruned), 1, "{}", w.mibs());
-    assert!(with_tp(&s, |tp| tp.out_of_order_queue.len()) < far);
+    assert!(with_tp(&s, |tp| tp.ofo.out_of_order_queue.len()) < far);
     assert_eq!(recv(&s, 10_000, 0).map(|b| b.len()), Ok(900));
 }
 

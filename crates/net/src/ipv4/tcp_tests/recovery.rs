@@ -179,12 +179,12 @@ fn a_probe_is_no_retransmission() {
     let una = fill(&w, &c, 5);
     w.run(60);
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPLossProbes), 1, "{}", w.mibs());
-    with(&c, |tp| assert_eq!((tp.retrans_out, tp.retrans_stamp, tp.tlp_high_seq), (0, 0, tp.snd_nxt)));
+    with(&c, |tp| assert_eq!((tp.retrans_out, tp.retrans_stamp, tp.rec.tlp_high_seq), (0, 0, tp.snd_nxt)));
     // It arrived, and so had what it repeated (RFC 8985, 7.4.2).
     let cwnd = with(&c, |tp| tp.snd_cwnd);
     let end = una + 5 * LEN;
     ack(&c, end, &[(end - LEN, end)], 0);
-    with(&c, |tp| assert_eq!((tp.tlp_high_seq, tp.ca_state), (0, TcpCaState::Open)));
+    with(&c, |tp| assert_eq!((tp.rec.tlp_high_seq, tp.ca_state), (0, TcpCaState::Open)));
     assert!(with(&c, |tp| tp.snd_cwnd) >= cwnd, "nothing was lost");
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPLossProbeRecovery), 0);
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPDSACKRecvSegs), 1);
@@ -243,14 +243,14 @@ fn bits_of_tcp_recovery_count() {
         w.run(10);
         ack(&c, una, &[(una + LEN, una + 5 * LEN)], 0);
         assert_eq!(w.a.mib.get(Mib::TcpRetransSegs), 1);
-        with(&c, |tp| tp.reord_seen = 1);
+        with(&c, |tp| tp.rec.make().reord_seen = 1);
         w.run(1);
         // The original came, and the retransmission as well.
         ack(&c, una + 5 * LEN, &[(una, una + LEN)], 0);
         assert_eq!(w.a.mib.get(Mib::TcpExtTCPDSACKUndo), 1, "{}", w.mibs());
         w.run(1);
         ack(&c, una + 6 * LEN, &[], 0);
-        assert_eq!(with(&c, |tp| tp.rack.reo_wnd_steps), steps, "{bits}");
+        assert_eq!(with(&c, |tp| tp.rec.rack_reo_wnd_steps), steps, "{bits}");
     }
 }
 
