@@ -31,6 +31,17 @@ fn slow_start_fills_a_long_path() {
     at_least(0.92, Cell::clean(10 * MBIT, 300));
 }
 
+/// RFC 9406 instead of the older HyStart: the path is filled as well, and the long way out costs no retransmissions.
+#[test]
+fn hystart_plus_plus_fills_a_path_too() {
+    for (share, cell) in [(0.97, Cell::clean(10 * MBIT, 100)), (0.92, Cell::clean(10 * MBIT, 300))] {
+        let o = Options { sysctls: vec![("net.ipv4.tcp_cubic_hystart_detect", 4)], ..Options::new("cubic", 1) };
+        let out = simulate(&cell, &o);
+        let got = out.goodput() / cell.limit();
+        assert!(got >= share, "{}: {got:.3}", cell.name());
+    }
+}
+
 #[test]
 fn small_and_large_buffers_are_coped_with() {
     at_least(0.90, Cell { buffer: 10, ..Cell::clean(10 * MBIT, 10) });

@@ -23,11 +23,13 @@ pub struct Options {
     pub seed: u64,
     /// Look at the flows each so many nanoseconds; 0: only at the end.
     pub sample: u64,
+    /// Tunables of the senders that are not as they come.
+    pub sysctls: Vec<(&'static str, i64)>,
 }
 
 impl Options {
     pub fn new(congestion: &str, seed: u64) -> Options {
-        Options { congestion: congestion.to_owned(), seed, sample: 0 }
+        Options { congestion: congestion.to_owned(), seed, sample: 0, sysctls: Vec::new() }
     }
 }
 

@@ -203,6 +203,9 @@ sysctls! {
     /// Without effect since Linux 6.6, as there: the share of payload is measured.
     tcp_adv_win_scale: "net.ipv4.tcp_adv_win_scale" = 1, -31, 31;
     tcp_moderate_rcvbuf: "net.ipv4.tcp_moderate_rcvbuf" = 1, 0, 1;
+    /// How CUBIC ends slow start. Bits: 1 by trains of ACKs, 2 by delay, 4 by HyStart++ (RFC 9406) instead; 0: only by loss. The
+    /// first two are those of the parameter `hystart_detect` of Linux's module `tcp_cubic`.
+    tcp_cubic_hystart_detect: "net.ipv4.tcp_cubic_hystart_detect" = 3, 0, 7;
     tcp_slow_start_after_idle: "net.ipv4.tcp_slow_start_after_idle" = 1, 0, 1;
     tcp_no_metrics_save: "net.ipv4.tcp_no_metrics_save" = 0, 0, 1;
     tcp_no_ssthresh_metrics_save: "net.ipv4.tcp_no_ssthresh_metrics_save" = 1, 0, 1;

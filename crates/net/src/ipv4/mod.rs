@@ -61,6 +61,7 @@ pub mod tcp_fastopen_cookie;
 pub mod tcp_fastopen_rcv;
 pub mod tcp_fragment;
 pub mod tcp_input;
+pub mod tcp_hystartpp;
 pub mod tcp_ipv4;
 pub mod tcp_md5;
 pub mod tcp_mem;

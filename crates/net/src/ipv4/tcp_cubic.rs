@@ -1,4 +1,4 @@
-//! CUBIC (RFC 9438) with HyStart.
+//! CUBIC (RFC 9438) with HyStart, or with HyStart++ (RFC 9406) where `net.ipv4.tcp_cubic_hystart_detect` says so.
 //!
 //! Interface: [`CUBIC`].
 //! Linux counterpart: `net/ipv4/tcp_cubic.c`.
@@ -8,11 +8,12 @@
 //! and `K` the time at which it is back at `W_max`. Times are milliseconds, windows segments, all in integers.
 
 use super::tcp_cong::{RENO_OPS, tcp_cong_avoid_ai, tcp_is_cwnd_limited, tcp_slow_start};
+use super::tcp_hystartpp::{CSS_GROWTH_DIVISOR, HystartPp, L};
 use super::tcp_sock::*;
 use crate::core::skbuff::GSO_MAX_SIZE;
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, transmute, transmute_mut};
 
 pub static CUBIC: TcpCongestionOps = TcpCongestionOps {
     name: "cubic",
@@ -38,6 +39,11 @@ const HYSTART_ACK_DELTA_US: u32 = 2000;
 const HYSTART_DELAY_MIN_US: u32 = 4000;
 const HYSTART_DELAY_MAX_US: u32 = 16000;
 
+/// `net.ipv4.tcp_cubic_hystart_detect`.
+const HYSTART_ACK_TRAIN: i64 = 1;
+const HYSTART_DELAY: i64 = 2;
+const HYSTART_PLUS_PLUS: i64 = 4;
+
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 struct Cubic {
@@ -56,23 +62,47 @@ struct Cubic {
     ack_cnt: u32,
     /// What Reno's window would be.
     tcp_cwnd: u32,
-    sample_cnt: u16,
-    /// HyStart has found the end of slow start.
-    found: u16,
+    hystart: Hystart,
+}
+
+/// The way out of slow start; [`HystartPp`] in the same place if `tag` is [`PLUS_PLUS`].
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Hystart {
+    sample_cnt: u8,
+    /// The end of slow start is found.
+    found: u8,
+    _unused: u8,
+    tag: u8,
     round_start: u32,
     end_seq: u32,
     last_ack: u32,
     curr_rtt: u32,
 }
 
+const PLUS_PLUS: u8 = 1;
+
+impl Cubic {
+    /// HyStart++, if the connection has it.
+    fn plus_plus(&mut self) -> Option<&mut HystartPp> {
+        (self.hystart.tag == PLUS_PLUS).then(|| transmute_mut!(&mut self.hystart))
+    }
+}
+
 fn ca(tp: &mut TcpSock) -> &mut Cubic {
     tp.ca_priv.get_mut()
 }
 
-fn reset(c: &mut Cubic) {
-    let (round_start, end_seq, last_ack, curr_rtt) = (c.round_start, c.end_seq, c.last_ack, c.curr_rtt);
-    *c = FromBytes::read_from_bytes(&[0u8; size_of::<Cubic>()]).unwrap_or_else(|_| unreachable!("as long"));
-    (c.round_start, c.end_seq, c.last_ack, c.curr_rtt) = (round_start, end_seq, last_ack, curr_rtt);
+/// Everything is unknown again.
+fn reset(sk: &Sock, tp: &mut TcpSock) {
+    let (plus_plus, snd_nxt) = (sk.net.sysctl.tcp_cubic_hystart_detect.get() & HYSTART_PLUS_PLUS != 0, tp.snd_nxt);
+    let c = ca(tp);
+    *c = Cubic::new_zeroed();
+    if plus_plus {
+        c.hystart = transmute!(HystartPp::new(PLUS_PLUS, snd_nxt));
+    } else {
+        hystart_reset(tp);
+    }
 }
 
 fn clock_us(tp: &TcpSock) -> u32 {
@@ -81,14 +111,13 @@ fn clock_us(tp: &TcpSock) -> u32 {
 
 fn hystart_reset(tp: &mut TcpSock) {
     let (now, end) = (clock_us(tp), tp.snd_nxt);
-    let c = ca(tp);
-    (c.round_start, c.last_ack) = (now, now);
-    (c.end_seq, c.curr_rtt, c.sample_cnt) = (end, u32::MAX, 0);
+    let h = &mut ca(tp).hystart;
+    (h.round_start, h.last_ack) = (now, now);
+    (h.end_seq, h.curr_rtt, h.sample_cnt) = (end, u32::MAX, 0);
 }
 
-fn cubictcp_init(_sk: &Sock, tp: &mut TcpSock) {
-    reset(ca(tp));
-    hystart_reset(tp);
+fn cubictcp_init(sk: &Sock, tp: &mut TcpSock) {
+    reset(sk, tp);
 }
 
 fn cubictcp_cwnd_event(_sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
@@ -165,7 +194,7 @@ fn cubictcp_cong_avoid(_sk: &Sock, tp: &mut TcpSock, _ack: u32, mut acked: u32) 
         return;
     }
     if tp.in_slow_start() {
-        acked = tcp_slow_start(tp, acked);
+        acked = cubic_slow_start(tp, acked);
         if acked == 0 {
             return;
         }
@@ -175,6 +204,26 @@ fn cubictcp_cong_avoid(_sk: &Sock, tp: &mut TcpSock, _ack: u32, mut acked: u32) 
     cubictcp_update(c, cwnd, acked, now);
     let cnt = c.cnt;
     tcp_cong_avoid_ai(tp, cnt, acked);
+}
+
+/// Nothing has been lost yet: the slow start for which HyStart++ is (RFC 9406, 4.3).
+fn in_first_slow_start(tp: &TcpSock) -> bool {
+    tp.snd_ssthresh >= TCP_INFINITE_SSTHRESH
+}
+
+/// Grows the window exponentially; what is left of `acked`.
+fn cubic_slow_start(tp: &mut TcpSock, acked: u32) -> u32 {
+    let first = in_first_slow_start(tp);
+    let Some(in_css) = ca(tp).plus_plus().filter(|_| first).map(|h| h.in_css()) else {
+        return tcp_slow_start(tp, acked);
+    };
+    // RFC 9406, 4.2: L is infinite where pacing keeps a large step from being a burst.
+    let acked = if tp.pacing.is_some() { acked } else { acked.min(L) };
+    if in_css {
+        tcp_cong_avoid_ai(tp, CSS_GROWTH_DIVISOR, acked);
+        return 0;
+    }
+    tcp_slow_start(tp, acked)
 }
 
 fn cubictcp_recalc_ssthresh(_sk: &Sock, tp: &mut TcpSock) -> u32 {
@@ -187,29 +236,32 @@ fn cubictcp_recalc_ssthresh(_sk: &Sock, tp: &mut TcpSock) -> u32 {
     ((cwnd as u64 * BETA / BETA_SCALE) as u32).max(2)
 }
 
-fn cubictcp_state(_sk: &Sock, tp: &mut TcpSock, new: TcpCaState) {
+fn cubictcp_state(sk: &Sock, tp: &mut TcpSock, new: TcpCaState) {
     if new == TcpCaState::Loss {
-        reset(ca(tp));
-        hystart_reset(tp);
+        reset(sk, tp);
     }
 }
 
 fn cubictcp_acked(sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
-    let rtt_us = sample.rtt_us;
-    if rtt_us < 0 {
-        return;
+    let (rtt_us, una, nxt) = (sample.rtt_us, tp.snd_una, tp.snd_nxt);
+    let delay = (rtt_us >= 0).then(|| rtt_us.clamp(1, u32::MAX as i64) as u32);
+    let first = in_first_slow_start(tp);
+    if let Some(h) = ca(tp).plus_plus().filter(|_| first)
+        && h.ack(una, nxt, delay)
+    {
+        end_slow_start(sk, tp, false, true);
     }
+    let Some(delay) = delay else { return };
     let now = tp.jiffies32();
     let slow_start = tp.in_slow_start();
     let c = ca(tp);
     if c.epoch_start != 0 && (now.wrapping_sub(c.epoch_start) as i32) < 1000 {
         return;
     }
-    let delay = rtt_us.clamp(1, u32::MAX as i64) as u32;
     if c.delay_min == 0 || c.delay_min > delay {
         c.delay_min = delay;
     }
-    if c.found == 0 && slow_start {
+    if slow_start && c.plus_plus().is_none() && c.hystart.found == 0 {
         hystart_update(sk, tp, delay);
     }
 }
@@ -223,7 +275,8 @@ fn hystart_ack_delay(tp: &TcpSock) -> u32 {
 /// Ends slow start before it overflows the path (Ha and Rhee, 2011): when a train of ACKs lasts half as long as the path is,
 /// or when the delay grows by an eighth.
 fn hystart_update(sk: &Sock, tp: &mut TcpSock, delay: u32) {
-    if after(tp.snd_una, ca(tp).end_seq) {
+    let detect = sk.net.sysctl.tcp_cubic_hystart_detect.get();
+    if after(tp.snd_una, ca(tp).hystart.end_seq) {
         hystart_reset(tp);
     }
     // Below it the rounds are kept all the same: one that began in the middle of a flight would take the queue of its own
@@ -232,27 +285,34 @@ fn hystart_update(sk: &Sock, tp: &mut TcpSock, delay: u32) {
         return;
     }
     let now = clock_us(tp);
-    let (cwnd, paced, ack_delay) = (tp.snd_cwnd, tp.pacing.is_some(), hystart_ack_delay(tp));
-    let c = ca(tp);
+    let (paced, ack_delay) = (tp.pacing.is_some(), hystart_ack_delay(tp));
+    let Cubic { delay_min, hystart: h, .. } = ca(tp);
     let (mut train, mut slower) = (false, false);
-    if now.wrapping_sub(c.last_ack) as i32 <= HYSTART_ACK_DELTA_US as i32 {
-        c.last_ack = now;
-        let path = c.delay_min.saturating_add(ack_delay);
+    if detect & HYSTART_ACK_TRAIN != 0 && now.wrapping_sub(h.last_ack) as i32 <= HYSTART_ACK_DELTA_US as i32 {
+        h.last_ack = now;
+        let path = delay_min.saturating_add(ack_delay);
         // Pacing spreads the packets over half of a round trip already.
         let threshold = if paced { path } else { path >> 1 };
-        train = now.wrapping_sub(c.round_start) as i32 > threshold.min(i32::MAX as u32) as i32;
+        train = now.wrapping_sub(h.round_start) as i32 > threshold.min(i32::MAX as u32) as i32;
     }
-    c.curr_rtt = c.curr_rtt.min(delay);
-    if (c.sample_cnt as u32) < HYSTART_MIN_SAMPLES {
-        c.sample_cnt += 1;
-    } else {
-        let slack = (c.delay_min >> 3).clamp(HYSTART_DELAY_MIN_US, HYSTART_DELAY_MAX_US);
-        slower = c.curr_rtt > c.delay_min.saturating_add(slack);
+    if detect & HYSTART_DELAY != 0 {
+        h.curr_rtt = h.curr_rtt.min(delay);
+        if (h.sample_cnt as u32) < HYSTART_MIN_SAMPLES {
+            h.sample_cnt += 1;
+        } else {
+            let slack = (*delay_min >> 3).clamp(HYSTART_DELAY_MIN_US, HYSTART_DELAY_MAX_US);
+            slower = h.curr_rtt > delay_min.saturating_add(slack);
+        }
     }
-    if !train && !slower {
-        return;
+    if train || slower {
+        h.found = 1;
+        end_slow_start(sk, tp, train, slower);
     }
-    c.found = 1;
+}
+
+/// The path is full, as a train of ACKs or the delay says: from here on the window grows slowly.
+fn end_slow_start(sk: &Sock, tp: &mut TcpSock, train: bool, slower: bool) {
+    let cwnd = tp.snd_cwnd;
     tp.snd_ssthresh = cwnd;
     for (found, count, at) in [
         (train, Mib::TcpExtTCPHystartTrainDetect, Mib::TcpExtTCPHystartTrainCwnd),
@@ -278,7 +338,7 @@ mod tests {
 
     #[test]
     fn the_window_returns_to_w_max_at_k() {
-        let mut c: Cubic = FromBytes::read_from_bytes(&[0u8; size_of::<Cubic>()]).unwrap();
+        let mut c = Cubic::new_zeroed();
         c.last_max_cwnd = 100;
         cubictcp_update(&mut c, 70, 1, 1000);
         // cbrt(30 / 0.4) = 4.217 s

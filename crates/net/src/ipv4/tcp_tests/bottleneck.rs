@@ -162,3 +162,51 @@ fn a_window_begins_with_ten_segments_and_after_idleness_again() {
     while send(&c, &[0; 100_000]).is_ok() {}
     assert!(info(&c).tcpi_data_segs_out - before > 10);
 }
+
+/// A first slow start into a path of 20 Mbit/s and 100 ms whose buffer has room for twice as much; what was lost, and the window.
+fn first_slow_start(detect: i64) -> (u64, u32) {
+    let w = world("cubic", NetemParams { rate: 20 * MBIT, buffer: 500_000, ..NetemParams::default() });
+    w.a.sysctl.set(HYSTART, detect).unwrap();
+    let (c, s) = w.connect();
+    stream(&w, &c, &s, 2_000);
+    (w.a.mib.get(Mib::TcpRetransSegs), info(&c).tcpi_snd_cwnd)
+}
+
+const HYSTART: &str = "net.ipv4.tcp_cubic_hystart_detect";
+
+/// RFC 9406, 4: slow start ends before the queue is full, in the window that the path and part of its buffer hold.
+#[test]
+fn hystart_and_hystart_plus_plus_keep_slow_start_from_overflowing_the_path() {
+    let (overshoot, _) = first_slow_start(0);
+    assert!(overshoot > 100, "{overshoot}");
+    let full = (20 * MBIT / 10 / 1448) as u32;
+    for detect in [1, 2, 3, 4] {
+        let (lost, cwnd) = first_slow_start(detect);
+        assert!(lost < overshoot / 3, "{detect}: {lost} lost, {overshoot} without");
+        assert!((full * 3 / 4..full * 3).contains(&cwnd), "{detect}: {cwnd} of {full}");
+    }
+}
+
+/// Delay that comes and goes has HyStart++ try the slower start and take it back (RFC 9406, 4.2), where HyStart stops for good.
+#[test]
+fn jitter_does_not_end_a_slow_start_with_hystart_plus_plus() {
+    let run = |detect: i64| {
+        let w = world("cubic", NetemParams { rate: 100 * MBIT, ..NetemParams::default() });
+        w.a.sysctl.set(HYSTART, detect).unwrap();
+        let (c, s) = w.connect();
+        // A round in four is 12 ms longer.
+        for round in 0..12 {
+            let slow = if round % 4 == 3 { 24_000_000 } else { 0 };
+            let p = w.netem[0].params();
+            w.netem[0].set(NetemParams { delay_ns: 50_000_000 + slow, ..p });
+            stream(&w, &c, &s, 100);
+        }
+        (info(&c), w.a.mib.get(Mib::TcpExtTCPHystartDelayDetect), w.mibs())
+    };
+    let (i, found, _) = run(2);
+    assert_eq!(found, 1);
+    assert!(i.tcpi_snd_cwnd < 400, "{}", i.tcpi_snd_cwnd);
+    let (i, found, mibs) = run(4);
+    assert_eq!((found, i.tcpi_snd_ssthresh), (0, 0x7fff_ffff), "{mibs}");
+    assert!(i.tcpi_snd_cwnd > 700, "{}", i.tcpi_snd_cwnd);
+}
