@@ -62,6 +62,62 @@ fn a_fresh_socket_answers_as_on_linux() {
     });
 }
 
+/// A hundred sockets bind to one port, by addresses of both versions, wildcards, devices and the options that let them share it.
+#[test]
+fn many_sockets_share_a_port_as_on_linux() {
+    const PORT: u16 = 40_080;
+    let addrs: Vec<String> = [
+        "0.0.0.0",
+        "127.0.0.1",
+        "127.0.0.2",
+        "127.0.0.3",
+        "127.0.0.4",
+        "[::]",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:0.0.0.0]",
+    ]
+    .iter()
+    .map(|a| format!("{a}:{PORT}"))
+    .collect();
+    for seed in 1..=40u64 {
+        same(|c, log| {
+            let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut random = |n: u64| {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (x >> 33) % n
+            };
+            let mut bound = Vec::new();
+            for i in 0..100 {
+                // Wildcards are rare, or nobody else would have a chance.
+                let a = if random(12) == 0 { random(9) } else { 1 + random(4) + 2 * random(2) } as usize;
+                let v6 = addrs[a].starts_with('[');
+                let fd = c.socket(if v6 { AF_INET6 } else { AF_INET }, SOCK_STREAM, 0).expect("socket");
+                let opt = |level, name, v: i32| c.setsockopt(fd, level, name, &v.to_ne_bytes()).expect("an option");
+                opt(SOL_SOCKET, SO_REUSEADDR, (random(4) > 0) as i32);
+                opt(SOL_SOCKET, SO_REUSEPORT, (random(2) > 0) as i32);
+                if v6 {
+                    opt(IPPROTO_IPV6, IPV6_V6ONLY, random(2) as i32);
+                }
+                if random(6) == 0 {
+                    c.setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, b"lo\0").expect("the device is there");
+                }
+                let said = c.bind(fd, &addr(&addrs[a]));
+                let ok = said.is_ok();
+                log.note(&format!("{i}: bind {}", addrs[a]), said);
+                if ok && random(8) == 0 {
+                    log.note("listen", c.listen(fd, 1));
+                }
+                bound.push(fd);
+                if random(5) == 0 {
+                    c.close(bound.swap_remove(random(bound.len() as u64) as usize)).expect("close");
+                }
+            }
+            bound.into_iter().for_each(|fd| c.close(fd).expect("close"));
+        });
+    }
+}
+
 #[test]
 fn a_listener_answers_as_on_linux() {
     same(|c, log| {

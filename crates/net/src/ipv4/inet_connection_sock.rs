@@ -9,10 +9,10 @@
 use crate::core::net_namespace::Net;
 use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
+use crate::ipv4::inet_bind2_bucket::{BindAddr, FastReuse};
 use crate::ipv4::inet_hashtables::{
-    __inet_lookup_listener, BindAddr, BindBucket, BindOwner, EhashEntry, inet_csk, inet_ehash_remove, inet_hash,
-    inet_put_port, inet_sk_get_local_port_range, inet_unhash, reqsk_entry, reqsk_hash_insert, reserved_ports, sk_tuple,
-    tcp_hashinfo,
+    __inet_lookup_listener, BindBucket, BindOwner, EhashEntry, inet_csk, inet_ehash_remove, inet_hash, inet_put_port,
+    inet_sk_get_local_port_range, inet_unhash, reqsk_entry, reqsk_hash_insert, reserved_ports, sk_tuple, tcp_hashinfo,
 };
 use crate::ipv4::inet_sock::{InetSock, InetTuple, inet_sk};
 use crate::ipv4::request_sock::{Closed, RequestSock, RequestSockQueue};
@@ -52,8 +52,8 @@ impl Holder {
 
     fn of_owner(o: &BindOwner) -> Holder {
         match o {
-            BindOwner::Sock { sk, addr } => Holder::of(sk, *addr),
-            BindOwner::Timewait(tw) => Holder {
+            BindOwner::Sock { sk, addr, .. } => Holder::of(sk, *addr),
+            BindOwner::Timewait { tw, .. } => Holder {
                 addr: BindAddr {
                     addr: tw.tuple.laddr,
                     v6: tw.family == uapi::socket::AF_INET6 as u16,
@@ -84,7 +84,26 @@ impl Holder {
 /// `inet_csk_bind_conflict`: whether any holder of the port is in the way.
 fn inet_csk_bind_conflict(sk: &Arc<Sock>, me: &Holder, bucket: &BindBucket, relax: bool, reuseport_ok: bool) -> bool {
     let myself = |o: &BindOwner| matches!(o, BindOwner::Sock { sk: other, .. } if Arc::ptr_eq(other, sk));
-    bucket.owners().iter().any(|o| !myself(o) && me.conflicts(&Holder::of_owner(o), relax, reuseport_ok))
+    bucket.candidates(me.addr.addr).any(|o| !myself(o) && me.conflicts(&Holder::of_owner(o), relax, reuseport_ok))
+}
+
+/// `sk_reuseport_match`: whether `SO_REUSEPORT` alone says that nobody is in the way.
+fn sk_reuseport_match(me: &Holder, fast: &FastReuse) -> bool {
+    me.reuseport && (fast.reuseport || fast.strict.is_some_and(|a| a.covers(&me.addr)))
+}
+
+/// Notes what the bucket's next sockets need not look for, before this one is added (`inet_csk_update_fastreuse`).
+fn inet_csk_update_fastreuse(me: &Holder, b: &mut BindBucket) {
+    let (first, reuse) = (b.is_empty(), me.reuse && !me.listening);
+    let fast = &mut b.fast;
+    fast.reuse = reuse && (first || fast.reuse);
+    if !me.reuseport {
+        (fast.reuseport, fast.strict) = (false, None);
+    } else if first {
+        (fast.reuseport, fast.strict) = (true, None);
+    } else if !sk_reuseport_match(me, fast) {
+        fast.strict = Some(me.addr);
+    }
 }
 
 /// Claims a port for the socket's address, or finds a free one for port 0. `EADDRINUSE`. Socket lock held. Also called for a
@@ -96,9 +115,14 @@ pub fn inet_csk_get_port(sk: &Arc<Sock>, state: &mut dyn ProtoSock, port: u16) -
         0 => inet_csk_find_open_port(sk, &me, inet)?,
         port => {
             let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
-            if inet_csk_bind_conflict(sk, &me, &b, true, true) {
+            let free = b.is_empty()
+                || (b.fast.reuse && me.reuse && !me.listening)
+                || sk_reuseport_match(&me, &b.fast)
+                || !inet_csk_bind_conflict(sk, &me, &b, true, true);
+            if !free {
                 return Err(Errno::EADDRINUSE);
             }
+            inet_csk_update_fastreuse(&me, &mut b);
             b.bind(sk, inet.rcv_saddr, port);
             port
         }
@@ -133,6 +157,7 @@ fn inet_csk_find_open_port(sk: &Arc<Sock>, me: &Holder, inet: &InetSock) -> Resu
                 }
                 let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
                 if b.is_empty() || !inet_csk_bind_conflict(sk, me, &b, false, false) {
+                    inet_csk_update_fastreuse(me, &mut b);
                     b.bind(sk, inet.rcv_saddr, port);
                     return Ok(port);
                 }

@@ -8,7 +8,7 @@
 //! ```text
 //!   ehash   (local, port, peer, port) -> socket | connection request | time-wait entry
 //!   lhash2  (local, port)             -> listeners: the exact address first, then any address
-//!   bhash   port                      -> everybody who holds it, to tell whether one more may
+//!   bhash   port                      -> everybody who holds it, by address, to tell whether one more may
 //! ```
 
 use crate::core::jhash::{jhash_3words, jhash_ip};
@@ -17,6 +17,7 @@ use crate::core::skbuff::Skb;
 use crate::core::sock::{Sock, SockFlags};
 use crate::core::sysctl::parse_ports;
 use crate::ipv4::errqueue::ErrQueue;
+use crate::ipv4::inet_bind2_bucket::{BindAddr, Bound, BoundList, FastReuse};
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
@@ -29,7 +30,6 @@ use kernel::{Rcu, RcuHashTable, RcuReadGuard, SpinLock, TimerOwner, rcu_read_loc
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
-use uapi::socket::AF_INET6;
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
@@ -55,15 +55,6 @@ pub struct EhashEntry {
     pub sock: EhashSock,
 }
 
-/// The address a socket is bound to, with what makes it conflict with others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BindAddr {
-    pub addr: IpAddr,
-    /// Bound by an IPv6 socket: its wildcard covers both versions.
-    pub v6: bool,
-    pub v6only: bool,
-}
-
 /// Listeners that share an address, a port and a device (one of them, unless all have `SO_REUSEPORT`).
 pub struct ListenEntry {
     addr: BindAddr,
@@ -76,16 +67,21 @@ pub struct ListenEntry {
 
 /// Who holds a port.
 pub enum BindOwner {
-    Sock { sk: Arc<Sock>, addr: BindAddr },
-    Timewait(Arc<InetTimewaitSock>),
+    Sock { sk: Arc<Sock>, addr: BindAddr, place: u32 },
+    Timewait { tw: Arc<InetTimewaitSock>, place: u32 },
 }
+
+/// One for each connection.
+const _: () = assert!(size_of::<BindOwner>() == 32);
 
 /// The holders of a port (`struct inet_bind_bucket`).
 #[derive(Default)]
 pub struct BindBucket {
-    owners: Vec<BindOwner>,
+    owners: BoundList<BindOwner>,
     /// Only `connect(2)` has chosen this port, so another connection may take it too (`fastreuse` is -1).
     from_connect: bool,
+    /// What saves `bind(2)` the look at the holders.
+    pub fast: FastReuse,
 }
 
 /// Bound ports: a bucket each, in pages made when first needed.
@@ -478,60 +474,45 @@ fn inet_lhash2_lookup(net: &Net, t: &InetTuple, dif: u32, exact: bool) -> Option
 
 // --- Bound ports ---
 
-impl BindAddr {
-    pub fn of(sk: &Sock, addr: IpAddr) -> BindAddr {
-        BindAddr { addr, v6: sk.family == AF_INET6 as u16, v6only: sk.flag(SockFlags::V6ONLY) }
+impl Bound for BindOwner {
+    fn addr(&self) -> IpAddr {
+        match self {
+            BindOwner::Sock { addr, .. } => addr.addr,
+            BindOwner::Timewait { tw, .. } => tw.tuple.laddr,
+        }
     }
 
-    /// Whether the two can get the same packets, wildcards included (`inet_rcv_saddr_equal`).
-    pub fn overlaps(&self, other: &BindAddr) -> bool {
-        let wild = |b: &BindAddr| b.addr.is_unspecified();
-        // An IPv6 wildcard takes IPv4 too, unless told not to; an IPv4 wildcard takes IPv4 only.
-        let takes = |a: &BindAddr, b: &BindAddr| {
-            let b_is_v4 = b.addr.is_ipv4() && !(b.v6 && wild(b));
-            let b_is_v6_wild = b.v6 && wild(b);
-            match (a.v6, wild(a)) {
-                (_, false) => false,
-                (true, true) => !(a.v6only && b_is_v4),
-                (false, true) => b_is_v4 || (b_is_v6_wild && !b.v6only),
-            }
-        };
-        takes(self, other) || takes(other, self) || (self.addr == other.addr && !wild(self))
-    }
-}
-
-impl BindOwner {
     fn index(&self) -> &AtomicU32 {
         match self {
             BindOwner::Sock { sk, .. } => &inet_csk(sk).bind_index,
-            BindOwner::Timewait(tw) => &tw.bind_index,
+            BindOwner::Timewait { tw, .. } => &tw.bind_index,
+        }
+    }
+
+    fn place(&mut self) -> &mut u32 {
+        match self {
+            BindOwner::Sock { place, .. } | BindOwner::Timewait { place, .. } => place,
         }
     }
 }
 
 impl BindBucket {
     pub fn owners(&self) -> &[BindOwner] {
-        &self.owners
+        self.owners.all()
+    }
+
+    /// The holders who can be in the way of a socket bound to this address.
+    pub fn candidates(&self, addr: IpAddr) -> impl Iterator<Item = &BindOwner> {
+        self.owners.candidates(addr)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.owners.is_empty()
-    }
-
-    fn add(&mut self, o: BindOwner) {
-        o.index().store(self.owners.len() as u32, Relaxed);
-        self.owners.push(o);
+        self.owners().is_empty()
     }
 
     fn remove(&mut self, index: u32) {
-        if index as usize >= self.owners.len() {
-            return;
-        }
-        self.owners.swap_remove(index as usize);
-        if let Some(moved) = self.owners.get(index as usize) {
-            moved.index().store(index, Relaxed);
-        }
-        if self.owners.is_empty() {
+        self.owners.remove(index);
+        if self.is_empty() {
             *self = BindBucket::default();
         }
     }
@@ -541,7 +522,7 @@ impl BindBucket {
         let csk = inet_csk(sk);
         self.from_connect = false;
         if csk.bind_port.swap(port, AcqRel) == 0 {
-            self.add(BindOwner::Sock { sk: sk.clone(), addr: BindAddr::of(sk, addr) });
+            self.owners.add(BindOwner::Sock { sk: sk.clone(), addr: BindAddr::of(sk, addr), place: 0 });
         }
     }
 }
@@ -560,10 +541,11 @@ pub fn inet_bhash2_update_saddr(sk: &Arc<Sock>, addr: IpAddr) {
         return;
     }
     let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
-    let at = csk.bind_index.load(Relaxed) as usize;
-    if let Some(BindOwner::Sock { addr: a, .. }) = b.owners.get_mut(at) {
-        *a = BindAddr::of(sk, addr);
-    }
+    b.owners.update(csk.bind_index.load(Relaxed), |o| {
+        if let BindOwner::Sock { addr: a, .. } = o {
+            *a = BindAddr::of(sk, addr);
+        }
+    });
 }
 
 /// Gives the port back (`inet_put_port`). Harmless for a socket that holds none.
@@ -593,11 +575,8 @@ pub fn inet_twsk_hashdance(tw: &Arc<InetTimewaitSock>, sk: &Arc<Sock>) -> bool {
     if port != 0 {
         let mut b = info.bind_bucket(port);
         let at = csk.bind_index.load(Relaxed);
-        if csk.bind_port.swap(0, AcqRel) != 0
-            && let Some(slot) = b.owners.get_mut(at as usize)
-        {
-            *slot = BindOwner::Timewait(tw.clone());
-            tw.bind_index.store(at, Relaxed);
+        if csk.bind_port.swap(0, AcqRel) != 0 {
+            b.owners.update(at, |o| *o = BindOwner::Timewait { tw: tw.clone(), place: 0 });
         }
     }
     info.tw_count.fetch_add(1, AcqRel);
@@ -617,7 +596,7 @@ pub fn inet_twsk_kill(tw: &Arc<InetTimewaitSock>) {
     }
     let mut b = info.bind_bucket(tw.tuple.lport);
     let at = tw.bind_index.load(Relaxed);
-    if matches!(b.owners.get(at as usize), Some(BindOwner::Timewait(t)) if Arc::ptr_eq(t, tw)) {
+    if matches!(b.owners.get(at), Some(BindOwner::Timewait { tw: t, .. }) if Arc::ptr_eq(t, tw)) {
         b.remove(at);
     }
     info.tw_count.fetch_sub(1, AcqRel);

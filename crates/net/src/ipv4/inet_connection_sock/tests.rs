@@ -169,6 +169,68 @@ fn a_port_of_choice_is_free_until_none_is_left() {
     assert_eq!(s.bind(&how, 0), 0, "the port that was given back");
 }
 
+/// Sockets that share a port by their addresses do not pay for each other: `bind` looks at those of its address alone.
+#[test]
+fn the_ten_thousandth_socket_of_a_port_binds_as_fast_as_the_first() {
+    let t = TestNet::new();
+    let _inside = t.kernel.enter();
+    let how = |n: u32| {
+        let addr = IpAddr::V4(std::net::Ipv4Addr::from_bits(0x0a00_0001 + n));
+        How { addr, v6: false, v6only: false, reuse: false, reuseport: false }
+    };
+    let asked = |h: &How| tcp_hashinfo(&t.net).bind_bucket(80).candidates(h.addr).count();
+    let mut socks = Vec::new();
+    for n in 0..10_000 {
+        assert!(asked(&how(n)) <= 16, "socket {n} looks at {}", asked(&how(n)));
+        let s = OurSock::new(&t, &how(n));
+        assert_eq!(s.bind(&how(n), 80), 0);
+        socks.push(s);
+    }
+    assert_eq!(asked(&how(10_000)), 0);
+    for n in (0..10_000).step_by(97) {
+        assert_eq!(asked(&how(n)), 1);
+        assert_eq!(OurSock::new(&t, &how(n)).bind(&how(n), 80), Errno::EADDRINUSE.0);
+    }
+    let any = How { addr: ip("0.0.0.0"), ..how(0) };
+    assert_eq!(OurSock::new(&t, &any).bind(&any, 80), Errno::EADDRINUSE.0, "any address is everybody's");
+    socks.drain(..9_990);
+    assert_eq!((asked(&how(9_000)), asked(&how(9_995))), (0, 1));
+    assert_eq!(OurSock::new(&t, &how(9_000)).bind(&how(9_000), 80), 0);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    /// Looking at some holders gives the answer that looking at all would give, whatever was bound and given back before.
+    #[test]
+    fn the_index_refuses_what_a_scan_refuses(ops in proptest::collection::vec((0usize..28, 0u32..3, 0u8..8, 0usize..64), 1..120)) {
+        let t = TestNet::new();
+        let _inside = t.kernel.enter();
+        let hows = all_hows();
+        let mut socks: Vec<OurSock> = Vec::new();
+        for (how, dev, what, which) in ops {
+            if what == 0 && !socks.is_empty() {
+                let at = which % socks.len();
+                socks.swap_remove(at);
+            }
+            let s = OurSock::new(&t, &hows[how]);
+            s.0.bound_dev_if.store(dev, Relaxed);
+            let me = Holder::of(&s.0, BindAddr::of(&s.0, hows[how].addr));
+            for (relax, reuseport_ok) in [(true, true), (false, false)] {
+                let b = tcp_hashinfo(&t.net).bind_bucket(80);
+                let scan = b.owners().iter().any(|o| me.conflicts(&Holder::of_owner(o), relax, reuseport_ok));
+                proptest::prop_assert_eq!(inet_csk_bind_conflict(&s.0, &me, &b, relax, reuseport_ok), scan);
+            }
+            if s.bind(&hows[how], 80) == 0 {
+                // Listeners are in the way even of those who share.
+                if what == 1 {
+                    s.0.set_state(TcpState::Listen);
+                }
+                socks.push(s);
+            }
+        }
+    }
+}
+
 // --- The accept queue ---
 
 fn listener(t: &TestNet, backlog: i32) -> Arc<Sock> {

@@ -5,7 +5,7 @@ use crate::ipv4::inet_sock::inet_sk;
 use crate::ipv4::inet_timewait_sock::{TCP_TIMEWAIT_LEN, TimewaitInit};
 use crate::ipv4::test_support::{TestNet, bare_sock, ip, tuple};
 use std::sync::atomic::AtomicBool;
-use uapi::socket::AF_INET;
+use uapi::socket::{AF_INET, AF_INET6};
 
 fn listening(t: &TestNet, v6: bool, addr: &str, port: u16, flags: SockFlags, dev: u32) -> Arc<Sock> {
     let sk = bare_sock(&t.net, if v6 { AF_INET6 } else { AF_INET });
