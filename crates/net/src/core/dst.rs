@@ -5,6 +5,7 @@
 //! Locks and context: shared and immutable but for the atomics; any context.
 
 use crate::core::dev::NetDevice;
+use crate::core::dst_metrics::{DstMetrics, Rtax};
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::Skb;
 use std::net::IpAddr;
@@ -34,8 +35,8 @@ pub struct Dst {
     pub prefsrc: IpAddr,
     /// Path MTU in bytes; 0: the device's.
     pub pmtu: AtomicU32,
-    /// `RTAX_ADVMSS` override; 0: from the MTU.
-    pub advmss: AtomicU32,
+    /// What the route says beyond that; most say nothing.
+    pub metrics: Option<Arc<DstMetrics>>,
     /// The namespace's routing generation when it was made.
     pub genid: u32,
     /// Takes a packet for this route up the stack (`dst->input`): `ip_local_deliver`, `ip_forward`, `ip_error`.
@@ -51,6 +52,21 @@ impl Dst {
             0 => self.dev.mtu(),
             m => m.min(self.dev.mtu()),
         }
+    }
+
+    /// One of the route's metrics; 0: not set (`dst_metric`).
+    pub fn metric(&self, which: Rtax) -> u32 {
+        self.metrics.as_ref().map_or(0, |m| m.get(which))
+    }
+
+    /// `dst_metric_locked`.
+    pub fn metric_locked(&self, which: Rtax) -> bool {
+        self.metrics.as_ref().is_some_and(|m| m.is_locked(which))
+    }
+
+    /// `dst_feature`.
+    pub fn feature(&self, bit: u32) -> bool {
+        self.metrics.as_ref().is_some_and(|m| m.feature(bit))
     }
 
     /// Whether the routing tables are still as they were when this was looked up (`dst_check`).

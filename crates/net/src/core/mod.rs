@@ -8,6 +8,7 @@ pub mod box_queue;
 pub mod checksum;
 pub mod dev;
 pub mod dst;
+pub mod dst_metrics;
 pub mod eth;
 pub mod flow;
 pub mod gro;

@@ -223,7 +223,7 @@ mod tests {
             gateway: None,
             prefsrc: US.into(),
             pmtu: Default::default(),
-            advmss: Default::default(),
+            metrics: None,
             genid: 0,
             input: |_, _| (),
             output: |_, _| Ok(()),

@@ -195,8 +195,7 @@ fn fib_magic(net: &Net, dev: &Arc<NetDevice>, kind: RtnType, dst: Ipv4Addr, plen
         prefsrc: Some(src),
         gateway: None,
         dev: Some(dev.clone()),
-        mtu: 0,
-        advmss: 0,
+        metrics: None,
         rth: Rcu::default(),
     };
     // Two addresses of one prefix bring the same route: the first one's stays.

@@ -6,6 +6,7 @@
 
 use crate::core::dev::NetDevice;
 use crate::core::dst::RtnType;
+use crate::core::dst_metrics::DstMetrics;
 use crate::core::net_namespace::Net;
 use crate::ipv4::devinet::up_dev_by_index;
 use crate::ipv4::fib_trie::{
@@ -32,10 +33,8 @@ pub struct RouteSpec {
     pub priority: u32,
     /// `RTPROT_*`.
     pub protocol: u8,
-    /// 0: the device's.
-    pub mtu: u32,
-    /// 0: from the MTU.
-    pub advmss: u32,
+    /// MTU, windows and the like.
+    pub metrics: DstMetrics,
     /// Trust that the gateway is on the link, whatever the tables say (`RTNH_F_ONLINK`); needs `oif`.
     pub onlink: bool,
 }
@@ -53,8 +52,7 @@ impl RouteSpec {
             prefsrc: None,
             priority: 0,
             protocol: RTPROT_BOOT,
-            mtu: 0,
-            advmss: 0,
+            metrics: DstMetrics::default(),
             onlink: false,
         }
     }
@@ -93,7 +91,7 @@ pub fn ip_route_replace(net: &Arc<Net>, spec: RouteSpec) -> Result<()> {
 
 fn insert(net: &Arc<Net>, spec: RouteSpec, how: IfThere) -> Result<()> {
     let host_bits = u32::from(spec.dst) & !inet_make_mask(spec.plen.min(32));
-    if spec.plen > 32 || host_bits != 0 || spec.mtu > 65535 {
+    if spec.plen > 32 || host_bits != 0 {
         return Err(Errno::EINVAL);
     }
     let dev = fib_check_nh(net, &spec)?;
@@ -109,8 +107,7 @@ fn insert(net: &Arc<Net>, spec: RouteSpec, how: IfThere) -> Result<()> {
         prefsrc: spec.prefsrc,
         gateway: spec.gateway,
         dev,
-        mtu: spec.mtu,
-        advmss: spec.advmss,
+        metrics: spec.metrics.shared(),
         rth: Rcu::default(),
     };
     FibTables::of(net).insert(fi, how)?;

@@ -9,6 +9,7 @@
 
 use crate::core::dev::NetDevice;
 use crate::core::dst::{Dst, RtnType};
+use crate::core::dst_metrics::DstMetrics;
 use crate::core::net_namespace::{Net, NetId};
 use kernel::rcu::RcuReadGuard;
 use kernel::{Rcu, SpinLock};
@@ -186,9 +187,8 @@ pub struct FibInfo {
     pub gateway: Option<Ipv4Addr>,
     /// Where it leaves; `None` for routes that lead nowhere.
     pub dev: Option<Arc<NetDevice>>,
-    /// `RTAX_MTU`, `RTAX_ADVMSS`; 0: from the device.
-    pub mtu: u32,
-    pub advmss: u32,
+    /// `fib_metrics`.
+    pub metrics: Option<Arc<DstMetrics>>,
     /// The decision it stands for, made once a routing generation (`nhc_pcpu_rth_output`, `nhc_rth_input`).
     pub rth: Rcu<Dst>,
 }

@@ -12,6 +12,7 @@
 use crate::core::checksum::{ip_fast_csum, skb_checksum_help};
 use crate::core::dev::{ETH_P_IP, netif_rx};
 use crate::core::dst::{Dst, RtnType};
+use crate::core::dst_metrics::Rtax;
 use crate::core::flow::Flow;
 use crate::core::gso::skb_gso_segment;
 use crate::core::l3::XmitParams;
@@ -114,15 +115,19 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
 }
 
 /// Whether packets of this route carry DF (`ip_dont_fragment`). Not when the path was said to take less than any path should:
-/// then routers cut.
+/// then routers cut; nor when the route's MTU is not to be changed.
 fn ip_dont_fragment(net: &Net, dst: &Dst, p: &XmitParams) -> bool {
     let pmtu = dst.pmtu.load(Relaxed);
     let locked = pmtu != 0 && pmtu <= min_pmtu(net) && dst.dev.mtu() > pmtu;
-    p.dont_fragment && !locked
+    p.dont_fragment && !locked && !dst.metric_locked(Rtax::Mtu)
 }
 
 fn default_ttl(net: &Net, dst: &Dst) -> u8 {
-    if dst.kind == RtnType::Multicast { 1 } else { net.sysctl.ip_default_ttl.get() as u8 }
+    match dst.metric(Rtax::Hoplimit) {
+        _ if dst.kind == RtnType::Multicast => 1,
+        0 => net.sysctl.ip_default_ttl.get() as u8,
+        hops => hops as u8,
+    }
 }
 
 /// `__ip_select_ident`: a run of `segs` identifications, from a counter shared by few flows and moved on unpredictably with

@@ -83,6 +83,7 @@ pub mod tcp_recv;
 pub mod tcp_reply;
 pub mod tcp_retransmit;
 pub mod tcp_rmem;
+pub mod tcp_route;
 pub mod tcp_rtt;
 pub mod tcp_sack;
 pub mod tcp_sock;

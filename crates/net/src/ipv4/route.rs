@@ -10,6 +10,7 @@
 
 use crate::core::dev::{NetDevice, dev_get_by_index, for_each_netdev};
 use crate::core::dst::{Dst, RtnType};
+use crate::core::dst_metrics::Rtax;
 use crate::core::flow::Flow;
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
@@ -136,8 +137,8 @@ fn rth_of(net: &Net, fi: &FibInfo, section: &RcuReadGuard) -> Result<Arc<Dst>> {
         kind: fi.kind,
         gateway: fi.gateway.map(IpAddr::V4),
         prefsrc: IpAddr::V4(src.unwrap_or(Ipv4Addr::UNSPECIFIED)),
-        pmtu: AtomicU32::new(fi.mtu),
-        advmss: AtomicU32::new(fi.advmss),
+        pmtu: AtomicU32::new(fi.metrics.as_ref().map_or(0, |m| m.get(Rtax::Mtu))),
+        metrics: fi.metrics.clone(),
         genid,
         input: if fi.kind == RtnType::Unicast { ops.forward } else { ops.local_deliver },
         output: if fi.kind == RtnType::Broadcast { ops.mc_output } else { ops.output },
@@ -164,7 +165,7 @@ fn special(net: &Net, dev: &Arc<NetDevice>, kind: RtnType, local: bool) -> Arc<D
         gateway: None,
         prefsrc: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         pmtu: AtomicU32::new(0),
-        advmss: AtomicU32::new(0),
+        metrics: None,
         genid: net.rt_genid(),
         input: rt.ops.local_deliver,
         output: if loops && kind != RtnType::Unicast { rt.ops.mc_output } else { rt.ops.output },
@@ -194,7 +195,7 @@ fn with_exception(net: &Net, daddr: Ipv4Addr, base: Arc<Dst>) -> Arc<Dst> {
         gateway: base.gateway,
         prefsrc: base.prefsrc,
         pmtu: AtomicU32::new(pmtu.min(base.mtu())),
-        advmss: AtomicU32::new(base.advmss.load(Relaxed)),
+        metrics: base.metrics.clone(),
         genid: base.genid,
         input: base.input,
         output: base.output,
@@ -417,7 +418,7 @@ pub fn ip_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
     let mut key = *flow;
     key.anysrc = true;
     let Ok(dst) = ip_route_output_flow(net, &mut key) else { return };
-    if dst.kind != RtnType::Unicast || dst.mtu() <= mtu {
+    if dst.kind != RtnType::Unicast || dst.mtu() <= mtu || dst.metric_locked(Rtax::Mtu) {
         return;
     }
     // Below the least that is believed the path is left to fragment (see `ip_dont_fragment`).

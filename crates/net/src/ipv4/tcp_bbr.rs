@@ -19,6 +19,7 @@ use super::tcp_bbr_model::*;
 use super::tcp_cong::{RENO_OPS, tcp_snd_cwnd_set};
 use super::tcp_output::tcp_min_rtt;
 use super::tcp_pacing::{TCP_PACING_SHIFT, tcp_need_pacing, tcp_wstamp_ns};
+use super::tcp_route::tcp_snd_cwnd_clamp;
 use super::tcp_sock::*;
 use crate::core::skbuff::GSO_MAX_SIZE;
 use crate::core::sock::Sock;
@@ -182,6 +183,7 @@ fn bbr_set_cwnd(sk: &Sock, tp: &mut TcpSock, rs: &RateSample, bw: u32) {
             cwnd = cwnd.max(CWND_MIN_TARGET);
         }
     }
+    cwnd = cwnd.min(tcp_snd_cwnd_clamp(tp));
     if look(tp).mode == PROBE_RTT {
         cwnd = cwnd.min(CWND_MIN_TARGET);
     }

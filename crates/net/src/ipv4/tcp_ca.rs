@@ -13,6 +13,7 @@ use super::tcp_cong::{RENO, tcp_cleanup_congestion_control, tcp_init_congestion_
 use super::tcp_cubic::CUBIC;
 use super::tcp_dctcp::DCTCP;
 use super::tcp_sock::{CaFlags, TcpCongestionOps, TcpSock};
+use crate::core::dst_metrics::Rtax;
 use crate::core::net_namespace::{Net, NetId, Registries, StringSysctl};
 use crate::core::sock::Sock;
 use kernel::module::{InUse, Registered};
@@ -139,8 +140,11 @@ fn is_registered(reg: &Registries, ops: &TcpCongestionOps) -> bool {
     list.iter().filter_map(|e| e.downcast_ref::<Registered<Entry>>()).any(|e| ptr::eq(e.value().ops, ops))
 }
 
-/// `TCP_CONGESTION`: `ENOENT` for one there is not (`tcp_set_congestion_control`, `tcp_reinit_congestion_control`).
+/// `TCP_CONGESTION`: `ENOENT` for one there is not, `EPERM` if the route has chosen for good (`tcp_set_congestion_control`, `tcp_reinit_congestion_control`).
 pub fn tcp_set_congestion_control(sk: &Sock, tp: &mut TcpSock, name: &str) -> Result<()> {
+    if tp.route.as_ref().is_some_and(|r| r.is_locked(Rtax::CcAlgo)) {
+        return Err(Errno::EPERM);
+    }
     let found = tcp_ca_find(&sk.net.reg, name).ok_or(Errno::ENOENT)?;
     tp.ca_setsockopt = true;
     if ptr::eq(found.ops, tp.ca_ops) {
@@ -153,6 +157,13 @@ pub fn tcp_set_congestion_control(sk: &Sock, tp: &mut TcpSock, name: &str) -> Re
         tcp_init_congestion_control(sk, tp);
     }
     Ok(())
+}
+
+/// The route may choose, before the connection begins (`RTAX_CC_ALGO`; `tcp_ca_dst_init`). An algorithm that is gone is nobody's.
+pub fn tcp_ca_dst_init(sk: &Sock, tp: &mut TcpSock) {
+    let Some(found) = tp.route.as_ref().and_then(|r| tcp_ca_find(&sk.net.reg, r.cc_algo()?)) else { return };
+    tcp_cleanup_congestion_control(sk, tp);
+    tp.ca_ops = found.ops;
 }
 
 // --- Tunables ---

@@ -4,6 +4,7 @@
 //! Linux counterpart: `net/ipv4/tcp_cong.c`.
 //! Locks and context: socket lock.
 
+use super::tcp_route::{tcp_init_cwnd, tcp_snd_cwnd_clamp};
 use super::tcp_sock::*;
 use crate::core::sock::Sock;
 
@@ -96,7 +97,7 @@ pub fn tcp_is_cwnd_limited(tp: &TcpSock) -> bool {
 pub fn tcp_slow_start(tp: &mut TcpSock, acked: u32) -> u32 {
     let cwnd = tp.snd_cwnd.saturating_add(acked).min(tp.snd_ssthresh);
     let left = acked - (cwnd - tp.snd_cwnd).min(acked);
-    tcp_snd_cwnd_set(tp, cwnd);
+    tcp_snd_cwnd_set(tp, cwnd.min(tcp_snd_cwnd_clamp(tp)));
     left
 }
 
@@ -113,6 +114,7 @@ pub fn tcp_cong_avoid_ai(tp: &mut TcpSock, w: u32, acked: u32) {
         tp.snd_cwnd_cnt -= delta * w;
         tcp_snd_cwnd_set(tp, tp.snd_cwnd.saturating_add(delta));
     }
+    tcp_snd_cwnd_set(tp, tp.snd_cwnd.min(tcp_snd_cwnd_clamp(tp)));
 }
 
 pub fn tcp_reno_cong_avoid(_sk: &Sock, tp: &mut TcpSock, _ack: u32, mut acked: u32) {
@@ -163,7 +165,7 @@ pub fn tcp_slow_start_after_idle_check(sk: &Sock, tp: &mut TcpSock) {
 /// After `delta` milliseconds of idleness the window decays to the initial one (RFC 2861; `tcp_cwnd_restart`).
 pub fn tcp_cwnd_restart(sk: &Sock, tp: &mut TcpSock, delta: u32) {
     let mut cwnd = tp.snd_cwnd;
-    let restart = TCP_INIT_CWND.min(cwnd);
+    let restart = tcp_init_cwnd(tp).min(cwnd);
     tcp_ca_event(sk, tp, TcpCaEvent::CwndRestart);
     tp.snd_ssthresh = tcp_current_ssthresh(tp);
     let rto = tp.icsk_rto.max(1) as i64;
@@ -180,7 +182,7 @@ pub fn tcp_cwnd_restart(sk: &Sock, tp: &mut TcpSock, delta: u32) {
 /// The application, not the window, limits: shrink towards what is used (RFC 2861; `tcp_cwnd_application_limited`).
 pub fn tcp_cwnd_application_limited(tp: &mut TcpSock) {
     if tp.ca_state == TcpCaState::Open && tp.snd_cwnd_used < tp.snd_cwnd {
-        let used = tp.snd_cwnd_used.max(TCP_INIT_CWND);
+        let used = tp.snd_cwnd_used.max(tcp_init_cwnd(tp));
         if used < tp.snd_cwnd {
             tp.snd_ssthresh = tcp_current_ssthresh(tp);
             tcp_snd_cwnd_set(tp, (tp.snd_cwnd + used) >> 1);

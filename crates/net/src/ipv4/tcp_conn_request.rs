@@ -5,6 +5,7 @@
 //! Locks and context: softirq context. The listener is not locked: its options are a copy that nobody changes (`ltp`, under RCU).
 
 use crate::core::dst::{Dst, RtnType};
+use crate::core::dst_metrics::{RTAX_FEATURE_ECN, Rtax};
 use crate::core::eth::ETH_HLEN;
 use crate::core::flow::Flow;
 use crate::core::l3::XmitParams;
@@ -30,14 +31,17 @@ use crate::ipv4::secure_seq::{
 };
 use crate::ipv4::tcp_accecn::ECT_0;
 use crate::ipv4::tcp_auth::{tcp_auth_key, tcp_auth_request};
+use crate::ipv4::tcp_ca::tcp_ca_dst_init;
 use crate::ipv4::tcp_cong::tcp_ca_needs_ecn;
-use crate::ipv4::tcp_ecn::{cookie_accecn_ok, tcp_ecn_create_request, tcp_ecn_make_synack, tcp_ecn_synack_option};
+use crate::ipv4::tcp_ecn::{
+    cookie_accecn_ok, tcp_ecn_create_request, tcp_ecn_make_synack, tcp_ecn_route_request, tcp_ecn_synack_option,
+};
 use crate::ipv4::tcp_fastopen::*;
 use crate::ipv4::tcp_fastopen_cookie::{FastopenCookie, tcp_fastopen_option};
 use crate::ipv4::tcp_fastopen_rcv::{tcp_fastopen_add_skb, tcp_synack_rtt_meas};
 use crate::ipv4::tcp_input::{tcp_init_transfer, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::tcp_create_openreq_child;
-use crate::ipv4::tcp_mss::{tcp_advertise_mss, tcp_full_space, tcp_select_initial_window, tcp_sync_mss};
+use crate::ipv4::tcp_mss::{sk_dst_set, tcp_advertise_mss, tcp_full_space, tcp_select_initial_window, tcp_sync_mss};
 use crate::ipv4::tcp_options::tcp_parse_options;
 use crate::ipv4::tcp_reply::{reply_oif, skb_dif, skb_tuple, tcp_v4_send_reset_signed};
 use crate::ipv4::tcp_sock::{
@@ -86,6 +90,9 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
     }
     let mut req = openreq_init(sk, ltp, skb, th, tuple, want_cookie);
     let (dst, flow) = inet_csk_route_req(net, &req)?;
+    if dst.feature(RTAX_FEATURE_ECN) {
+        req.ecn_ok |= tcp_ecn_route_request(skb, th);
+    }
     tcp_openreq_init_rwin(sk, ltp, &mut req, &dst);
     req.traced = skb.traced || sk.traced.load(Relaxed) || net.wants_trace(&flow);
     if want_cookie {
@@ -220,10 +227,11 @@ fn tcp_openreq_init_rwin(sk: &Sock, ltp: &TcpSock, req: &mut RequestSock, dst: &
     let mss = (req.advmss as u32).saturating_sub(options);
     let space = tcp_full_space(sk, ltp);
     // A buffer that the user has fixed bounds the window too.
-    let bound = sk.flag(SockFlags::RCVBUF_LOCK) && (ltp.window_clamp > space || ltp.window_clamp == 0);
-    let clamp = if bound { space } else { ltp.window_clamp };
+    let clamp = if ltp.window_clamp != 0 { ltp.window_clamp } else { dst.metric(Rtax::Window) };
+    let bound = sk.flag(SockFlags::RCVBUF_LOCK) && (clamp > space || clamp == 0);
+    let clamp = if bound { space } else { clamp };
     (req.rsk_rcv_wnd, req.rsk_window_clamp, req.rcv_wscale) =
-        tcp_select_initial_window(&sk.net, space, mss, clamp, req.wscale_ok);
+        tcp_select_initial_window(&sk.net, space, mss, clamp, dst.metric(Rtax::Initrwnd), req.wscale_ok);
 }
 
 /// The flow of a request's packets. Any source will do: the peer chose it.
@@ -339,7 +347,8 @@ fn fill_child(
         child.set_flag(SockFlags::TRANSPARENT, true);
     }
     tcp_sync_mss(child, tp, dst.mtu());
-    *child.dst_cache.lock_bh() = Some(dst);
+    sk_dst_set(child, tp, dst);
+    tcp_ca_dst_init(child, tp);
 }
 
 /// The third packet: a child takes the request's place in `ehash`, is queued for `accept`, and gets the packet
@@ -415,7 +424,7 @@ fn tcp_try_fastopen(
     let exp = foc.exp;
     let mut offer = FastopenCookie::NONE;
     let mut renewed = FastopenCookie::NONE;
-    let free = tcp_fastopen_no_cookie(sk, ltp, TFO_SERVER_COOKIE_NOT_REQD);
+    let free = tcp_fastopen_no_cookie(sk, ltp, dst.metrics.as_deref(), TFO_SERVER_COOKIE_NOT_REQD);
     let good = free
         || match foc.len {
             0 => {

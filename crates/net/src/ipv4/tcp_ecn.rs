@@ -13,6 +13,7 @@ use super::request_sock::RequestSock;
 use super::tcp_accecn::*;
 use super::tcp_cong::tcp_ca_needs_ecn;
 use super::tcp_sock::*;
+use crate::core::dst_metrics::RTAX_FEATURE_ECN;
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::{GsoType, Skb};
 use crate::core::sock::Sock;
@@ -67,6 +68,7 @@ pub fn tcp_ecn_send_syn(sk: &Sock, tp: &mut TcpSock) -> u8 {
     let wants = sk.net.sysctl.tcp_ecn.get();
     let accecn = wants == IN_ACCECN_OUT_ACCECN;
     let ecn = matches!(wants, IN_ECN_OUT_ECN | IN_ACCECN_OUT_ECN) || accecn || tcp_ca_needs_ecn(tp);
+    let ecn = ecn || tp.route.as_ref().is_some_and(|r| r.feature(RTAX_FEATURE_ECN));
     (tp.ecn_flags, tp.accecn) = (0, None);
     if !ecn {
         return 0;
@@ -161,9 +163,17 @@ pub fn tcp_ecn_create_request(net: &Net, needs_ecn: bool, skb: &Skb, th: &TcpHdr
         return EcnRequest { ecn_ok: true, accecn_ok: true, syn_ect_rcv: ect };
     }
     // RFC 3168, 6.1.1: a SYN has no ECT. One that has is broken, unless it asks for AccECN.
-    let sound = ect == NOT_ECT || th.doff & 1 != 0;
-    let ecn_ok = th.flags & ACE_FLAGS == ACE_FLAGS && ((sound && wants != 0) || needs_ecn);
+    let ecn_ok = th.flags & ACE_FLAGS == ACE_FLAGS && ((ecn_syn_sound(ect, th) && wants != 0) || needs_ecn);
     EcnRequest { ecn_ok, ..EcnRequest::default() }
+}
+
+fn ecn_syn_sound(ect: u8, th: &TcpHdr) -> bool {
+    ect == NOT_ECT || th.doff & 1 != 0
+}
+
+/// What the SYN gets on a route that has ECN (`RTAX_FEATURE_ECN`), whatever the namespace says.
+pub fn tcp_ecn_route_request(skb: &Skb, th: &TcpHdr) -> bool {
+    th.flags & ACE_FLAGS == ACE_FLAGS && ecn_syn_sound(tcp_skb_cb(skb).ip_dsfield & INET_ECN_MASK, th)
 }
 
 /// The flags of a request's SYN-ACK, as the number of RFC 9768 (`tcp_ecn_make_synack`).

@@ -8,6 +8,7 @@
 //! The client's SYN with data is sent by `tcp_fastopen_client`, the server's child is made by `tcp_conn_request`.
 
 use crate::core::dev::Iff;
+use crate::core::dst_metrics::{DstMetrics, Rtax};
 use crate::core::net_namespace::Net;
 use crate::core::snmp::Mib;
 use crate::core::sock::{Sock, SockFlags};
@@ -184,9 +185,11 @@ pub fn tcp_fastopen_cache_set(sk: &Sock, tp: &TcpSock, mss: u16, cookie: &Fastop
     });
 }
 
-/// Whether no cookie is needed, by either the side's bit of the sysctl or the socket's option (`tcp_fastopen_no_cookie`).
-pub fn tcp_fastopen_no_cookie(sk: &Sock, tp: &TcpSock, bit: i64) -> bool {
-    sk.net.sysctl.tcp_fastopen.get() & bit != 0 || tp.hs.as_ref().is_some_and(|h| h.fastopen_no_cookie)
+/// Whether no cookie is needed, by either the side's bit of the sysctl, the socket's option or the route
+/// (`tcp_fastopen_no_cookie`).
+pub fn tcp_fastopen_no_cookie(sk: &Sock, tp: &TcpSock, route: Option<&DstMetrics>, bit: i64) -> bool {
+    let by_route = route.is_some_and(|r| r.get(Rtax::FastopenNoCookie) != 0);
+    by_route || sk.net.sysctl.tcp_fastopen.get() & bit != 0 || tp.hs.as_ref().is_some_and(|h| h.fastopen_no_cookie)
 }
 
 /// Whether data may go into the SYN, with which cookie (`len` -1: none, 0: it asks for one), and the server's MSS if known
@@ -196,7 +199,7 @@ pub fn tcp_fastopen_cookie_check(sk: &Sock, tp: &mut TcpSock) -> (bool, u16, Fas
     if tcp_fastopen_active_should_disable(sk, tp) {
         return (false, mss, FastopenCookie::NONE);
     }
-    if tcp_fastopen_no_cookie(sk, tp, TFO_CLIENT_NO_COOKIE) {
+    if tcp_fastopen_no_cookie(sk, tp, tp.route.as_deref(), TFO_CLIENT_NO_COOKIE) {
         return (true, mss, FastopenCookie::NONE);
     }
     if cookie.len > 0 {

@@ -22,6 +22,7 @@ use super::tcp_rcvq::*;
 use super::tcp_recovery::Ack;
 use super::tcp_retransmit::{tcp_mark_skb_lost, tcp_non_congestion_loss_retransmit};
 use super::tcp_rmem::tcp_can_ingest;
+use super::tcp_route::tcp_init_cwnd;
 use super::tcp_rtt::*;
 use super::tcp_sock::*;
 use super::tcp_state::*;
@@ -371,7 +372,7 @@ fn tcp_rcv_slow(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr) {
 pub fn tcp_init_transfer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_mtup_init(sk, tp);
     tcp_init_metrics(sk, tp);
-    let cwnd = if tp.rec.total_retrans > 1 && tp.rec.undo_marker != 0 { 1 } else { TCP_INIT_CWND };
+    let cwnd = if tp.rec.total_retrans > 1 && tp.rec.undo_marker != 0 { 1 } else { tcp_init_cwnd(tp) };
     tcp_snd_cwnd_set(tp, cwnd);
     tp.snd_cwnd_stamp = tp.jiffies32();
     tcp_init_congestion_control(sk, tp);

@@ -27,12 +27,14 @@ use crate::ipv4::secure_seq::{secure_tcp_seq, secure_tcp_ts_off};
 use crate::ipv4::tcp_auth::{
     Receiver, tcp_ao_ignore_icmp, tcp_auth_key, tcp_auth_possible, tcp_conn_inbound_hash, tcp_inbound_hash,
 };
+use crate::ipv4::tcp_ca::tcp_ca_dst_init;
 use crate::ipv4::tcp_conn_request::{
     NoChild, tcp_conn_request, tcp_v4_cookie_check, tcp_v4_send_synack, tcp_v4_syn_recv_sock,
 };
 use crate::ipv4::tcp_fastopen::tcp_fastopen_defer_connect;
 use crate::ipv4::tcp_input::{tcp_rcv_established, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::{CheckReq, TcpTwStatus, tcp_check_req, tcp_timewait_state_process};
+use crate::ipv4::tcp_mss::sk_dst_set;
 use crate::ipv4::tcp_output::tcp_connect;
 use crate::ipv4::tcp_reply::{
     skb_addrs, skb_dif, skb_tuple, tcp_v4_reqsk_send_ack, tcp_v4_send_reset, tcp_v4_send_reset_signed,
@@ -568,7 +570,8 @@ fn set_peer(sk: &Arc<Sock>, tp: &mut TcpSock, addr: &SockAddr) -> Result<()> {
     }
     inet.set_saddr(flow.saddr);
     (inet.daddr, inet.dport) = (daddr, addr.port());
-    *sk.dst_cache.lock_bh() = Some(dst);
+    sk_dst_set(sk, tp, dst);
+    tcp_ca_dst_init(sk, tp);
     Ok(())
 }
 

@@ -6,6 +6,7 @@
 //!
 //! The cache is bounded: a bucket that is full gives up its oldest entry (`TCP_METRICS_RECLAIM_DEPTH`).
 
+use crate::core::dst_metrics::{DstMetrics, Rtax};
 use crate::core::jhash::{jhash_3words, jhash_ip};
 use crate::core::net_namespace::Net;
 use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
@@ -30,9 +31,25 @@ pub struct TcpMetric {
 pub struct TcpPathMetrics {
     /// Smoothed, microseconds times 8.
     pub rtt_us: u32,
-    /// Segments, both.
+    /// Segments, all three.
     pub ssthresh: u32,
     pub reordering: u32,
+    /// The route has been asked: what it says comes before anything is learned.
+    pub asked: bool,
+}
+
+impl TcpPathMetrics {
+    /// Begins with what the route says (`tcpm_suck_dst`).
+    pub fn ask(&mut self, route: Option<&DstMetrics>) {
+        if std::mem::replace(&mut self.asked, true) {
+            return;
+        }
+        if let Some(r) = route {
+            self.rtt_us = r.get(Rtax::Rtt).saturating_mul(1000);
+            self.ssthresh = r.get(Rtax::Ssthresh);
+            self.reordering = r.get(Rtax::Reordering);
+        }
+    }
 }
 
 /// What is known of a path for longer than this, in milliseconds, is known no more.

@@ -8,6 +8,7 @@ use super::tcp_auth::tcp_auth_len;
 use super::tcp_ecn::tcp_accecn_fit;
 use super::tcp_sock::*;
 use crate::core::dst::Dst;
+use crate::core::dst_metrics::Rtax;
 use crate::core::net_namespace::Net;
 use crate::core::snmp::Mib;
 use crate::core::sock::{SOCK_MIN_RCVBUF, Sock};
@@ -30,8 +31,14 @@ fn tcp_reroute(sk: &Sock, tp: &mut TcpSock) -> Result<Arc<Dst>> {
     let l3 = sk.net.l3(tp.is_v6()).ok_or(Errno::EHOSTUNREACH)?;
     let mut flow = tp.inet.flow(sk);
     let dst = (l3.route_output)(&sk.net, &mut flow)?;
-    *sk.dst_cache.lock_bh() = Some(dst.clone());
+    sk_dst_set(sk, tp, dst.clone());
     Ok(dst)
+}
+
+/// The connection takes this route, and what it says (`__sk_dst_set`).
+pub fn sk_dst_set(sk: &Sock, tp: &mut TcpSock, dst: Arc<Dst>) {
+    tp.route = dst.metrics.clone();
+    *sk.dst_cache.lock_bh() = Some(dst);
 }
 
 /// IP header bytes of the connection's packets, without options (`net_header_len`).
@@ -108,7 +115,7 @@ pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
 
 /// The MSS to advertise on a route (`tcp_advertise_mss`, `ipv4_default_advmss`).
 pub fn tcp_advertise_mss(dst: &Dst, v6: bool) -> u16 {
-    let forced = dst.advmss.load(Relaxed);
+    let forced = dst.metric(Rtax::Advmss);
     let from_mtu = dst.dev.mtu().saturating_sub(if v6 { 60 } else { 40 });
     let mss = if forced != 0 { forced } else { from_mtu };
     mss.clamp(if v6 { 1220 } else { 256 }, 65535 - 60) as u16
@@ -136,9 +143,16 @@ pub fn tcp_full_space(sk: &Sock, tp: &TcpSock) -> u32 {
 }
 
 /// A window to start with (RFC 9293, 3.8.6.2.2; RFC 7323, 2.2): from the buffer `space`, the `mss` and the clamp given
-/// (0: none). Answers `(rcv_wnd, window_clamp, rcv_wscale)`; what does not fit the SYN's 16 bits is offered later
+/// (0: none); of `init_rwnd` segments at most, if that is not 0. Answers `(rcv_wnd, window_clamp, rcv_wscale)`; what does not fit the SYN's 16 bits is offered later
 /// (`tcp_select_initial_window`).
-pub fn tcp_select_initial_window(net: &Net, space: u32, mss: u32, clamp: u32, wscale_ok: bool) -> (u32, u32, u8) {
+pub fn tcp_select_initial_window(
+    net: &Net,
+    space: u32,
+    mss: u32,
+    clamp: u32,
+    init_rwnd: u32,
+    wscale_ok: bool,
+) -> (u32, u32, u8) {
     let s = &net.sysctl;
     let clamp = if clamp == 0 { 65535 << TCP_MAX_WSCALE } else { clamp };
     let mut space = space.min(clamp);
@@ -147,6 +161,7 @@ pub fn tcp_select_initial_window(net: &Net, space: u32, mss: u32, clamp: u32, ws
     }
     // Some old peers take the number for a signed one.
     let rcv_wnd = if s.tcp_workaround_signed_windows.on() { space.min(MAX_TCP_WINDOW) } else { space };
+    let rcv_wnd = if init_rwnd != 0 { rcv_wnd.min(init_rwnd.saturating_mul(mss)) } else { rcv_wnd };
     let mut wscale = 0;
     if wscale_ok {
         let most = (space as i64).max(s.tcp_rmem_max.get()).max(s.rmem_max.get()).min(clamp as i64);

@@ -8,7 +8,9 @@
 pub use super::tcp_fragment::*;
 pub use super::tcp_mss::*;
 use super::tcp_mtu_probe::*;
+use super::tcp_route::tcp_rto_min;
 pub use super::tcp_transmit::*;
+use crate::core::dst_metrics::Rtax;
 
 use super::inet_csk_timers::*;
 use super::tcp_auth::{tcp_auth_connect, tcp_auth_len};
@@ -416,7 +418,7 @@ pub fn tcp_schedule_loss_probe(sk: &Sock, tp: &mut TcpSock, advancing_rto: bool)
         return false;
     }
     let mut timeout = if tp.srtt_us != 0 {
-        let slack = if tp.packets_out == 1 { tp.icsk_rto_min } else { TCP_TIMEOUT_MIN };
+        let slack = if tp.packets_out == 1 { tcp_rto_min(tp) } else { TCP_TIMEOUT_MIN };
         (tp.srtt_us >> 2).div_ceil(1000) + slack
     } else {
         TCP_TIMEOUT_INIT
@@ -447,7 +449,7 @@ pub fn tcp_send_delayed_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
         ato = ato.min(max_ato);
     }
     // Sooner than a peer with the same least timeout would retransmit (`tcp_delack_max`).
-    ato = ato.min(tp.opt.icsk_delack_max).min(tp.icsk_rto_min.max(2) - 1).max(1);
+    ato = ato.min(tp.opt.icsk_delack_max).min(tcp_rto_min(tp).max(2) - 1).max(1);
     let now = sk.net.kernel().jiffies_coarse();
     let mut timeout = now + ato as u64;
     if a.pending & ICSK_ACK_TIMER != 0 {
@@ -563,13 +565,14 @@ fn tcp_connect_init(sk: &Sock, tp: &mut TcpSock) -> Result<()> {
     tp.advmss = tcp_mss_clamp(tp, tcp_advertise_mss(&dst, tp.is_v6()));
     tcp_initialize_rcv_mss(tp);
     let full = tcp_full_space(sk, tp);
-    let mut clamp = tp.window_clamp;
+    let mut clamp = if tp.window_clamp != 0 { tp.window_clamp } else { dst.metric(Rtax::Window) };
     if sk.flag(SockFlags::RCVBUF_LOCK) && (clamp > full || clamp == 0) {
         clamp = full;
     }
     // Whether the peer takes time stamps is not known yet: no room is kept for them.
     let mss = tp.advmss as u32;
-    let (wnd, clamp, wscale) = tcp_select_initial_window(&sk.net, full, mss, clamp, s.tcp_window_scaling.on());
+    let rwnd = dst.metric(Rtax::Initrwnd);
+    let (wnd, clamp, wscale) = tcp_select_initial_window(&sk.net, full, mss, clamp, rwnd, s.tcp_window_scaling.on());
     (tp.rcv_wnd, tp.window_clamp, tp.rx_opt.rcv_wscale) = (wnd, clamp, wscale);
     tp.rcv_ssthresh = wnd;
     sk.take_error().ok();

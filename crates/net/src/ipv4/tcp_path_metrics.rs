@@ -4,10 +4,12 @@
 //! Linux counterpart: `tcp_init_metrics`, `tcp_update_metrics` in `net/ipv4/tcp_metrics.c`.
 //! Locks and context: socket lock.
 //!
-//! The congestion window, which Linux keeps as well, is of no effect there unless an administrator locks it, and is not kept.
+//! The congestion window, which Linux keeps as well, is of no effect there unless the route locks it: then it is a bound.
 
 use super::inet_hashtables::tcp_hashinfo;
+use super::tcp_route::{tcp_rto_min, tcp_snd_cwnd_clamp};
 use super::tcp_sock::*;
+use crate::core::dst_metrics::Rtax;
 use crate::core::sock::Sock;
 
 /// A new connection starts from what earlier ones have found (RFC 9040, 3). Its own estimates stay as they are: a stored
@@ -16,17 +18,21 @@ pub fn tcp_init_metrics(sk: &Sock, tp: &mut TcpSock) {
     // A threshold from a loss of the handshake says nothing about the path.
     tp.snd_ssthresh = TCP_INFINITE_SSTHRESH;
     let (saddr, daddr) = (tp.inet.saddr(), tp.inet.daddr);
-    let found = tcp_hashinfo(&sk.net).metrics.with(&sk.net, saddr, daddr, false, |m| m.path);
+    let route = tp.route.clone();
+    let found = tcp_hashinfo(&sk.net).metrics.with(&sk.net, saddr, daddr, false, |m| {
+        m.path.ask(route.as_deref());
+        m.path
+    });
     let path = found.unwrap_or_default();
     if path.ssthresh != 0 && !sk.net.sysctl.tcp_no_ssthresh_metrics_save.on() {
-        tp.snd_ssthresh = path.ssthresh;
+        tp.snd_ssthresh = path.ssthresh.min(tcp_snd_cwnd_clamp(tp));
     }
     if path.reordering != 0 {
         tp.reordering = path.reordering;
     }
     if path.rtt_us > tp.srtt_us {
         let ms = path.rtt_us / 8000;
-        tp.icsk_rto = ms + (2 * ms).max(tp.icsk_rto_min);
+        tp.icsk_rto = ms + (2 * ms).max(tcp_rto_min(tp));
     } else if tp.srtt_us == 0 && tp.rec.total_retrans > 0 {
         // RFC 6298, 5.7: the SYN was sent again, and gave no sample.
         let us = TCP_TIMEOUT_FALLBACK * 1000;
@@ -46,22 +52,30 @@ pub fn tcp_update_metrics(sk: &Sock, tp: &TcpSock) {
     }
     let metrics = &tcp_hashinfo(&sk.net).metrics;
     let (saddr, daddr) = (tp.inet.saddr(), tp.inet.daddr);
+    let may = |which| !tp.route.as_ref().is_some_and(|r| r.is_locked(which));
     if tp.icsk_backoff != 0 || tp.srtt_us == 0 {
         // It has not been able to measure: what is known may be wrong by now.
-        metrics.with(&sk.net, saddr, daddr, false, |m| m.path.rtt_us = 0);
+        metrics.with(&sk.net, saddr, daddr, false, |m| {
+            if may(Rtax::Rtt) {
+                m.path.rtt_us = 0;
+            }
+        });
         return;
     }
     metrics.with(&sk.net, saddr, daddr, true, |m| {
         let p = &mut m.path;
+        p.ask(tp.route.as_deref());
         // Too long does less harm than too short.
-        p.rtt_us = if tp.srtt_us >= p.rtt_us { tp.srtt_us } else { p.rtt_us - ((p.rtt_us - tp.srtt_us) >> 3) };
-        if !s.tcp_no_ssthresh_metrics_save.on() {
+        if may(Rtax::Rtt) {
+            p.rtt_us = if tp.srtt_us >= p.rtt_us { tp.srtt_us } else { p.rtt_us - ((p.rtt_us - tp.srtt_us) >> 3) };
+        }
+        if may(Rtax::Ssthresh) && !s.tcp_no_ssthresh_metrics_save.on() {
             p.ssthresh = ssthresh_to_keep(tp, p.ssthresh);
         }
         if !tp.in_slow_start() && tp.ca_state == TcpCaState::Open {
             return;
         }
-        if tp.reordering > p.reordering && tp.reordering as i64 != s.tcp_reordering.get() {
+        if may(Rtax::Reordering) && tp.reordering > p.reordering && tp.reordering as i64 != s.tcp_reordering.get() {
             p.reordering = tp.reordering;
         }
     });

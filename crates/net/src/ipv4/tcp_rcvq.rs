@@ -16,8 +16,10 @@ use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
 use super::tcp_queue::*;
 use super::tcp_rmem::{tcp_try_coalesce, tcp_try_rmem_schedule};
+use super::tcp_route::tcp_route_metric;
 use super::tcp_rtt::tcp_rcv_rtt_measure;
 use super::tcp_sock::*;
+use crate::core::dst_metrics::Rtax;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
 use crate::core::sock::{RCV_SHUTDOWN, Sock, SockFlags};
@@ -58,7 +60,7 @@ pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
         return;
     }
     let unacked = tp.rcv_nxt.wrapping_sub(tp.rcv_wup);
-    let quick = tp.icsk_ack.quick > 0 && !tp.in_pingpong_mode(sk);
+    let quick = tcp_route_metric(tp, Rtax::Quickack) != 0 || (tp.icsk_ack.quick > 0 && !tp.in_pingpong_mode(sk));
     let now = (unacked > tp.icsk_ack.rcv_mss as u32
         && (tp.rcv_nxt.wrapping_sub(tp.copied_seq) < sk.rcvlowat.load(Relaxed)
             || __tcp_select_window(sk, tp) >= tp.rcv_wnd))

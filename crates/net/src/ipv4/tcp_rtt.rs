@@ -4,6 +4,7 @@
 //! Linux counterpart: `tcp_rtt_estimator`, `tcp_ack_update_rtt` in `net/ipv4/tcp_input.c`, `lib/win_minmax.c`.
 //! Locks and context: socket lock.
 
+use super::tcp_route::tcp_rto_min;
 use super::tcp_sock::*;
 use crate::core::net_namespace::Net;
 use crate::core::sock::Sock;
@@ -14,7 +15,7 @@ fn tcp_rtt_estimator(tp: &mut TcpSock, mrtt_us: u32) {
     if tp.srtt_us == 0 {
         tp.srtt_us = mrtt_us.saturating_mul(8);
         tp.mdev_us = mrtt_us.saturating_mul(2);
-        tp.rttvar_us = tp.mdev_us.max(tp.icsk_rto_min * 1000);
+        tp.rttvar_us = tp.mdev_us.max(tcp_rto_min(tp) * 1000);
         tp.mdev_max_us = tp.rttvar_us;
         tp.rtt_seq = tp.snd_nxt;
         return;
@@ -39,7 +40,7 @@ fn tcp_rtt_estimator(tp: &mut TcpSock, mrtt_us: u32) {
             tp.rttvar_us -= (tp.rttvar_us - tp.mdev_max_us) >> 2;
         }
         tp.rtt_seq = tp.snd_nxt;
-        tp.mdev_max_us = tp.icsk_rto_min * 1000;
+        tp.mdev_max_us = tcp_rto_min(tp) * 1000;
     }
     tp.srtt_us = srtt.min(u32::MAX as i64) as u32;
 }
@@ -47,7 +48,7 @@ fn tcp_rtt_estimator(tp: &mut TcpSock, mrtt_us: u32) {
 /// `tcp_set_rto`: SRTT + 4 RTTVAR, in milliseconds.
 pub fn tcp_set_rto(tp: &mut TcpSock) {
     let us = (tp.srtt_us >> 3) as u64 + tp.rttvar_us as u64;
-    tp.icsk_rto = us.div_ceil(1000).max(tp.icsk_rto_min as u64).min(tp.icsk_rto_max as u64) as u32;
+    tp.icsk_rto = us.div_ceil(1000).max(tcp_rto_min(tp) as u64).min(tp.icsk_rto_max as u64) as u32;
 }
 
 /// Takes over a round-trip time from an ACK: the sample of the newest segment it covers, else of the newest SACKed, else

@@ -9,6 +9,7 @@ use super::tcp_accecn::AccEcn;
 use super::tcp_ao::TcpAuth;
 use super::tcp_queue::TxQueue;
 use crate::core::box_queue::BoxQueue;
+use crate::core::dst_metrics::DstMetrics;
 use crate::core::on_use::OnUse;
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
@@ -97,6 +98,8 @@ pub struct TcpSock {
     pub icsk_bound: bool,
     pub icsk_rto: u32,
     pub icsk_rto_min: u32,
+    /// What the route says; kept here for every ACK asks.
+    pub route: Option<Arc<DstMetrics>>,
     pub icsk_rto_max: u32,
     pub icsk_pmtu_cookie: u32,
     /// There once the path's MTU is searched for (`tcp_mtu_probing`).
@@ -275,6 +278,7 @@ impl TcpSock {
             icsk_bound: false,
             icsk_rto: TCP_TIMEOUT_INIT,
             icsk_rto_min: TCP_RTO_MIN,
+            route: None,
             icsk_rto_max: TCP_RTO_MAX,
             icsk_pmtu_cookie: 0,
             mtup: None,

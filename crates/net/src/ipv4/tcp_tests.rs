@@ -17,6 +17,7 @@ mod old_losses;
 mod path_metrics;
 mod path_mtu;
 mod recovery;
+mod route_metrics;
 mod tx_notify;
 
 use super::test_support::TestNet;

@@ -16,6 +16,7 @@ use super::tcp_mtu_probe::tcp_mtu_probing;
 use super::tcp_output::*;
 use super::tcp_recovery::*;
 use super::tcp_retransmit::*;
+use super::tcp_route::tcp_rto_min;
 use super::tcp_rtt::tcp_set_rto;
 use super::tcp_sock::*;
 use super::tcp_state::*;
@@ -389,7 +390,7 @@ fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
     {
         tp.icsk_backoff = 0;
         tcp_set_rto(tp);
-        tp.icsk_rto = tp.icsk_rto.clamp(tp.icsk_rto_min, tp.icsk_rto_max);
+        tp.icsk_rto = tp.icsk_rto.clamp(tcp_rto_min(tp), tp.icsk_rto_max);
     } else if state != TcpState::SynSent || tp.rec.total_rto as i64 > s.tcp_syn_linear_timeouts.get() {
         tp.icsk_backoff = tp.icsk_backoff.saturating_add(1);
         tp.icsk_rto = (tp.icsk_rto << 1).min(tp.icsk_rto_max);

@@ -15,6 +15,7 @@ use super::route::ip6_route_output;
 use crate::core::checksum::skb_checksum_help;
 use crate::core::dev::{ETH_P_IPV6, netif_rx};
 use crate::core::dst::Dst;
+use crate::core::dst_metrics::Rtax;
 use crate::core::flow::Flow;
 use crate::core::gso::skb_gso_segment;
 use crate::core::l3::XmitParams;
@@ -58,6 +59,9 @@ pub fn ip6_flow(tclass: u8, label: u32) -> u32 {
 
 /// The hop limit for packets that name none.
 pub fn ip6_dst_hoplimit(net: &Net, dst: &Dst) -> u8 {
+    if dst.metric(Rtax::Hoplimit) != 0 {
+        return dst.metric(Rtax::Hoplimit) as u8;
+    }
     match in6_dev_get(&dst.dev).hop_limit.load(Relaxed) {
         0 => net.sysctl.ipv6_hop_limit.get() as u8,
         n => n as u8,

@@ -10,6 +10,7 @@
 use super::addrconf_core::{self as addrs, IPV6_MIN_MTU, ipv6_addr_prefix};
 use crate::core::dev::{NetDevice, dev_get_by_index, for_each_netdev};
 use crate::core::dst::{Dst, RtnType};
+use crate::core::dst_metrics::{DstMetrics, Rtax};
 use crate::core::flow::Flow;
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
@@ -50,10 +51,8 @@ pub struct Route6Spec {
     pub metric: u32,
     /// The source to prefer.
     pub prefsrc: Option<Ipv6Addr>,
-    /// 0: the device's.
-    pub mtu: u32,
-    /// 0: from the MTU.
-    pub advmss: u32,
+    /// MTU, windows and the like.
+    pub metrics: DstMetrics,
     /// `RTPROT_*`.
     pub protocol: u8,
     /// Jiffies at which it goes by itself.
@@ -71,8 +70,7 @@ impl Route6Spec {
             oif: 0,
             metric: 0,
             prefsrc: None,
-            mtu: 0,
-            advmss: 0,
+            metrics: DstMetrics::default(),
             protocol: RTPROT_BOOT,
             expires: None,
         }
@@ -378,8 +376,8 @@ impl Fib6Info {
         };
         Arc::new(Dst {
             // A route made by hand may not go over what a router said the link carries.
-            pmtu: AtomicU32::new(min_set([pmtu, self.spec.mtu, link_mtu(&dev)])),
-            advmss: AtomicU32::new(self.spec.advmss),
+            pmtu: AtomicU32::new(min_set([pmtu, self.spec.metrics.get(Rtax::Mtu), link_mtu(&dev)])),
+            metrics: self.spec.metrics.shared(),
             dev,
             kind: self.spec.kind,
             gateway: self.spec.gateway.map(IpAddr::V6),
@@ -515,7 +513,8 @@ pub fn ip6_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
     let Some(route) = fib_lookup(net, daddr, flow.oif) else { return };
     let mtu = mtu.max(IPV6_MIN_MTU);
     let known = exception_dst(net, daddr, &route).unwrap_or_else(|| route.dst_out(net)).mtu();
-    if mtu >= known || route.spec.kind == RtnType::Local {
+    let locked = route.spec.metrics.is_locked(Rtax::Mtu);
+    if mtu >= known || route.spec.kind == RtnType::Local || locked {
         return;
     }
     let table = &rt(net).exceptions;

@@ -282,6 +282,22 @@ fn learns_the_path_mtu() {
 }
 
 #[test]
+fn a_route_s_metrics_come_before_the_link_s() {
+    use crate::core::dst_metrics::Rtax;
+    let lab = Lab::new();
+    let (x, y) = (lab.net(), lab.net());
+    lab.join(1, &x, &y);
+    let mut spec = Route6Spec::new(a("fd00:2::"), 64).via(a("fd00:1::2"));
+    spec.metrics.set_locked(Rtax::Mtu, 1400).expect("a metric");
+    spec.metrics.set(Rtax::Hoplimit, 9).expect("a metric");
+    ip6_route_add(&x, spec).expect("route");
+    let mut flow = Flow::new(6, a("::").into(), 1, a("fd00:2::2").into(), 2);
+    ip6_update_pmtu(&x, &flow, 1300);
+    let dst = ip6_route_output(&x, &mut flow).expect("route");
+    assert_eq!((dst.mtu(), super::ip6_output::ip6_dst_hoplimit(&x, &dst)), (1400, 9), "locked");
+}
+
+#[test]
 fn takes_every_address_for_its_own_by_a_local_route() {
     let lab = Lab::new();
     let (x, y) = (lab.net(), lab.net());

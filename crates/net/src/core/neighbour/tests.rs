@@ -54,7 +54,7 @@ fn setup() -> Setup {
         gateway: None,
         prefsrc: hop(1),
         pmtu: Default::default(),
-        advmss: Default::default(),
+        metrics: None,
         genid: 0,
         input: |_, _| (),
         output: |_, _| Ok(()),

@@ -25,7 +25,7 @@ fn set_mem(w: &World, low: i64, pressure: i64, high: i64) {
 fn the_window_scale_follows_the_largest_buffer() {
     use crate::ipv4::tcp_mss::tcp_select_initial_window;
     let w = World::new();
-    let select = |space, clamp, ok| tcp_select_initial_window(&w.a, space, 1460, clamp, ok);
+    let select = |space, clamp, ok| tcp_select_initial_window(&w.a, space, 1460, clamp, 0, ok);
     // 32 MiB are 2^25: 10 bits beyond 15.
     assert_eq!(select(65536, 0, true), (64240, 65535 << 10, 10));
     assert_eq!(select(65536, 0, false), (64240, 65535, 0));

@@ -417,3 +417,22 @@ fn a_lost_syn_ack_s_timestamp_is_that_of_the_first_syn() {
     assert_eq!(c.sk.state(), TcpState::Established, "{}", w.mibs());
     assert_eq!(w.a.mib.get(Mib::TcpExtPAWSActive), 0);
 }
+
+/// `RTAX_FASTOPEN_NO_COOKIE`, on the route of either side.
+#[test]
+fn a_route_needs_no_cookie() {
+    use crate::core::dst_metrics::Rtax;
+    use crate::ipv4::fib_frontend::{RouteSpec, ip_route_add};
+    let (w, l) = world(1, 2);
+    for (net, to) in [(&w.a, B), (&w.b, A)] {
+        let _inside = w.t.kernel.enter();
+        let oif = crate::core::dev::dev_get_by_name(net, "eth0").unwrap().ifindex;
+        let mut spec = RouteSpec { oif, ..RouteSpec::new(to, 32) };
+        spec.metrics.set(Rtax::FastopenNoCookie, 1).unwrap();
+        ip_route_add(net, spec).unwrap();
+    }
+    let (_c, r) = open_with(&w, b"early");
+    assert_eq!(r, Ok(5));
+    w.run(6);
+    assert_eq!(recv(&accept(&l).unwrap(), 100, 0).as_deref(), Ok(&b"early"[..]));
+}
