@@ -5,7 +5,7 @@
 //! Locks and context: transmit with softirqs off; [`RawIp::receive`] and [`RawIp::take`] in process context.
 
 use crate::clock::VirtualArch;
-use kernel::Arch;
+use kernel::{Arch, Frag};
 use net::core::checksum::skb_checksum_help;
 use net::core::dev::{
     ETH_P_IP, ETH_P_IPV6, Features, Iff, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx, netif_rx, register_netdevice,
@@ -20,6 +20,9 @@ use uapi::{Errno, Result};
 const RING: usize = 65536;
 /// Room in front of a received packet (`NET_SKB_PAD`).
 const NET_SKB_PAD: usize = 64;
+/// Bytes of a received packet in its linear part; what is beyond is in pages, as in `tun_get_user`, so that a large packet
+/// counts for not much more than it carries.
+const GOOD_LINEAR: usize = 2048 - NET_SKB_PAD;
 
 /// A packet that the stack has sent.
 pub struct Sent {
@@ -79,7 +82,9 @@ impl RawIp {
             _ => return Err(Errno::EINVAL),
         };
         let _cpu = dev.reg.kernel.enter();
-        let mut skb = Skb::from_bytes(NET_SKB_PAD, packet);
+        let (linear, paged) = packet.split_at(packet.len().min(GOOD_LINEAR));
+        let mut skb = Skb::from_bytes(NET_SKB_PAD, linear);
+        skb.add_frag(Frag::copy_of(paged));
         skb.dev = Some(dev.clone());
         skb.reset_mac_header();
         skb.reset_network_header();

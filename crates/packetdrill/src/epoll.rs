@@ -8,7 +8,7 @@ use kernel::task::{TASK_INTERRUPTIBLE, TASK_RUNNING, Task};
 use kernel::{WaitQueueEntry, wait};
 use net::syscall::{FdTable, File};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
 use uapi::{Errno, Result};
@@ -26,9 +26,10 @@ const EPOLLET: u32 = 1 << 31;
 /// The events asked for or reported, and what the caller has stored with them.
 pub type Event = (u32, u64);
 
+/// It does not keep the file: a descriptor that is closed leaves the set.
 struct Item {
     fd: i32,
-    file: Arc<File>,
+    file: Weak<File>,
     entry: Arc<WaitQueueEntry>,
     event: Event,
     /// Something has happened since it was last reported.
@@ -37,7 +38,9 @@ struct Item {
 
 impl Drop for Item {
     fn drop(&mut self) {
-        self.file.sock.sk.wq.remove(&self.entry);
+        if let Some(file) = self.file.upgrade() {
+            file.sock.sk.wq.remove(&self.entry);
+        }
     }
 }
 
@@ -82,6 +85,7 @@ impl Epolls {
         let ep = self.get(epfd)?;
         let file = fds.sockfd_lookup(fd)?;
         let mut items = lock(&ep.items);
+        items.retain(|i| i.file.strong_count() > 0);
         let at = items.iter().position(|i| i.fd == fd);
         match (op, at) {
             (EPOLL_CTL_ADD, None) => items.push(ep.item(fd, file, event)),
@@ -134,7 +138,7 @@ impl Epoll {
             false
         });
         file.sock.sk.wq.add(&entry);
-        Item { fd, file, entry, event, fresh }
+        Item { fd, file: Arc::downgrade(&file), entry, event, fresh }
     }
 
     /// What is to be reported now (`ep_send_events`).
@@ -147,8 +151,9 @@ impl Epoll {
             if out.len() >= max || off || !i.fresh.load(SeqCst) {
                 continue;
             }
+            let Some(file) = i.file.upgrade() else { continue };
             let always = (PollMask::ERR | PollMask::HUP).bits();
-            let events = i.file.sock.poll().bits() & (wanted | always);
+            let events = file.sock.poll().bits() & (wanted | always);
             if events == 0 || wanted & EPOLLET != 0 {
                 i.fresh.store(false, SeqCst);
             }
@@ -161,5 +166,31 @@ impl Epoll {
             out.push((events, data));
         }
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Flags, Machine};
+    use uapi::socket::{AF_INET, SOCK_STREAM};
+
+    #[test]
+    fn a_closed_descriptor_leaves_the_set() {
+        let m = Machine::new(&Flags::default()).unwrap();
+        let _inside = m.enter();
+        let ep = m.epolls.create().unwrap();
+        let fd = m.fds.socket(AF_INET, SOCK_STREAM, 0).unwrap();
+        m.epolls.ctl(&m.fds, ep, EPOLL_CTL_ADD, fd, (PollMask::HUP.bits(), 7)).unwrap();
+        let ready = m.epolls.wait(&m.fds, ep, 8, 0).unwrap();
+        assert_eq!(ready, [(PollMask::HUP.bits(), 7)], "never connected");
+        let sk = Arc::downgrade(&m.fds.sockfd_lookup(fd).unwrap().sock.sk);
+        m.fds.close(fd).unwrap();
+        assert!(sk.upgrade().is_none(), "the set keeps nobody's socket");
+        assert_eq!(m.epolls.wait(&m.fds, ep, 8, 0), Ok(vec![]));
+        // The number is free for another.
+        let again = m.fds.socket(AF_INET, SOCK_STREAM, 0).unwrap();
+        assert_eq!(again, fd);
+        assert_eq!(m.epolls.ctl(&m.fds, ep, EPOLL_CTL_ADD, again, (PollMask::HUP.bits(), 8)), Ok(()));
     }
 }

@@ -117,7 +117,8 @@ type ProtoData = Box<dyn ProtoSock>;
 /// How a transport opens a connection with a message ([`Proto::fastopen`]).
 pub struct FastopenOps {
     pub begin: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> Result<()>,
-    pub end: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> usize,
+    /// `opened`: how the attempt ended. After an error with bytes sent nothing more of the message follows.
+    pub end: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, opened: Result<()>) -> usize,
 }
 
 /// A transport protocol (`struct proto`). `sk` methods run with the socket lock as their doc says.

@@ -307,7 +307,7 @@ fn sendmsg_fastopen(sock: &Socket, msg: &mut MsgHdr<'_>, wait: &mut Wait, read_p
     let nonblock = msg.flags & MSG_DONTWAIT != 0;
     let r = ready!(connect_or_wait(sock, msg.name.as_ref(), nonblock, wait, read_peer, true));
     let mut state = sk.lock_sock();
-    let copied = (ops.end)(sk, &mut *state);
+    let copied = (ops.end)(sk, &mut *state, r);
     msg.iter.advance(copied);
     msg.done += copied;
     Poll::Ready(r)

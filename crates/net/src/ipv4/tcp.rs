@@ -115,7 +115,7 @@ pub fn tcp_sendmsg_fastopen(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &Msg
     tcp_connect(sk, tp).inspect_err(|_| {
         tcp_set_state(sk, tp, TcpState::Close);
         tp.inet.dport = 0;
-        tcp_fastopen_end(sk, tp);
+        tcp_fastopen_end(sk, tp, Ok(()));
     })
 }
 

@@ -6,10 +6,11 @@
 
 use super::tcp_fastopen::*;
 use super::tcp_fastopen_cookie::FastopenCookie;
-use super::tcp_mss::{tcp_mtu_to_mss, tcp_sync_mss};
+use super::tcp_mss::{__tcp_mtu_to_mss, tcp_sync_mss};
 use super::tcp_queue::{TX_SKB_OVERHEAD, TxSkb};
 use super::tcp_sock::*;
 use super::tcp_transmit::{tcp_packet_of, tcp_transmit_skb, tcp_xmit_piece};
+use super::tcp_tx_notify::{tcp_zerocopy_sent, tcp_zerocopy_wanted};
 use crate::core::iov_iter::MsgHdr;
 use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
@@ -31,24 +32,27 @@ pub fn tcp_fastopen_begin(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHd
     if !enabled || matches!(msg.name, Some(SockAddr::Unspec)) {
         return Err(Errno::EOPNOTSUPP);
     }
-    let h = handshake(tp);
-    if h.fastopen_req.is_some() {
+    if handshake(tp).fastopen_req.is_some() {
         return Err(Errno::EALREADY);
     }
+    let zerocopy = tcp_zerocopy_wanted(sk, tp, msg)?;
     let bytes = msg.iter.peek(MAX_SYN_DATA);
     let data = (!bytes.is_empty()).then(|| Frag::copy_of(&bytes));
-    h.fastopen_req =
-        Some(FastopenReq { data, size: msg.iter.count(), copied: 0, waits: msg.flags & MSG_DONTWAIT == 0 });
+    let waits = msg.flags & MSG_DONTWAIT == 0;
+    handshake(tp).fastopen_req = Some(FastopenReq { data, size: msg.iter.count(), copied: 0, waits, zerocopy });
     Ok(())
 }
 
-/// The attempt is over; bytes of the message that went with the SYN.
-pub fn tcp_fastopen_end(sk: &Arc<Sock>, state: &mut dyn ProtoSock) -> usize {
-    let req = tcp_sk(state).hs.as_mut().and_then(|h| h.fastopen_req.take());
-    if req.is_some() {
-        sk.set_flag(SockFlags::DEFER_CONNECT, false);
+/// The attempt is over; bytes of the message that went with the SYN. In progress (`EINPROGRESS`), they are all of it that is
+/// sent, and what a zero-copy send is told about.
+pub fn tcp_fastopen_end(sk: &Arc<Sock>, state: &mut dyn ProtoSock, opened: Result<()>) -> usize {
+    let tp = tcp_sk(state);
+    let Some(req) = tp.hs.as_mut().and_then(|h| h.fastopen_req.take()) else { return 0 };
+    sk.set_flag(SockFlags::DEFER_CONNECT, false);
+    if req.zerocopy && req.copied > 0 && opened == Err(Errno::EINPROGRESS) {
+        tcp_zerocopy_sent(sk, tp);
     }
-    req.map_or(0, |r| r.copied)
+    req.copied
 }
 
 /// Sends the SYN, which is piece 0 of the queue, with data behind it if the server's cookie is known; else one that asks for
@@ -84,8 +88,8 @@ pub fn tcp_send_syn_data(sk: &Arc<Sock>, tp: &mut TcpSock) -> (Result<()>, usize
 /// `None`: there is nothing to send, or it could not be sent and waits behind the SYN.
 fn send_with_data(sk: &Arc<Sock>, tp: &mut TcpSock) -> Option<Result<()>> {
     let pmtu = tp.icsk_pmtu_cookie;
-    // Boxes on the path may add options of their own: room for all is left.
-    let space = (tcp_mtu_to_mss(sk, tp, pmtu) as usize).saturating_sub(MAX_TCP_OPTION_SPACE);
+    // Boxes on the path may add options of their own: room for all is left, our own among them.
+    let space = (__tcp_mtu_to_mss(sk, tp, pmtu) as usize).saturating_sub(MAX_TCP_OPTION_SPACE);
     let v6 = tp.is_v6();
     let isn = tp.write_seq.wrapping_sub(1);
     let now = tp.tcp_mstamp;

@@ -46,10 +46,15 @@ pub fn net_header_len(tp: &TcpSock) -> u32 {
     if tp.is_v6() { 40 } else { 20 }
 }
 
-/// Largest payload for a path of this MTU, timestamps considered, at least `tcp_min_snd_mss` (`tcp_mtu_to_mss`).
-pub fn tcp_mtu_to_mss(sk: &Sock, tp: &TcpSock, mtu: u32) -> u32 {
+/// Largest payload for a path of this MTU without TCP options, at least `tcp_min_snd_mss` (`__tcp_mtu_to_mss`).
+pub fn __tcp_mtu_to_mss(sk: &Sock, tp: &TcpSock, mtu: u32) -> u32 {
     let mss = mtu.saturating_sub(net_header_len(tp) + 20).min(tp.rx_opt.mss_clamp as u32);
-    let mss = mss.max(sk.net.sysctl.tcp_min_snd_mss.get() as u32);
+    mss.max(sk.net.sysctl.tcp_min_snd_mss.get() as u32)
+}
+
+/// The same, timestamps considered (`tcp_mtu_to_mss`).
+pub fn tcp_mtu_to_mss(sk: &Sock, tp: &TcpSock, mtu: u32) -> u32 {
+    let mss = __tcp_mtu_to_mss(sk, tp, mtu);
     let options = (tp.tcp_header_len as u32).saturating_sub(20);
     mss.saturating_sub(options).max(8)
 }
@@ -113,10 +118,10 @@ pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
     mss.max(1) as u32
 }
 
-/// The MSS to advertise on a route (`tcp_advertise_mss`, `ipv4_default_advmss`).
+/// The MSS to advertise on a route, as far as its path is known (`ipv4_default_advmss`, `ip6_default_advmss`).
 pub fn tcp_advertise_mss(dst: &Dst, v6: bool) -> u16 {
     let forced = dst.metric(Rtax::Advmss);
-    let from_mtu = dst.dev.mtu().saturating_sub(if v6 { 60 } else { 40 });
+    let from_mtu = dst.mtu().saturating_sub(if v6 { 60 } else { 40 });
     let mss = if forced != 0 { forced } else { from_mtu };
     mss.clamp(if v6 { 1220 } else { 256 }, 65535 - 60) as u16
 }

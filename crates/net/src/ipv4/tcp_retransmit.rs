@@ -20,6 +20,7 @@ use kernel::tp;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Release};
 use uapi::socket::{IP_PMTUDISC_DONT, IP_PMTUDISC_INTERFACE, IP_PMTUDISC_OMIT};
+use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
 // --- What is lost ---
@@ -284,10 +285,12 @@ pub fn tcp_xmit_retransmit_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
 /// Sends again what does not fit the path any more, without taking it for congestion (`tcp_simple_retransmit`).
 pub fn tcp_simple_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let mss = tcp_current_mss(sk, tp);
+    // A SYN with data is two pieces here and was one packet on the wire: neither is too large, both are lost.
+    let syn_data = sk.state() == TcpState::SynSent && tp.hs.as_ref().is_some_and(|h| h.syn_data);
     let mut i = 0;
     while let Some(s) = tp.tx.rtx(i) {
         let seglen = if s.gso_segs > 1 { s.gso_size as u32 } else { s.len };
-        if seglen > mss {
+        if syn_data || seglen > mss {
             tcp_mark_skb_lost(sk, tp, i);
         }
         i += 1;

@@ -10,7 +10,7 @@ use super::tcp_ao::AuthOut;
 use super::tcp_auth::{tcp_auth_option, tcp_auth_sign};
 use super::tcp_ecn::{tcp_accecn_fit, tcp_accecn_option_sent, tcp_ecn_mark_syn, tcp_ecn_send};
 use super::tcp_fastopen_cookie::{FastopenCookie, fastopen_option_size};
-use super::tcp_mss::{tcp_dst, tcp_select_window};
+use super::tcp_mss::{tcp_advertise_mss, tcp_dst, tcp_select_window};
 use super::tcp_options::TcpOutOptions;
 use super::tcp_pacing::tcp_update_skb_after_send;
 use super::tcp_queue::TxSkb;
@@ -145,6 +145,10 @@ pub fn tcp_v_send_check(skb: &mut Skb, saddr: IpAddr, daddr: IpAddr) {
 fn tcp_syn_options(sk: &Sock, tp: &mut TcpSock, synack: bool) -> TcpOutOptions {
     let s = &sk.net.sysctl;
     let agreed = |ours: bool, both: bool| if synack { both } else { ours };
+    if let Ok(dst) = tcp_dst(sk, tp) {
+        // The path may have turned out to be smaller since the first SYN (`tcp_advertise_mss`).
+        tp.advmss = tp.advmss.min(tcp_advertise_mss(&dst, tp.is_v6()));
+    }
     let mut o = TcpOutOptions { mss: tp.advmss, auth: tcp_auth_option(tp), ..TcpOutOptions::default() };
     // A signature of MD5's length leaves too little for timestamps and SACK blocks.
     if o.auth != Some(AuthOut::Md5) && agreed(s.tcp_timestamps.on(), tp.rx_opt.tstamp_ok) {

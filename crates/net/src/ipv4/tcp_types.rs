@@ -324,6 +324,8 @@ pub struct FastopenReq {
     pub copied: usize,
     /// The writer waits for the connection, to send the rest.
     pub waits: bool,
+    /// The message was sent with `MSG_ZEROCOPY`.
+    pub zerocopy: bool,
 }
 
 /// The search for the path's MTU (RFC 4821; `icsk_mtup`). Sizes are of IP packets, in bytes.

@@ -376,6 +376,30 @@ fn the_experimental_option_is_tried_once() {
 }
 
 #[test]
+fn zero_copy_data_in_a_syn_is_reported() {
+    let (w, l) = world(1, 2);
+    let send_zerocopy = |c: &Socket| {
+        set_int(c, SOL_SOCKET, SO_ZEROCOPY, 1);
+        let mut m = MsgHdr::new(IovIter::source(b"early"));
+        (m.name, m.flags) = (Some(addr(B, SERVER_PORT)), MSG_DONTWAIT | MSG_FASTOPEN | MSG_ZEROCOPY);
+        let Poll::Ready(r) = c.sendmsg(&mut m, &mut wait()) else { panic!("waits without being asked to") };
+        r
+    };
+    let c = w.socket(&w.a);
+    assert_eq!(send_zerocopy(&c), Err(Errno::EINPROGRESS), "it asks for a cookie");
+    w.run(50);
+    assert_eq!(tx_notify::report(&c), Err(Errno::EAGAIN), "nothing was sent");
+    accept(&l).unwrap().release();
+    c.release();
+    w.run(50);
+    let c = w.socket(&w.a);
+    assert_eq!(send_zerocopy(&c), Ok(5), "with the SYN");
+    w.run(50);
+    assert_eq!(tx_notify::report(&c), Ok((0, 5, 1, 0, 0)));
+    assert_eq!(tx_notify::report(&c), Err(Errno::EAGAIN));
+}
+
+#[test]
 fn a_blocking_sender_waits_for_the_connection() {
     let (w, l) = world(1, 2);
     let c = w.socket(&w.a);

@@ -8,7 +8,7 @@ use super::*;
 use crate::core::sock_options::SO_TIMESTAMPING;
 
 /// `sock_extended_err`: errno, origin, code, info, data.
-fn report(s: &Socket) -> Result<(u32, u8, u8, u32, u32)> {
+pub fn report(s: &Socket) -> Result<(u32, u8, u8, u32, u32)> {
     let mut m = MsgHdr::new(IovIter::dest(&mut []));
     let Poll::Ready(r) = s.recvmsg(&mut m, MSG_ERRQUEUE, &mut wait()) else { panic!("the error queue never waits") };
     r?;
