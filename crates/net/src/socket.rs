@@ -212,6 +212,16 @@ impl Socket {
         (self.ops.recvmsg)(self, msg, flags, wait)
     }
 
+    /// Takes what a stream has for a pipe, up to `msg`'s room (`sock_splice_read`).
+    pub fn splice_read(&self, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
+        let Some(splice_read) = self.sk.prot.splice_read else { return self.recvmsg(msg, flags, wait) };
+        let _cpu = self.sk.net.kernel().enter();
+        if !wait.has_started() {
+            security_socket_recvmsg(&self.sk, msg.iter.count(), flags)?;
+        }
+        splice_read(&self.sk, msg, flags, wait)
+    }
+
     pub fn shutdown(&self, how: i32) -> Result<()> {
         let _cpu = self.sk.net.kernel().enter();
         tp!(__sys_shutdown, self.sk);

@@ -434,6 +434,13 @@ impl FdTable {
         self.block_on(|w| self.poll_recvmsg(fd, msg, flags, w))
     }
 
+    /// `splice(2)` from a socket. Only the socket's `O_NONBLOCK` counts: `SPLICE_F_NONBLOCK` is about the pipe.
+    pub fn splice_read(&self, fd: i32, msg: &mut MsgHdr<'_>) -> Result<usize> {
+        let file = self.sockfd_lookup(fd)?;
+        let flags = if file.nonblock() { MSG_DONTWAIT } else { 0 };
+        self.block_on(|w| to_user(file.sock.splice_read(msg, flags, w)))
+    }
+
     /// `read(2)`; of nothing it is nothing (`sock_read_iter`).
     pub fn read(&self, fd: i32, buf: &mut [u8]) -> Result<usize> {
         self.readv(fd, &mut [buf])

@@ -289,14 +289,15 @@ calls! {
     fn splice(m, from: c_int, _off_in: *mut c_longlong, to: c_int, _off_out: *mut c_longlong, len: size_t,
               flags: c_uint) -> ssize_t {
         let mut b = vec![0; len.min(PIPE_SIZE)];
-        let wait = if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 };
         if from >= FD_BASE {
-            size(m.fds.recv(inner(from), &mut b, wait).and_then(|n| {
+            let mut msg = MsgHdr::new(IovIter::dest(&mut b));
+            size(m.fds.splice_read(inner(from), &mut msg).and_then(|n| {
                 // SAFETY: the buffer is ours and as long as said.
                 host(unsafe { libc::write(to, b.as_ptr().cast(), n) })
             }))
         } else {
             // SAFETY: the buffer is ours and as long as said.
+            let wait = if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 };
             let got = host(unsafe { libc::read(from, b.as_mut_ptr().cast(), b.len()) });
             size(got.and_then(|n| m.fds.send(inner(to), &b[..n], wait)))
         }

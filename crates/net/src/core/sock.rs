@@ -121,6 +121,8 @@ pub struct FastopenOps {
     pub end: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, opened: Result<()>) -> usize,
 }
 
+pub type SpliceRead = fn(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>>;
+
 /// A transport protocol (`struct proto`). `sk` methods run with the socket lock as their doc says.
 pub struct Proto {
     pub name: &'static str,
@@ -159,6 +161,8 @@ pub struct Proto {
     pub sendmsg: fn(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>>,
     /// Takes the lock itself. `flags` are `MSG_*`. Progress is kept in `msg`.
     pub recvmsg: fn(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>>,
+    /// `splice(2)` out of a stream; `flags` is 0 or `MSG_DONTWAIT`. `None`: it is as `recvmsg`. Takes the lock itself.
+    pub splice_read: Option<SpliceRead>,
     /// A packet that was on the backlog. Lock held.
     pub backlog_rcv: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>),
     /// What timers left to do while the lock was owned. Lock held.

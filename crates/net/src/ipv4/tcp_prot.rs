@@ -15,7 +15,7 @@ use super::tcp_fastopen::{TFO_SERVER_ENABLE, TFO_SERVER_WO_SOCKOPT1, tcp_fastope
 use super::tcp_fastopen_client::tcp_fastopen_end;
 use super::tcp_ipv4::{tcp_v4_connect, tcp_v4_do_rcv, tcp_v4_init, tcp_v6_connect};
 use super::tcp_minisocks::tcp_listen_publish;
-use super::tcp_recv::tcp_recvmsg;
+use super::tcp_recv::{tcp_recvmsg, tcp_splice_read};
 use super::tcp_sock::{TcpOps, tcp_sk};
 use super::tcp_sockopt::{tcp_getsockopt, tcp_set_keepalive, tcp_set_rcvlowat, tcp_setsockopt};
 use super::tcp_state::tcp_init_sock;
@@ -60,6 +60,7 @@ pub static TCP_PROT: Proto = Proto {
     fastopen: Some(&FastopenOps { begin: tcp_sendmsg_fastopen, end: tcp_fastopen_end }),
     sendmsg: tcp_sendmsg,
     recvmsg: tcp_recvmsg,
+    splice_read: Some(tcp_splice_read),
     backlog_rcv: tcp_backlog_rcv,
     release_cb: tcp_release_cb,
     get_port: inet_csk_get_port,

@@ -1,6 +1,6 @@
 //! TCP: receiving.
 //!
-//! Interface: [`tcp_recvmsg`], [`tcp_cleanup_rbuf`].
+//! Interface: [`tcp_recvmsg`], [`tcp_splice_read`], [`tcp_cleanup_rbuf`].
 //! Linux counterpart: `tcp_recvmsg_locked` and around it in `net/ipv4/tcp.c`.
 //! Locks and context: process context, socket lock.
 
@@ -92,6 +92,40 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
     if tp.opt.recvmsg_inq && answer.is_ok() {
         put_inq(sk, tp, msg);
     }
+    drop(guard);
+    wait.finish_wait();
+    Poll::Ready(answer)
+}
+
+/// `splice(2)` out of a connection: what is there, and never an urgent byte: before one it ends, at one it answers 0, without
+/// waiting (`tcp_splice_read`, `tcp_read_sock`).
+pub fn tcp_splice_read(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
+    let now = sk.net.kernel().ktime_get();
+    wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));
+    let mut guard = sk.lock_sock();
+    let tp = tcp_sk(&mut *guard);
+    let mut most = msg.iter.count();
+    if tp.urg_data != 0 {
+        most = most.min(tp.urg_seq.wrapping_sub(tp.copied_seq) as usize);
+    }
+    let before = msg.done;
+    tcp_take(sk, tp, msg, 0, before + most);
+    let taken = msg.done - before;
+    let answer = if taken > 0 {
+        tcp_cleanup_rbuf(sk, tp, taken);
+        Ok(taken)
+    } else if let Some(r) = at_end(sk, 0, usize::MAX, false) {
+        r
+    } else if wait.timed_out(now) {
+        Err(Errno::EAGAIN)
+    } else if !tp.receive_queue.is_empty() {
+        Ok(0)
+    } else if wait.signal_pending() {
+        Err(sock_intr_errno(wait))
+    } else {
+        wait.prepare_to_wait(&sk.wq);
+        return Poll::Pending;
+    };
     drop(guard);
     wait.finish_wait();
     Poll::Ready(answer)

@@ -510,6 +510,31 @@ fn a_cork_waits_for_a_full_segment() {
 }
 
 #[test]
+fn a_splice_ends_before_an_urgent_byte() {
+    let w = World::new();
+    let (c, s) = w.connect();
+    let splice = |n: usize, flags: i32| {
+        let mut b = vec![0; n];
+        let r = s.splice_read(&mut MsgHdr::new(IovIter::dest(&mut b)), flags, &mut wait());
+        r.map(|r| r.map(|n| b[..n].to_vec()))
+    };
+    send(&c, b"abc").unwrap();
+    send_flags(&c, b"!", MSG_OOB).unwrap();
+    send(&c, b"def").unwrap();
+    w.run(100);
+    assert_eq!(splice(2, 0), Poll::Ready(Ok(b"ab".to_vec())));
+    assert_eq!(splice(100, MSG_DONTWAIT), Poll::Ready(Ok(b"c".to_vec())));
+    assert_eq!(splice(100, 0), Poll::Ready(Ok(vec![])), "there is nothing to wait for");
+    assert_eq!(splice(100, MSG_DONTWAIT), Poll::Ready(Err(Errno::EAGAIN)));
+    assert_eq!(recv(&s, 100, 0).as_deref(), Ok(&b"def"[..]), "a read goes past it");
+    assert_eq!(splice(100, MSG_DONTWAIT), Poll::Ready(Err(Errno::EAGAIN)));
+    assert!(splice(100, 0).is_pending());
+    c.release();
+    w.run(100);
+    assert_eq!(splice(100, 0), Poll::Ready(Ok(vec![])), "the end");
+}
+
+#[test]
 fn urgent_data_is_out_of_band_or_in_line() {
     let w = World::new();
     let (c, s) = w.connect();

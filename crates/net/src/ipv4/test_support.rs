@@ -88,6 +88,7 @@ static BARE_PROT: Proto = Proto {
     fastopen: None,
     sendmsg: |_, _, _| Poll::Ready(Err(Errno::EOPNOTSUPP)),
     recvmsg: |_, _, _, _| Poll::Ready(Err(Errno::EOPNOTSUPP)),
+    splice_read: None,
     backlog_rcv: |_, _, _| {},
     release_cb: |_, _, _| {},
     get_port: inet_csk_get_port,

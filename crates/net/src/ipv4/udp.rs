@@ -51,6 +51,7 @@ pub static UDP_PROT: Proto = Proto {
     fastopen: None,
     sendmsg: udp_sendmsg,
     recvmsg: udp_recvmsg,
+    splice_read: None,
     backlog_rcv: udp_backlog_rcv,
     release_cb: |_, _, _| {},
     get_port: udp_get_port,
