@@ -44,9 +44,14 @@ const VARIANTS: [(&str, &str); 3] = [
     ),
 ];
 
-/// Runs in the namespace, before packetdrill: `$1` is the library for sockeye, or empty.
-const INSIDE: &str = "ip link set lo up; lib=$1; shift; [ -z \"$lib\" ] && exec \"$@\"; \
-    ip tuntap add dev tun0 mode tun; ip link set tun0 up; LD_PRELOAD=$lib exec \"$@\"";
+/// Runs in the namespace, before packetdrill: `$1` is the library for sockeye, or empty; `$2` the directory of the tools that speak
+/// to it instead of the kernel.
+const INSIDE: &str = "ip link set lo up; lib=$1; tools=$2; shift 2; [ -z \"$lib\" ] && exec \"$@\"; \
+    ip tuntap add dev tun0 mode tun; ip link set tun0 up; \
+    export PATH=\"$tools:$PATH\" SOCKEYE_CONTROL=sockeye; LD_PRELOAD=$lib exec \"$@\"";
+
+/// The commands of scripts that sockeye has stand-ins for.
+const TOOLS: [&str; 3] = ["ip", "tc", "ethtool"];
 
 pub fn run(root: &Path, args: &[String]) -> Outcome {
     match args {
@@ -105,11 +110,11 @@ fn google(root: &Path, dir: &Path) -> Outcome {
     cubic_can_be_chosen()?;
     step(cargo(root).args(["build", "--quiet", "--package", "sockeye-packetdrill", "--features", "preload"]))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let library = target.join("debug/libsockeye_packetdrill.so");
+    let stack = Stack { library: target.join("debug/libsockeye_packetdrill.so"), tools: stand_ins(&target)? };
     let jobs = jobs(&top);
     let on_kernel = all(&jobs, |j| best_of(KERNEL_TRIES, || one(&program, j, None)));
     let passing: Vec<Job> = jobs.iter().filter(|j| on_kernel[&key(j)].is_ok()).cloned().collect();
-    let on_sockeye = all(&passing, |j| one(&program, j, Some(&library)));
+    let on_sockeye = all(&passing, |j| one(&program, j, Some(&stack)));
     let failed: BTreeMap<String, String> =
         on_sockeye.iter().filter_map(|(k, r)| r.as_ref().err().map(|e| (k.clone(), e.clone()))).collect();
     println!(
@@ -122,6 +127,26 @@ fn google(root: &Path, dir: &Path) -> Outcome {
     let before = fs::read_to_string(&page).unwrap_or_default();
     fs::write(&page, write_page(&before, jobs.len(), passing.len(), &failed))
         .map_err(|e| format!("{}: {e}", page.display()))
+}
+
+/// sockeye as packetdrill and its scripts are given it.
+struct Stack {
+    library: PathBuf,
+    tools: PathBuf,
+}
+
+/// A directory in which our runner has the names of the tools that it stands in for.
+fn stand_ins(target: &Path) -> Result<PathBuf, String> {
+    let dir = target.join("debug/packetdrill-tools");
+    let made = fs::create_dir_all(&dir).and_then(|()| {
+        TOOLS.iter().try_for_each(|tool| {
+            let link = dir.join(tool);
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(target.join("debug/sockeye-packetdrill"), link)
+        })
+    });
+    made.map_err(|e| format!("{}: {e}", dir.display()))?;
+    fs::canonicalize(&dir).map_err(|e| format!("{}: {e}", dir.display()))
 }
 
 /// Scripts choose cubic, which Linux allows a network namespace only if its owner has listed it.
@@ -184,18 +209,26 @@ fn best_of(tries: usize, once: impl Fn() -> Verdict) -> Verdict {
 }
 
 /// The error is the first line in which packetdrill, or the stack, says what went wrong.
-fn one(program: &Path, j: &Job, library: Option<&Path>) -> Verdict {
+fn one(program: &Path, j: &Job, stack: Option<&Stack>) -> Verdict {
     let mut cmd = Command::new("timeout");
     cmd.args(["-s", "KILL", PATIENCE, "unshare", "--net", "sh", "-c", INSIDE, "sh"]);
-    cmd.arg(library.unwrap_or(Path::new(""))).arg(program).arg("--send_omit_free");
+    let nothing = Path::new("");
+    cmd.arg(stack.map_or(nothing, |s| &s.library)).arg(stack.map_or(nothing, |s| &s.tools));
+    cmd.arg(program).arg("--send_omit_free");
     let (ip, options) = VARIANTS[j.variant];
     cmd.args(options.split_whitespace());
-    if let Some(lib) = library {
-        let flags = if ip == "ipv6" { "mirror=/proc/sys;mtu=1520" } else { "mirror=/proc/sys;mtu=1500" };
-        cmd.arg(format!("--so_filename={}", lib.display())).arg(format!("--so_flags={flags}"));
+    if let Some(s) = stack {
+        let (mtu, peer) = if ip == "ipv6" { (1520, "fd3d:fa7b:d17d::1/128") } else { (1500, "192.0.2.1/32") };
+        let flags = format!("mirror=/proc/sys;control=sockeye;mtu={mtu};route={peer}");
+        cmd.arg(format!("--so_filename={}", s.library.display())).arg(format!("--so_flags={flags}"));
     }
+    // What `nstat` has seen is this script's alone.
+    let history =
+        std::env::temp_dir().join(format!("nstat-{}-{}", std::process::id(), key(j).replace(['/', ' '], "-")));
+    cmd.env("NSTAT_HISTORY", &history);
     cmd.arg(j.script.file_name().unwrap_or_default()).current_dir(j.script.parent().unwrap_or(Path::new(".")));
     let out = cmd.stdin(Stdio::null()).output().map_err(|e| e.to_string())?;
+    let _ = fs::remove_file(&history);
     if out.status.success() {
         return Ok(());
     }

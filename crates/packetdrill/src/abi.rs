@@ -79,11 +79,23 @@ pub unsafe extern "C" fn packetdrill_interface_init(flags: *const c_char, ifc: *
         eprintln!("sockeye: {e}");
         std::process::exit(1)
     });
+    if let Err(e) = control(&machine, &text) {
+        eprintln!("sockeye: control: {e}");
+        std::process::exit(1);
+    }
     let userdata = Box::into_raw(Box::new(machine)).cast();
     #[cfg(feature = "preload")]
     crate::preload::set_machine(userdata);
     // SAFETY: the caller's promise.
     unsafe { ifc.write(table(userdata)) };
+}
+
+/// Serves the tools of a script, if the flags name a socket for them.
+fn control(machine: &Machine, flags: &str) -> std::io::Result<()> {
+    match Flags::parse(flags).ok().and_then(|f| f.control) {
+        Some(name) => crate::control::serve(&machine.net, &name),
+        None => Ok(()),
+    }
 }
 
 unsafe extern "C" fn free(userdata: Userdata) {

@@ -296,8 +296,8 @@ calls! {
                 host(unsafe { libc::write(to, b.as_ptr().cast(), n) })
             }))
         } else {
-            // SAFETY: the buffer is ours and as long as said.
             let wait = if flags & libc::SPLICE_F_NONBLOCK != 0 { libc::MSG_DONTWAIT } else { 0 };
+            // SAFETY: the buffer is ours and as long as said.
             let got = host(unsafe { libc::read(from, b.as_mut_ptr().cast(), b.len()) });
             size(got.and_then(|n| m.fds.send(inner(to), &b[..n], wait)))
         }

@@ -51,10 +51,6 @@ impl NetDeviceOps for Ops {
         }
         NetdevTx::Ok
     }
-
-    fn lltx(&self) -> bool {
-        true
-    }
 }
 
 impl RawIp {

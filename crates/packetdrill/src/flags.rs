@@ -6,6 +6,7 @@
 //!
 //! `key=value` pairs between semicolons. A key with a dot is a sysctl under Linux's name, with Linux's value:
 //! `net.ipv4.tcp_rmem=4096 131072 6291456`. The others: `mtu=1500`, `addr=192.168.0.1/16`, `addr=fd3d:a0b:17d6::1/32`, `seed=1`,
+//! `route=192.0.2.1/32` (a route of its own for the peer, which a script may change), `control=NAME` ([`control`](crate::control)),
 //! `mirror=/proc/sys`: take over what the files below that directory say before each call, so that a script's own
 //! `sysctl` commands, run in a network namespace of their own, reach the stack.
 
@@ -23,13 +24,25 @@ pub struct Flags {
     /// Of the random numbers.
     pub seed: u64,
     pub mirror: Option<PathBuf>,
+    /// The name under which the tools of a script find the stack; see [`control`](crate::control).
+    pub control: Option<String>,
+    /// Routes out of the device, besides those to everywhere.
+    pub routes: Vec<(IpAddr, u8)>,
     /// Dotted names and their values.
     pub sysctls: Vec<(String, String)>,
 }
 
 impl Default for Flags {
     fn default() -> Flags {
-        Flags { mtu: 1500, addrs: Vec::new(), seed: 1, mirror: None, sysctls: Vec::new() }
+        Flags {
+            mtu: 1500,
+            addrs: Vec::new(),
+            seed: 1,
+            mirror: None,
+            control: None,
+            routes: Vec::new(),
+            sysctls: Vec::new(),
+        }
     }
 }
 
@@ -44,6 +57,8 @@ impl Flags {
                 "mtu" => f.mtu = value.parse().map_err(|_| bad())?,
                 "seed" => f.seed = value.parse().map_err(|_| bad())?,
                 "addr" => f.addrs.push(parse_prefix(value).ok_or_else(bad)?),
+                "route" => f.routes.push(parse_prefix(value).ok_or_else(bad)?),
+                "control" => f.control = Some(value.to_owned()),
                 "mirror" => f.mirror = Some(PathBuf::from(value)),
                 k if k.contains('.') => f.sysctls.push((k.to_owned(), value.to_owned())),
                 _ => return Err(bad()),

@@ -7,6 +7,8 @@
 pub mod abi;
 mod calls;
 pub mod clock;
+mod commands;
+pub mod control;
 mod device;
 mod epoll;
 mod flags;

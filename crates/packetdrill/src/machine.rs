@@ -58,6 +58,9 @@ impl Machine {
         }
         let (raw, dev) = RawIp::register(&net, &arch, flags.mtu).map_err(|e| format!("tun0: {e:?}"))?;
         address(&net, &dev, &flags.addrs).map_err(|e| format!("so_flags: {e}"))?;
+        for route in &flags.routes {
+            add_route(&net, &dev, *route).map_err(|e| format!("so_flags: {e}"))?;
+        }
         let fds = FdTable::new(&net, NOFILE);
         let machine = Machine {
             arch,
@@ -144,11 +147,16 @@ fn address(net: &Arc<Net>, dev: &Arc<NetDevice>, addrs: &[(IpAddr, u8)]) -> Resu
         };
         r.map_err(|e| format!("address {ip}/{plen}: {e:?}"))?;
     }
-    let v4 = RouteSpec { oif: dev.ifindex, ..RouteSpec::new(Ipv4Addr::UNSPECIFIED, 0) };
-    ip_route_add(net, v4).map_err(|e| format!("IPv4 route: {e:?}"))?;
-    if dev.mtu() >= 1280 {
-        let v6 = Route6Spec::new(Ipv6Addr::UNSPECIFIED, 0).dev(dev.ifindex);
-        ip6_route_add(net, v6).map_err(|e| format!("IPv6 route: {e:?}"))?;
-    }
-    Ok(())
+    add_route(net, dev, (Ipv4Addr::UNSPECIFIED.into(), 0))?;
+    add_route(net, dev, (Ipv6Addr::UNSPECIFIED.into(), 0))
+}
+
+fn add_route(net: &Arc<Net>, dev: &Arc<NetDevice>, (ip, plen): (IpAddr, u8)) -> Result<(), String> {
+    let _cpu = net.kernel().enter();
+    let r = match ip {
+        IpAddr::V4(a) => ip_route_add(net, RouteSpec { oif: dev.ifindex, ..RouteSpec::new(a, plen) }),
+        IpAddr::V6(_) if dev.mtu() < 1280 => Ok(()),
+        IpAddr::V6(a) => ip6_route_add(net, Route6Spec::new(a, plen).dev(dev.ifindex)),
+    };
+    r.map_err(|e| format!("route {ip}/{plen}: {e:?}"))
 }

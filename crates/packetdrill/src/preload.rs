@@ -1,6 +1,6 @@
 //! What packetdrill calls of the C library although the descriptor is ours, when this library is preloaded (`LD_PRELOAD`).
 //!
-//! Interface: the symbols `getsockopt`, `close`, `sendfile`.
+//! Interface: the symbols `getsockopt`, `close`, `sendfile`; `open` and its kin, for the commands of scripts.
 //! Linux counterpart: the C library's wrappers.
 //! Locks and context: any thread.
 //!
@@ -8,8 +8,13 @@
 //! slot in the table. Other descriptors go straight to the kernel.
 
 use crate::calls::{self, FD_BASE};
+use crate::control;
 use crate::memory::Userdata;
-use libc::{c_int, c_void, off_t, size_t, socklen_t, ssize_t};
+use libc::{c_int, c_void, mode_t, off_t, size_t, socklen_t, ssize_t};
+use std::ffi::{CStr, c_char};
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicPtr, Ordering::*};
 
 static MACHINE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
@@ -78,4 +83,67 @@ pub unsafe extern "C" fn sendfile(to: c_int, from: c_int, offset: *mut off_t, co
         }
         sent
     }
+}
+
+/// A file of `/proc/net`, when a command of a script opens it: the stack's.
+///
+/// # Safety
+/// `path` is a C string.
+unsafe fn proc_net(path: *const c_char) -> Option<c_int> {
+    // SAFETY: the caller's promise.
+    let path = unsafe { CStr::from_ptr(path) }.to_str().ok().filter(|p| p.starts_with("/proc/net/"))?;
+    if !MACHINE.load(Acquire).is_null() {
+        return None;
+    }
+    let (0, text) = control::ask(&std::env::var(control::CONTROL).ok()?, ["cat", path]).ok()? else { return None };
+    // SAFETY: a valid name; the descriptor that comes back is nobody else's.
+    let mut file = unsafe {
+        let fd = libc::memfd_create(c"proc".as_ptr(), 0);
+        File::from(OwnedFd::from_raw_fd((fd >= 0).then_some(fd)?))
+    };
+    file.write_all(text.as_bytes()).ok()?;
+    file.rewind().ok()?;
+    Some(file.into_raw_fd())
+}
+
+/// # Safety
+/// As the manual page of `openat` says; without `O_CREAT` the mode is not looked at.
+unsafe fn do_open(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    // SAFETY: the caller's promise, passed on.
+    unsafe {
+        match proc_net(path) {
+            Some(fd) => fd,
+            None => libc::syscall(libc::SYS_openat, dir, path, flags, mode) as c_int,
+        }
+    }
+}
+
+macro_rules! opens {
+    ($($open:ident, $openat:ident;)*) => {
+        $(
+            /// # Safety
+            /// As the manual page says.
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { do_open(libc::AT_FDCWD, path, flags, mode) }
+            }
+
+            /// # Safety
+            /// As the manual page says.
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C" fn $openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { do_open(dir, path, flags, mode) }
+            }
+        )*
+    };
+}
+
+opens! {
+    open, openat;
+    open64, openat64;
+    // For callers whose compiler has checked that no mode is needed.
+    __open_2, __openat_2;
+    __open64_2, __openat64_2;
 }

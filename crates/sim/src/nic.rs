@@ -325,7 +325,7 @@ impl Nic {
             return;
         }
         // On the wire every sum is there, and those that are known to be right are those that a card finds right.
-        if !dev.features.contains(Features::RXCSUM) {
+        if !dev.features().contains(Features::RXCSUM) {
             let _ = skb_checksum_help(&mut skb);
             skb.ip_summed = IpSummed::None;
         }

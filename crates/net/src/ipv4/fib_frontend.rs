@@ -1,6 +1,6 @@
 //! Routes as a user adds and removes them.
 //!
-//! Interface: [`RouteSpec`], [`ip_route_add`], [`ip_route_replace`], [`ip_route_del`], [`ip_route_list`].
+//! Interface: [`RouteSpec`], [`ip_route_add`], [`ip_route_replace`], [`ip_route_change`], [`ip_route_del`], [`ip_route_list`].
 //! Linux counterpart: `net/ipv4/fib_frontend.c` (`inet_rtm_newroute`), `fib_semantics.c` (`fib_check_nh`, `fib_create_info`).
 //! Locks and context: process context.
 
@@ -87,6 +87,11 @@ pub fn ip_route_add(net: &Arc<Net>, spec: RouteSpec) -> Result<()> {
 /// Likewise, in place of the route of this prefix and metric if there is one (`NLM_F_REPLACE`).
 pub fn ip_route_replace(net: &Arc<Net>, spec: RouteSpec) -> Result<()> {
     insert(net, spec, IfThere::Replace)
+}
+
+/// Likewise, but `ENOENT` if there is none (`NLM_F_REPLACE` without `NLM_F_CREATE`).
+pub fn ip_route_change(net: &Arc<Net>, spec: RouteSpec) -> Result<()> {
+    insert(net, spec, IfThere::Change)
 }
 
 fn insert(net: &Arc<Net>, spec: RouteSpec, how: IfThere) -> Result<()> {

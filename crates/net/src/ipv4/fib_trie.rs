@@ -246,6 +246,8 @@ pub enum IfThere {
     Refuse,
     /// It takes its place.
     Replace,
+    /// Likewise, and `ENOENT` if there is none.
+    Change,
     /// Stands behind it, unless it is the very same (`EEXIST`), as the kernel's own routes are added.
     Append,
 }
@@ -276,13 +278,14 @@ impl FibTables {
         let same_metric = |o: &Arc<FibInfo>| o.priority == fi.priority;
         match how {
             IfThere::Refuse if there.iter().any(same_metric) => return Err(Errno::EEXIST),
+            IfThere::Change if !there.iter().any(same_metric) => return Err(Errno::ENOENT),
             IfThere::Append if there.iter().any(|o| o.same_route(&fi)) => return Err(Errno::EEXIST),
             _ => {}
         }
         let plen = fi.plen;
         let new = Arc::new(fi);
         let trie = trie.edit(key, plen, |list| {
-            if how == IfThere::Replace
+            if matches!(how, IfThere::Replace | IfThere::Change)
                 && let Some(old) = list.iter_mut().find(|o| o.priority == new.priority)
             {
                 *old = new.clone();

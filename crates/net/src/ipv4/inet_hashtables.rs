@@ -406,6 +406,16 @@ fn listen_remove(sk: &Arc<Sock>, e: &Arc<ListenEntry>) {
     e.socks.assign(Some(Arc::new(members)));
 }
 
+/// Every listener, with what it is bound to; for whoever shows them.
+pub fn inet_listeners(net: &Net) -> Vec<(Arc<Sock>, BindAddr, u16)> {
+    let mut all = Vec::new();
+    tcp_hashinfo(net).lhash2.for_each(|e| {
+        all.extend(e.members().into_iter().map(|sk| (sk, e.addr, e.port)));
+        true
+    });
+    all
+}
+
 impl ListenEntry {
     fn members(&self) -> Vec<Arc<Sock>> {
         self.socks.get().map_or_else(Vec::new, |v| v.to_vec())

@@ -31,7 +31,7 @@ use crate::ipv4::tcp_ca::tcp_ca_dst_init;
 use crate::ipv4::tcp_conn_request::{
     NoChild, tcp_conn_request, tcp_v4_cookie_check, tcp_v4_send_synack, tcp_v4_syn_recv_sock,
 };
-use crate::ipv4::tcp_fastopen::tcp_fastopen_defer_connect;
+use crate::ipv4::tcp_fastopen::{fastopen_rsk, tcp_fastopen_defer_connect};
 use crate::ipv4::tcp_input::{tcp_rcv_established, tcp_rcv_state_process};
 use crate::ipv4::tcp_minisocks::{CheckReq, TcpTwStatus, tcp_check_req, tcp_timewait_state_process};
 use crate::ipv4::tcp_mss::sk_dst_set;
@@ -473,8 +473,9 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     if matches!(state, TcpState::Close | TcpState::Listen) {
         return;
     }
-    // RFC 5927, 4.1: the quoted number must be of something that is under way.
-    if !between(seq, tp.snd_una, tp.snd_nxt) {
+    // RFC 5927, 4.1: the quoted number must be of something that is under way; of a child made by Fast Open, its SYN-ACK too.
+    let fastopen = fastopen_rsk(tp).map(|req| (req.snt_isn, req.tfo_accepted.load(Acquire)));
+    if !between(seq, fastopen.map_or(tp.snd_una, |(isn, _)| isn), tp.snd_nxt) {
         return net.mib.inc(Mib::TcpExtOutOfWindowIcmps);
     }
     if tcp_ao_ignore_icmp(net, tp, tuple.faddr.is_ipv6(), err.kind, err.code) {
@@ -490,7 +491,9 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
         }
     }
     let recverr = if tuple.faddr.is_ipv4() { tp.inet.opts.recverr } else { tp.inet.opts.v6.recverr };
-    if matches!(state, TcpState::SynSent | TcpState::SynRecv) {
+    // A child that has been accepted is a connection to its process, and treated as one.
+    let accepted = fastopen.is_some_and(|(_, accepted)| accepted);
+    if matches!(state, TcpState::SynSent | TcpState::SynRecv) && !accepted {
         sk.set_err(err.errno);
         sk.error_report();
         return tcp_done(sk, tp);

@@ -16,6 +16,7 @@
 
 use super::inet_csk_timers::inet_csk_reset_xmit_timer;
 use super::tcp_cong::*;
+pub use super::tcp_cwr::*;
 use super::tcp_ecn::{tcp_ecn_queue_cwr, tcp_ecn_withdraw_cwr};
 use super::tcp_mtu_probe::tcp_mtup_probe_failed;
 use super::tcp_output::*;
@@ -266,16 +267,6 @@ fn tcp_init_undo(tp: &mut TcpSock) {
     r.undo_retrans = if tp.retrans_out + probe != 0 { (tp.retrans_out + probe) as i32 } else { -1 };
 }
 
-/// RFC 6937 begins (`tcp_init_cwnd_reduction`).
-pub fn tcp_init_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
-    tp.snd_cwnd_cnt = 0;
-    let r = tp.rec.make();
-    (r.high_seq, r.tlp_high_seq) = (tp.snd_nxt, 0);
-    (r.prior_cwnd, r.prr_delivered, r.prr_out) = (tp.snd_cwnd, 0, 0);
-    tp.snd_ssthresh = (tcp_ca(tp).ssthresh)(sk, tp);
-    tcp_ecn_queue_cwr(tp);
-}
-
 /// Proportional rate reduction: `acked` segments delivered by this ACK (RFC 6937, 3; `tcp_cwnd_reduction`).
 pub fn tcp_cwnd_reduction(tp: &mut TcpSock, acked: u32, newly_lost: u32, flag: Ack) {
     if acked == 0 || tp.rec.prior_cwnd == 0 {
@@ -312,17 +303,6 @@ pub fn tcp_end_cwnd_reduction(sk: &Sock, tp: &mut TcpSock) {
         tp.snd_cwnd_stamp = tp.jiffies32();
     }
     tcp_ca_event(sk, tp, TcpCaEvent::CompleteCwr);
-}
-
-/// Congestion without loss: ECN, or a full device (`tcp_enter_cwr`).
-pub fn tcp_enter_cwr(sk: &Sock, tp: &mut TcpSock) {
-    let r = tp.rec.make();
-    r.prior_ssthresh = 0;
-    if tp.ca_state < TcpCaState::Cwr {
-        r.undo_marker = 0;
-        tcp_init_cwnd_reduction(sk, tp);
-        tcp_set_ca_state(sk, tp, TcpCaState::Cwr);
-    }
 }
 
 /// `tcp_enter_recovery`.

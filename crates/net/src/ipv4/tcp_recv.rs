@@ -100,7 +100,7 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
 /// `splice(2)` out of a connection: what is there, and never an urgent byte: before one it ends, at one it answers 0, without
 /// waiting (`tcp_splice_read`, `tcp_read_sock`).
 pub fn tcp_splice_read(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
-    let now = sk.net.kernel().ktime_get();
+    let now = || sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));
     let mut guard = sk.lock_sock();
     let tp = tcp_sk(&mut *guard);

@@ -8,6 +8,7 @@ use super::inet_csk_timers::inet_csk_reset_delack_timer;
 use super::tcp_accecn::{AccEcnOut, ace_ae, ace_flags};
 use super::tcp_ao::AuthOut;
 use super::tcp_auth::{tcp_auth_option, tcp_auth_sign};
+use super::tcp_cwr::tcp_enter_cwr;
 use super::tcp_ecn::{tcp_accecn_fit, tcp_accecn_option_sent, tcp_ecn_mark_syn, tcp_ecn_send};
 use super::tcp_fastopen_cookie::{FastopenCookie, fastopen_option_size};
 use super::tcp_mss::{tcp_advertise_mss, tcp_dst, tcp_select_window};
@@ -278,7 +279,12 @@ pub fn tcp_transmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>, seq
     skb.dst = Some(dst);
     let mut params = tp.inet.xmit_params(sk);
     params.tos = (params.tos & !INET_ECN_MASK) | ecn.tos;
-    (l3.queue_xmit)(&sk.net, Some(sk), skb, &tp.inet.flow(sk), &params)?;
+    let sent = (l3.queue_xmit)(&sk.net, Some(sk), skb, &tp.inet.flow(sk), &params);
+    if sent == Err(Errno::ENOBUFS) {
+        // The device's queue is full: that is congestion too.
+        tcp_enter_cwr(sk, tp);
+    }
+    sent?;
     // What did not go out takes no time.
     tcp_update_skb_after_send(sk, tp, len);
     Ok(())

@@ -294,7 +294,10 @@ impl Run {
     /// Of a shell only what changes sysctls.
     fn command(&mut self, text: &str) -> Result<(), String> {
         for line in text.split(['\n', ';']).map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
-            let rest = line.strip_prefix("sysctl").ok_or_else(|| format!("{line:?}: only sysctl is understood"))?;
+            let Some(rest) = line.strip_prefix("sysctl") else {
+                self.target.command(&line.split_whitespace().collect::<Vec<_>>())?;
+                continue;
+            };
             let mut rest = rest.trim_start();
             while let Some(r) = rest.strip_prefix("-q").or_else(|| rest.strip_prefix("-w")) {
                 rest = r.trim_start();

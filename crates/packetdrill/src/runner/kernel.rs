@@ -170,6 +170,13 @@ impl Target for Kernel {
         std::fs::write(format!("/proc/sys/{}", name.replace('.', "/")), value).is_ok()
     }
 
+    fn command(&self, argv: &[&str]) -> std::result::Result<(), String> {
+        let (tool, args) = argv.split_first().ok_or("no command")?;
+        let out = Command::new(tool).args(args).output().map_err(|e| format!("{tool}: {e}"))?;
+        let complaint = String::from_utf8_lossy(&out.stderr);
+        if out.status.success() { Ok(()) } else { Err(format!("{}: {}", argv.join(" "), complaint.trim())) }
+    }
+
     fn now(&self) -> i64 {
         self.start.elapsed().as_micros() as i64
     }

@@ -5,6 +5,7 @@
 //! Locks and context: as [`crate::clock`] says.
 
 use super::target::Target;
+use crate::commands::command;
 use crate::flags::{Flags, set_sysctl};
 use crate::machine::Machine;
 use kernel::Arch;
@@ -65,6 +66,10 @@ impl Target for Sockeye {
 
     fn sysctl(&self, name: &str, value: &str) -> bool {
         set_sysctl(&self.0.net, name, value)
+    }
+
+    fn command(&self, argv: &[&str]) -> std::result::Result<(), String> {
+        command(&self.0.net, argv).map(|_| ())
     }
 
     fn now(&self) -> i64 {

@@ -25,6 +25,8 @@ pub trait Target: Send + Sync {
     fn poll(&self, fds: &[(i32, i16)], timeout: i32) -> Result<(usize, Vec<i16>)>;
     /// `false`: it cannot be set.
     fn sysctl(&self, name: &str, value: &str) -> bool;
+    /// A tool, in the network namespace of the stack. The error is its complaint.
+    fn command(&self, argv: &[&str]) -> std::result::Result<(), String>;
 
     /// Microseconds. To be called by each thread after a call that may have blocked.
     fn now(&self) -> i64;

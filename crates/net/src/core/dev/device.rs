@@ -158,7 +158,7 @@ pub struct NetDevice {
     pub broadcast: [u8; 6],
     /// Bytes of link-layer header (14 for Ethernet, 0 for a bare IP device).
     pub hard_header_len: usize,
-    pub features: Features,
+    features: AtomicU32,
     pub ops: Box<dyn NetDeviceOps>,
     pub stats: DevStats,
     /// Packets the transmit queue holds (`txqueuelen`).
@@ -222,7 +222,7 @@ impl NetDevice {
             addr: spec.addr,
             broadcast: if spec.flags.contains(Iff::LOOPBACK) { [0; 6] } else { [0xff; 6] },
             hard_header_len: spec.hard_header_len,
-            features: spec.features,
+            features: AtomicU32::new(spec.features.bits()),
             ops: spec.ops,
             stats: DevStats::default(),
             tx_queue_len: AtomicU32::new(DEFAULT_TX_QUEUE_LEN),
@@ -261,6 +261,17 @@ impl NetDevice {
     /// `dev_net`; `None` when the namespace is being torn down.
     pub fn net(&self) -> Option<Arc<Net>> {
         self.net.upgrade()
+    }
+
+    #[inline]
+    pub fn features(&self) -> Features {
+        Features::from_bits_truncate(self.features.load(Relaxed))
+    }
+
+    /// Leaves more or less of the work to the device from now on (`ethtool -K`). What it could not do at first it cannot do later:
+    /// the caller knows.
+    pub fn set_features(&self, f: Features) {
+        self.features.store(f.bits(), Relaxed);
     }
 
     pub fn mtu(&self) -> u32 {

@@ -307,7 +307,7 @@ pub fn napi_gro_receive(n: &Arc<NapiStruct>, mut skb: Box<Skb>) {
     identify(&mut skb);
     tp!(napi_gro_receive, skb);
     n.dev.stats.count_rx(skb.len() + skb.mac_len as usize);
-    if !n.dev.features.contains(Features::GRO) {
+    if !n.dev.features().contains(Features::GRO) {
         return receive_skb_core(skb);
     }
     let ready = dev_gro_receive(&mut n.gro.lock(), skb);

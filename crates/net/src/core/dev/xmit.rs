@@ -234,7 +234,7 @@ fn dev_hard_start_xmit(dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
 /// `validate_xmit_skb`: what the device cannot do is done here: segmentation, gathering, checksums. `EINVAL` for a packet
 /// that is not what its marks say; it is counted and gone.
 fn validate_xmit_skb(dev: &NetDevice, skb: Box<Skb>) -> Result<Segments> {
-    let segs = validate(dev.features, skb);
+    let segs = validate(dev.features(), skb);
     if segs.is_err() {
         dev.stats.tx_dropped.fetch_add(1, Relaxed);
     }
