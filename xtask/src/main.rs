@@ -25,7 +25,7 @@ usage: cargo xtask COMMAND
   bench [NAME [WORD...]]  measure: net and programs against the kernel, napi, machinery against its peers
   simulate [OPTION...]  hosts that talk while links fail, in simulated networks, seed after seed; `--help` lists the options
   verify [--short] [NAME...]  loom, shuttle, Miri, ThreadSanitizer, and the bugs planted for them; docs/verification.md
-  fuzz [TARGET [--time SECONDS]]   run a fuzz target, for a minute or so long (cargo-fuzz and a nightly compiler)
+  fuzz [TARGET [--time SECONDS]]   run a fuzz target, for a minute or so long (cargo-fuzz; a nightly compiler, or the stable one with RUSTC_BOOTSTRAP=1)
 ";
 
 /// What a chore answers: an error is one or more lines for the user.
