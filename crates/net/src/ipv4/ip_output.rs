@@ -27,7 +27,7 @@ use crate::hdr::{IP_DF, IP_MF, IP_OFFSET, IPPROTO_TCP, IPPROTO_UDP, IpHdr, TcpHd
 use crate::ipv4::fnhe::min_pmtu;
 use crate::ipv4::ip_options::ip_options_fragment;
 use crate::ipv4::route::ip_route_output_flow;
-use kernel::rcu_read_lock;
+use kernel::{HZ, rcu_read_lock};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -37,7 +37,10 @@ use uapi::{Errno, Result};
 /// `IP_IDENTS_SZ`.
 const IDENTS: usize = 2048;
 
-/// The next identification for some flows, and the jiffy it was last taken.
+/// How often the counters may move on by themselves, in milliseconds: distributions' kernels tick 250 times a second.
+const IDENT_TICK: u64 = HZ / 250;
+
+/// The next identification for some flows, and the tick in which it was last taken.
 struct Ident {
     id: AtomicU32,
     stamp: AtomicU64,
@@ -136,7 +139,7 @@ fn ip_select_ident(net: &Net, saddr: Ipv4Addr, daddr: Ipv4Addr, proto: u8, segs:
     let idents = &net.generic::<Ipv4Output>(NetId::Ipv4Output).idents;
     let h = net.hash(&(saddr, daddr, proto)) as usize % IDENTS;
     let ident = &idents[h];
-    let now = net.kernel().jiffies();
+    let now = net.kernel().jiffies() / IDENT_TICK;
     let idle = now.saturating_sub(ident.stamp.swap(now, Relaxed)) as u32;
     let jump = if idle > 1 { net.hash(&(h, now)) % idle } else { 0 };
     ident.id.fetch_add(segs.wrapping_add(jump), Relaxed).wrapping_add(jump) as u16

@@ -749,6 +749,25 @@ fn identifications_differ_where_packets_may_be_cut() {
     assert_eq!((distinct.len(), ids[50]), (50, 0));
 }
 
+/// As on a kernel with 250 ticks a second: up to as many as ticks have passed are left out.
+#[test]
+fn identifications_move_on_with_time() {
+    let (m, l) = Machine::host();
+    let steps = |l: &Link, ms: u64| -> Vec<u16> {
+        for _ in 0..100 {
+            m.arch.now.fetch_add(ms * 1_000_000, SeqCst);
+            m.send(PEER, b"x", false).unwrap();
+        }
+        let ids: Vec<u16> = l.sent_bytes().iter().map(|b| IpHdr::read(b).unwrap().id.get()).collect();
+        ids[ids.len() - 100..].windows(2).map(|w| w[1].wrapping_sub(w[0])).collect()
+    };
+    assert!(steps(&l, 4).iter().all(|d| *d == 1));
+    let slow = steps(&l, 24);
+    assert_eq!((slow.iter().min(), slow.iter().max()), (Some(&1), Some(&6)), "{slow:?}");
+    let slower = steps(&l, 4000);
+    assert!(slower.iter().all(|d| (1..=1000).contains(d)) && slower.iter().any(|d| *d > 500), "{slower:?}");
+}
+
 #[test]
 fn a_packet_too_large_for_its_path_is_refused() {
     let (m, l) = Machine::host();

@@ -18,13 +18,13 @@ pub fn secure_tcp_seq(net: &Net, t: &InetTuple) -> u32 {
     net.hash(&(SALT_ISN, t)).wrapping_add((net.kernel().ktime_get() >> 6) as u32)
 }
 
-/// What is added to our clock in the timestamps of a connection (RFC 7323, 5.4): the same for a pair of hosts, so that PAWS
-/// holds from one connection to the next.
+/// What is added to our clock in the timestamps of a connection (RFC 7323, 5.4): the same whenever these ports of these hosts
+/// meet, so that PAWS holds from one connection to the next. Other ports tell nobody what it is.
 pub fn secure_tcp_ts_off(net: &Net, t: &InetTuple) -> u32 {
     if net.sysctl.tcp_timestamps.get() != 1 {
         return 0;
     }
-    net.hash(&(SALT_TS, t.laddr, t.faddr))
+    net.hash(&(SALT_TS, t))
 }
 
 /// Our clock in timestamps, milliseconds, without offset (`tcp_time_stamp_ms`).
@@ -151,6 +151,18 @@ mod tests {
                 assert_eq!(cookie_timestamp_decode(ts), o);
             }
         }
+    }
+
+    #[test]
+    fn timestamp_offsets_depend_on_the_connection_and_not_on_time() {
+        let t = TestNet::new();
+        let (a, b) = (tuple("10.0.0.1", 80, "10.0.0.2", 1000), tuple("10.0.0.1", 80, "10.0.0.2", 1001));
+        let off = secure_tcp_ts_off(&t.net, &a);
+        assert_ne!(off, secure_tcp_ts_off(&t.net, &b));
+        t.advance(1000);
+        assert_eq!(off, secure_tcp_ts_off(&t.net, &a));
+        t.net.sysctl.tcp_timestamps.set(2).expect("in range");
+        assert_eq!(secure_tcp_ts_off(&t.net, &a), 0);
     }
 
     #[test]
