@@ -46,7 +46,9 @@ pub fn in_netns(test: &str, body: impl FnOnce()) {
     let me = std::env::current_exe().expect("the path of this test program");
     let mut cmd = Command::new("unshare");
     cmd.args(if is_root() { &["-n"][..] } else { &["-r", "-n"] }).arg("--").arg(me);
-    cmd.args(["--exact", name, "--nocapture", "--test-threads=1"]).env(INSIDE, "1").stdin(Stdio::null());
+    cmd.args(["--exact", name, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stdin(Stdio::null());
     let status = cmd.status().unwrap_or_else(|e| panic!("this machine lacks `unshare` (package util-linux): {e}"));
     let hint =
         "does this machine allow user namespaces (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces)?";
