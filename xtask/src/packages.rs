@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 const NEEDED: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("tc", "iproute2"),
+    ("ethtool", "ethtool"),
     ("ping", "iputils-ping"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),

@@ -6,7 +6,7 @@
 //!
 //! DIR is a checkout of google/packetdrill in which its program has been built as its README says. Each of its TCP scripts runs as IPv4,
 //! IPv6 and IPv4-mapped IPv6, on this machine's kernel and on sockeye, each time in a network namespace of its own, which for
-//! sockeye holds only the sysctls that the scripts set. What passes on the kernel and not on sockeye goes to docs/packetdrill.md; a
+//! sockeye holds only the sysctls that the scripts set: their other tools are our stand-ins, which act on sockeye. What passes on the kernel and not on sockeye goes to docs/packetdrill.md; a
 //! reason that somebody has written there stays.
 
 use crate::{Outcome, test::step};
@@ -257,8 +257,9 @@ fn write_page(before: &str, runs: usize, kernel: usize, failed: &BTreeMap<String
         "# packetdrill\n\n\
          Of the {runs} runs of google/packetdrill's TCP scripts (each as IPv4, IPv6 and IPv4-mapped IPv6) {kernel} pass on the kernel\n\
          that this page was made beside, at least once in {KERNEL_TRIES} tries, with its congestion control set to cubic. Of these {} pass on\n\
-         sockeye, in virtual time. The others, with the reason (`cargo xtask packetdrill --google DIR` writes this list and keeps the\n\
-         reasons):\n\n",
+         sockeye, in virtual time, where the tools that scripts call (`ip`, `tc`, `ethtool`, whatever reads `/proc/net`) act on sockeye:\n\
+         crates/packetdrill/src/control.rs. The others, with the reason (`cargo xtask packetdrill --google DIR` writes this list and keeps\n\
+         the reasons):\n\n",
         kernel - failed.len()
     );
     for ((name, reason), variants) in &lines {

@@ -6,6 +6,7 @@
 
 use crate::core::iov_iter::{IovIter, MsgHdr};
 use crate::core::net_namespace::Net;
+use crate::core::sock::SockFlags;
 use crate::socket::{Socket, sock_create};
 use kernel::{SpinLock, Wait, WaitQueueEntry, tp, wait};
 use std::sync::Arc;
@@ -159,7 +160,8 @@ impl FdTable {
 
 // Descriptors.
 impl FdTable {
-    /// `close(2)`. Calls of other threads on the descriptor keep its socket until they return.
+    /// `close(2)`. Calls of other threads on the descriptor keep its socket until they return. The last descriptor of a socket with
+    /// `SO_LINGER` waits until all is said.
     pub fn close(&self, fd: i32) -> Result<()> {
         let at = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let slot = {
@@ -168,6 +170,9 @@ impl FdTable {
             fds.next_fd = fds.next_fd.min(at);
             slot
         };
+        if slot.file.sock.sk.flag(SockFlags::LINGER) && Arc::strong_count(&slot.file) == 1 {
+            self.block_on(|w| slot.file.sock.close(w));
+        }
         drop(slot);
         Ok(())
     }

@@ -82,3 +82,21 @@ pub fn tool(name: &str, args: &[String]) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Flags, Machine};
+
+    #[test]
+    fn tools_are_answered() {
+        let m = Machine::new(&Flags::default()).unwrap();
+        let name = format!("sockeye-control-test-{}", std::process::id());
+        serve(&m.net, &name).unwrap();
+        let (status, text) = ask(&name, ["cat", "/proc/net/tcp"]).unwrap();
+        assert!(status == 0 && text.starts_with("  sl  local_address"), "{text}");
+        assert_eq!(ask(&name, ["tc", "qdisc", "add", "dev", "tun0", "root", "pfifo"]).unwrap(), (0, String::new()));
+        let (status, text) = ask(&name, ["ip", "link", "show"]).unwrap();
+        assert!(status != 0 && text.contains("not understood"), "{text}");
+    }
+}

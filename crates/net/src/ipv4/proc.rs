@@ -116,3 +116,34 @@ fn tcp_seq_show(net: &Net, v6: bool) -> String {
     });
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipv4::test_support::TestNet;
+
+    #[test]
+    fn every_counter_of_linux_is_in_one_file() {
+        let t = TestNet::new();
+        t.net.mib.add(Mib::TcpExtOutOfWindowIcmps, 3);
+        let file = |name| proc_net(&t.net, name).unwrap();
+        let names = |text: &str| text.lines().step_by(2).map(|l| l.split(' ').count() - 1).sum::<usize>();
+        let shown = names(&file("snmp")) + names(&file("netstat")) + file("snmp6").lines().count();
+        // All but what is our own.
+        assert_eq!(shown, Mib::ALL.len() - 1);
+        let netstat = file("netstat");
+        let lines: Vec<Vec<&str>> = netstat.lines().map(|l| l.split(' ').collect()).collect();
+        let (names, values) = (&lines[2], &lines[3]);
+        let at = names.iter().position(|n| *n == "OutOfWindowIcmps").unwrap();
+        assert_eq!((names[0], values[0], values[at]), ("TcpExt:", "TcpExt:", "3"));
+        assert!(proc_net(&t.net, "no_such").is_none());
+    }
+
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn addresses_are_words_of_the_machine() {
+        assert_eq!(hex("127.0.0.1".parse().unwrap(), 8080, false), "0100007F:1F90");
+        assert_eq!(hex("127.0.0.1".parse().unwrap(), 80, true), "0000000000000000FFFF00000100007F:0050");
+        assert_eq!(hex("::".parse().unwrap(), 0, true), "00000000000000000000000000000000:0000");
+    }
+}

@@ -659,6 +659,10 @@ fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) 
         let mut ca_us = -1;
         tcp_ack_update_rtt(&sk.net, tp, true, false, -1, -1, &mut ca_us);
     }
+    // First: the buffer is sized by it.
+    if tp.rx_opt.tstamp_ok {
+        tp.advmss -= (TCPOLEN_TSTAMP_ALIGNED as u16).min(tp.advmss);
+    }
     if let Some(req) = fastopen_rsk(tp).cloned() {
         if tp.srtt_us == 0 {
             tcp_synack_rtt_meas(sk, tp, &req);
@@ -674,9 +678,6 @@ fn tcp_syn_recv_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) 
     tp.snd_wnd = (th.window.get() as u32) << tp.rx_opt.snd_wscale;
     tp.max_window = tp.max_window.max(tp.snd_wnd);
     tp.snd_wl1 = cb.seq;
-    if tp.rx_opt.tstamp_ok {
-        tp.advmss -= (TCPOLEN_TSTAMP_ALIGNED as u16).min(tp.advmss);
-    }
     if tcp_ca(tp).cong_control.is_none() {
         tcp_update_pacing_rate(sk, tp);
     }
