@@ -31,6 +31,10 @@ pub static CUBIC: TcpCongestionOps = TcpCongestionOps {
 /// Multiplicative decrease, in 1024ths: 0.7 (RFC 9438, 4.6).
 const BETA: u64 = 717;
 const BETA_SCALE: u64 = 1024;
+/// Milliseconds of a tick: distributions' kernels have 250 a second. The curve is looked at once a tick, and while the window
+/// stays as it is, every eighth one. Where round trips are shorter than a tick, that decides how fast small windows grow.
+const TICK: u32 = 4;
+const UPDATE_TICKS: u32 = 7;
 /// Windows below this many segments are left alone by HyStart.
 const HYSTART_LOW_WINDOW: u32 = 16;
 const HYSTART_MIN_SAMPLES: u32 = 8;
@@ -51,7 +55,8 @@ struct Cubic {
     cnt: u32,
     last_max_cwnd: u32,
     last_cwnd: u32,
-    last_time: u32,
+    /// The tick of the last update.
+    last_tick: u32,
     /// `W_max`, the curve's origin.
     origin_point: u32,
     k: u32,
@@ -149,12 +154,13 @@ fn cubic_root(a: u64) -> u64 {
 /// How many ACKs the next segment takes (RFC 9438, 4.2 to 4.5).
 fn cubictcp_update(c: &mut Cubic, cwnd: u32, acked: u32, now: u32) {
     c.ack_cnt = c.ack_cnt.saturating_add(acked);
-    if c.last_cwnd == cwnd && now.wrapping_sub(c.last_time) <= 31 {
+    let tick = now / TICK;
+    if c.last_cwnd == cwnd && tick.wrapping_sub(c.last_tick) <= UPDATE_TICKS {
         return;
     }
-    if c.epoch_start == 0 || now != c.last_time {
+    if c.epoch_start == 0 || tick != c.last_tick {
         c.last_cwnd = cwnd;
-        c.last_time = now;
+        c.last_tick = tick;
         if c.epoch_start == 0 {
             c.epoch_start = now.max(1);
             c.ack_cnt = acked;
@@ -180,7 +186,7 @@ fn cubictcp_update(c: &mut Cubic, cwnd: u32, acked: u32, now: u32) {
     }
     // Reno-friendly region (RFC 9438, 4.3): W_est grows by 3 (1 - beta) / (1 + beta) a round trip.
     let per_segment = ((cwnd as u64 * (8 * (BETA_SCALE + BETA) / 3 / (BETA_SCALE - BETA))) >> 3).max(1) as u32;
-    let grown = c.ack_cnt / per_segment;
+    let grown = c.ack_cnt.saturating_sub(1) / per_segment;
     c.ack_cnt -= grown * per_segment;
     c.tcp_cwnd = c.tcp_cwnd.saturating_add(grown);
     if c.tcp_cwnd > cwnd {
@@ -334,6 +340,24 @@ mod tests {
         for (a, r) in [(0, 0), (1, 1), (7, 1), (8, 2), (1_000_000_000_000, 10_000), (u64::MAX, 2_642_245)] {
             assert_eq!(cubic_root(a), r, "{a}");
         }
+    }
+
+    /// Within a tick a window that has grown is measured by Reno's with each ACK; in the next one the pace is set for a while.
+    #[test]
+    fn the_pace_is_set_by_ticks() {
+        let mut c: Cubic = FromBytes::read_from_bytes(&[0u8; size_of::<Cubic>()]).unwrap();
+        c.last_max_cwnd = 3;
+        cubictcp_update(&mut c, 3, 1, 1000);
+        assert_eq!((c.tcp_cwnd, c.cnt), (3, 300));
+        // Reno gains a segment after more than seven ACKs.
+        for (ms, acked, reno, cnt) in [(1001, 6, 3, 300), (1002, 1, 4, 300), (1003, 7, 5, 4), (1004, 0, 5, 4)] {
+            cubictcp_update(&mut c, 4, acked, ms);
+            assert_eq!((c.tcp_cwnd, c.cnt), (reno, cnt), "{ms} ms");
+        }
+        cubictcp_update(&mut c, 4, 100, 1035);
+        assert_eq!((c.tcp_cwnd, c.cnt), (5, 4));
+        cubictcp_update(&mut c, 4, 1, 1036);
+        assert_eq!((c.tcp_cwnd, c.cnt), (19, 2));
     }
 
     #[test]

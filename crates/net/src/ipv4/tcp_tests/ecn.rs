@@ -240,6 +240,22 @@ fn accecn_counts_every_mark() {
     assert!(i.tcpi_snd_ssthresh < 0x7fff_ffff, "the window was reduced");
 }
 
+/// The kinds of a header's options; what is in them may look like anything.
+fn option_kinds(mut options: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [kind, rest @ ..] = options {
+        let len = match (kind, rest) {
+            (0, _) => break,
+            (1, _) => 1,
+            (_, [len, ..]) => (*len as usize).max(2),
+            (_, []) => break,
+        };
+        kinds.push(*kind);
+        options = options.get(len..).unwrap_or_default();
+    }
+    kinds
+}
+
 #[test]
 fn accecn_survives_loss_and_works_without_options() {
     for option in [0, 1, 2] {
@@ -263,7 +279,7 @@ fn accecn_survives_loss_and_works_without_options() {
             assert!(retransmissions_too);
         }
         if option == 0 {
-            let has_option = |p: &Seen| p.options.windows(2).any(|o| o[0] == 174 && (o[1] + 1) % 3 == 0);
+            let has_option = |p: &Seen| option_kinds(&p.options).iter().any(|k| [172, 174].contains(k));
             assert!(!at_b.lock().unwrap().iter().filter(|p| p.payload > 0).any(has_option));
         }
     }
