@@ -79,10 +79,18 @@ fn rows(cells: &[Cell], asked: &Asked) -> Vec<Row> {
     done.into_inner().expect("no panic").into_values().collect()
 }
 
-/// Virtual runs of a cell: one where nothing is left to chance, or where no kernel is beside it and a run takes long.
-fn seeds(c: &Cell, asked: &Asked) -> u64 {
-    let chance = c.loss != Loss::None || c.reorder > 0 || c.ack_loss > 0;
-    if chance && c.rate <= REAL_TIME { asked.seeds } else { 1 }
+/// The seeds of a cell: those that the kernel was measured with, so that all stacks lose the same; or else those asked for.
+/// One is enough where nothing is left to chance.
+fn seeds(c: &Cell, asked: &Asked, kernels: &jobs::Results) -> Vec<u64> {
+    let name = c.name();
+    let real: Vec<u64> = kernels.keys().filter(|k| k.0 == name && k.1 == asked.congestion).map(|k| k.2).collect();
+    let chance = c.loss != Loss::None || c.reorder > 0 || c.ack_loss > 0 || c.flows.len() > 1;
+    match (chance, real.is_empty()) {
+        (false, _) => vec![1],
+        (true, false) => real,
+        // No kernel is beside it and a run takes long.
+        (true, true) => (1..=if c.rate <= REAL_TIME { asked.seeds } else { 1 }).collect(),
+    }
 }
 
 fn mean(v: &[f64]) -> f64 {
@@ -90,12 +98,12 @@ fn mean(v: &[f64]) -> f64 {
 }
 
 fn row(c: &Cell, asked: &Asked, kernels: &jobs::Results) -> Row {
-    let virt = seeds(c, asked);
-    let runs: Vec<Outcome> = (1..=virt).map(|s| simulate(c, &Options::new(&asked.congestion, s))).collect();
+    let virt = seeds(c, asked, kernels);
+    let runs: Vec<Outcome> = virt.iter().map(|s| simulate(c, &Options::new(&asked.congestion, *s))).collect();
     let of = |f: fn(&Outcome) -> f64| mean(&runs.iter().map(f).collect::<Vec<_>>());
-    let smol: Vec<f64> = (1..=virt).map(|s| smol::simulate(c, s).goodput()).collect();
-    let real: Vec<&Vec<f64>> =
-        (1..=asked.seeds).filter_map(|s| kernels.get(&(c.name(), asked.congestion.clone(), s))).collect();
+    let smol: Vec<f64> = virt.iter().map(|s| smol::simulate(c, *s).goodput()).collect();
+    let of_cell = |k: &jobs::Key| k.0 == c.name() && k.1 == asked.congestion;
+    let real: Vec<&Vec<f64>> = kernels.iter().filter(|(k, _)| of_cell(k)).map(|(_, v)| v).collect();
     let kernel =
         |f: &dyn Fn(&[f64]) -> f64| (!real.is_empty()).then(|| mean(&real.iter().map(|v| f(v)).collect::<Vec<_>>()));
     let r = Row {

@@ -60,6 +60,15 @@ impl Cell {
         }
     }
 
+    /// How much longer a flow's round trip is than `rtt`, with this seed. Which of two flows finds a full buffer hangs on how
+    /// far apart they come, within the time of a frame, and is the same again and again: so the seeds move the second one.
+    pub fn longer(&self, flow: usize, seed: u64) -> u64 {
+        let frame = FRAME * 8 * SEC / self.rate;
+        // Multiples of the golden ratio's fraction lie evenly.
+        let part = seed.saturating_sub(1) * 618 % 1000;
+        self.flows[flow] + if flow > 0 { frame * part / 1000 } else { 0 }
+    }
+
     /// Bytes of a bandwidth-delay product.
     pub fn bdp(&self) -> u64 {
         (self.rate as u128 * self.rtt as u128 / 8 / SEC as u128) as u64

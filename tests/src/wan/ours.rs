@@ -109,8 +109,8 @@ pub fn simulate(cell: &Cell, o: &Options) -> Outcome {
     serve(&receiver, &shared, cell.flows.len(), &o.congestion);
     let senders: Vec<Host> =
         (0..cell.flows.len()).map(|i| Host::new(&sim, &format!("sender{i}"), SENDERS + i as u8, &switch)).collect();
-    for (i, (s, more)) in senders.iter().zip(&cell.flows).enumerate() {
-        s.cable.set(LinkParams { delay: more / 2, ..LinkParams::default() });
+    for (i, s) in senders.iter().enumerate() {
+        s.cable.set(LinkParams { delay: cell.longer(i, o.seed) / 2, ..LinkParams::default() });
         o.sysctls.iter().for_each(|(name, v)| s.stack.set_sysctl(name, *v).expect("a tunable"));
         send(s, &shared, i, &o.congestion);
     }

@@ -51,6 +51,8 @@ impl Way {
 /// The network of a cell, with frames of type `F` on their way.
 pub struct Path<F> {
     cell: Cell,
+    /// Of each flow, how much longer its round trip is.
+    longer: Vec<u64>,
     there: Way,
     back: Way,
     /// When each frame that is under way gets somewhere, and its number.
@@ -65,6 +67,7 @@ impl<F> Path<F> {
         let (there, back) = cell.quiet();
         Path {
             cell: cell.clone(),
+            longer: (0..cell.flows.len()).map(|i| cell.longer(i, seed)).collect(),
             there: Way::new(there, seed, THERE),
             back: Way::new(back, seed, BACK),
             due: BinaryHeap::new(),
@@ -88,10 +91,10 @@ impl<F> Path<F> {
     /// never goes back, and nothing is due before it.
     pub fn send(&mut self, from: End, to: usize, now: u64, len: usize, frame: F) {
         match from {
-            End::Sender(i) => self.fly(now + self.cell.flows[i] / 2, Stop::Bottleneck, len, frame),
+            End::Sender(i) => self.fly(now + self.longer[i] / 2, Stop::Bottleneck, len, frame),
             End::Receiver => {
                 if let Some(at) = self.back.send(now, len) {
-                    self.fly(at + self.cell.flows[to] / 2, Stop::Out(End::Sender(to)), len, frame);
+                    self.fly(at + self.longer[to] / 2, Stop::Out(End::Sender(to)), len, frame);
                 }
             }
         }
@@ -169,6 +172,21 @@ mod tests {
         assert_eq!(drain(&mut p), [(16 * MS, End::Receiver, 2), (21 * MS, End::Receiver, 1)]);
         p.send(End::Receiver, 1, 30 * MS, 1250, 3);
         assert_eq!(drain(&mut p), [(51 * MS, End::Sender(1), 3)]);
+    }
+
+    #[test]
+    fn seeds_move_the_second_flow_by_less_than_a_frame() {
+        let cell = Cell { flows: vec![0, 30 * MS], ..Cell::clean(10_000_000, 10) };
+        let out = |seed| {
+            let mut p = Path::new(&cell, seed);
+            p.send(End::Sender(0), 0, 0, 1250, 0);
+            p.send(End::Sender(1), 0, 10 * MS, 1250, 1);
+            drain(&mut p).iter().map(|d| d.0).collect::<Vec<_>>()
+        };
+        assert_eq!(out(1), [6 * MS, 31 * MS]);
+        // A frame of 1514 bytes takes 1.2112 ms, and half of the difference is on the way there.
+        assert_eq!(out(2), [6 * MS, 31 * MS + 1_211_200 * 618 / 1000 / 2]);
+        assert!((1..100).all(|s| (31 * MS..31 * MS + 605_600).contains(&out(s)[1])));
     }
 
     #[test]
