@@ -77,6 +77,11 @@ impl<T: Unused> OnUse<T> {
         self.0.is_some()
     }
 
+    /// Bytes it has allocated.
+    pub fn memory(&self) -> usize {
+        self.is_used() as usize * size_of::<T>()
+    }
+
     /// Gives the memory back.
     #[inline]
     pub fn clear(&mut self) {
@@ -97,9 +102,9 @@ mod tests {
     #[test]
     fn what_is_not_there_reads_as_its_default_and_takes_no_memory() {
         let mut p = OnUse::<Part>::default();
-        assert_eq!((p.n, p.is_used(), p.if_used()), (7, false, None));
+        assert_eq!((p.n, p.memory(), p.if_used()), (7, 0, None));
         p.make().n += 1;
-        assert_eq!((p.n, p.is_used()), (8, true));
+        assert_eq!((p.n, p.memory()), (8, 4));
         p.clear();
         assert_eq!((p.n, p.is_used(), size_of_val(&p)), (7, false, 8));
     }

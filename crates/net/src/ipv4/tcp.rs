@@ -347,7 +347,7 @@ pub fn tcp_poll(sk: &Arc<Sock>) -> PollMask {
     }
     if state != TcpState::SynSent && (state != TcpState::SynRecv || fastopen_rsk(tp).is_some()) {
         let mut target = sk.rcvlowat.load(Relaxed).max(1);
-        if tp.urg_data != 0 && tp.urg_seq == tp.copied_seq && !sk.flag(SockFlags::URGINLINE) {
+        if tp.urg_data != 0 && tp.rare.urg_seq == tp.copied_seq && !sk.flag(SockFlags::URGINLINE) {
             target += 1;
         }
         if tcp_stream_is_readable(sk, tp, target) {
@@ -384,7 +384,7 @@ pub fn tcp_ioctl(sk: &Arc<Sock>, cmd: u32) -> Result<i32> {
     let mut guard = sk.lock_sock();
     let tp = tcp_sk(&mut *guard);
     if cmd == SIOCATMARK {
-        return Ok((tp.urg_data != 0 && tp.urg_seq == tp.copied_seq) as i32);
+        return Ok((tp.urg_data != 0 && tp.rare.urg_seq == tp.copied_seq) as i32);
     }
     if sk.state() == TcpState::Listen {
         return Err(Errno::EINVAL);
@@ -405,10 +405,10 @@ pub fn tcp_inq(sk: &Sock, tp: &TcpSock) -> u32 {
     }
     let urgent_ahead = tp.urg_data != 0
         && !sk.flag(SockFlags::URGINLINE)
-        && !before(tp.urg_seq, tp.copied_seq)
-        && before(tp.urg_seq, tp.rcv_nxt);
+        && !before(tp.rare.urg_seq, tp.copied_seq)
+        && before(tp.rare.urg_seq, tp.rcv_nxt);
     if urgent_ahead {
-        return tp.urg_seq.wrapping_sub(tp.copied_seq);
+        return tp.rare.urg_seq.wrapping_sub(tp.copied_seq);
     }
     let answ = tp.rcv_nxt.wrapping_sub(tp.copied_seq);
     // The FIN is no byte.

@@ -27,7 +27,7 @@ pub struct BadAuth;
 
 /// The authentication option of a connection's next segment, if it has a key for the peer.
 pub fn tcp_auth_option(tp: &TcpSock) -> Option<AuthOut> {
-    let auth = tp.auth.as_deref()?;
+    let auth = tp.rare.auth.as_deref()?;
     if let Some(ao) = &auth.ao
         && let Some(key) = ao.current_key()
     {
@@ -45,7 +45,7 @@ pub fn tcp_auth_len(tp: &TcpSock) -> u16 {
 #[cold]
 pub fn tcp_auth_sign(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: u8) {
     let (t, una, nxt) = (tp.inet.tuple(), tp.snd_una, tp.rcv_nxt);
-    let Some(auth) = tp.auth.as_deref_mut() else { return };
+    let Some(auth) = tp.rare.if_used().and_then(|r| r.auth.as_deref_mut()) else { return };
     let seg = SegmentView { skb, saddr: t.laddr, daddr: t.faddr };
     let tag = match &mut auth.ao {
         Some(ao) if ao.current.is_some() => {
@@ -66,7 +66,7 @@ pub fn tcp_auth_sign(tp: &mut TcpSock, skb: &mut Skb, seq: u32, flags: u8) {
 
 /// The key of a connection for segments that its socket does not send.
 pub fn tcp_auth_key(tp: &TcpSock) -> Option<Box<AuthKey>> {
-    let auth = tp.auth.as_deref()?;
+    let auth = tp.rare.auth.as_deref()?;
     if let Some(ao) = &auth.ao
         && let Some(key) = ao.current_key()
     {
@@ -110,8 +110,10 @@ pub fn tcp_auth_request(
 
 /// A child has its listener's keys for the peer (`tcp_ao_copy_all_matching`, `tcp_md5_key_copy`).
 pub fn tcp_auth_child(tp: &mut TcpSock, listener: &TcpSock, req: &RequestSock) {
-    tp.auth = None;
-    let (Some(auth), Some(signer)) = (listener.auth.as_deref(), req.auth.as_deref()) else { return };
+    if let Some(r) = tp.rare.if_used() {
+        r.auth = None;
+    }
+    let (Some(auth), Some(signer)) = (listener.rare.auth.as_deref(), req.auth.as_deref()) else { return };
     let peer = req.tuple.faddr;
     let mut own = TcpAuth::default();
     match signer {
@@ -129,7 +131,7 @@ pub fn tcp_auth_child(tp: &mut TcpSock, listener: &TcpSock, req: &RequestSock) {
             own.ao = Some(Box::new(ao));
         }
     }
-    tp.auth = Some(Box::new(own));
+    tp.rare.make().auth = Some(Box::new(own));
     tp.tcp_header_len += tcp_auth_len(tp);
 }
 
@@ -139,7 +141,7 @@ pub fn tcp_auth_child(tp: &mut TcpSock, listener: &TcpSock, req: &RequestSock) {
 /// kinds, or has none where TCP-AO is required.
 pub fn tcp_auth_connect(tp: &mut TcpSock) -> uapi::Result<()> {
     let (peer, isn) = (tp.inet.daddr, tp.write_seq);
-    let Some(auth) = tp.auth.as_deref_mut() else { return Ok(()) };
+    let Some(auth) = tp.rare.if_used().and_then(|r| r.auth.as_deref_mut()) else { return Ok(()) };
     let md5 = auth.md5.lookup(peer, 0).is_some();
     let Some(ao) = &mut auth.ao else { return Ok(()) };
     let any = ao.lookup(peer, 0, None, None);
@@ -170,7 +172,7 @@ pub fn tcp_auth_connect(tp: &mut TcpSock) -> uapi::Result<()> {
 
 /// The peer's initial number is known (`tcp_ao_finish_connect`).
 pub fn tcp_auth_peer_isn(tp: &mut TcpSock, isn: u32) {
-    if let Some(ao) = tp.auth.as_deref_mut().and_then(|a| a.ao.as_deref_mut()) {
+    if let Some(ao) = tp.rare.if_used().and_then(|r| r.auth.as_deref_mut()).and_then(|a| a.ao.as_deref_mut()) {
         ao.risn = isn;
         ao.rcv = (0, isn);
     }
@@ -355,14 +357,16 @@ fn inbound_ao(
 #[cold]
 pub fn tcp_conn_inbound_hash(net: &Net, tp: &mut TcpSock, opening: bool, skb: &Skb, th: &TcpHdr) -> bool {
     let (t, rcv_nxt, snd_una) = (tp.inet.tuple(), tp.rcv_nxt, tp.snd_una);
-    if !opening && let Some(ao) = tp.auth.as_deref_mut().and_then(|a| a.ao.as_deref_mut()) {
+    if !opening
+        && let Some(ao) = tp.rare.if_used().and_then(|r| r.auth.as_deref_mut()).and_then(|a| a.ao.as_deref_mut())
+    {
         ao.advance(snd_una, rcv_nxt);
     }
     let who = Receiver::Conn { rcv_nxt, opening };
-    match tcp_inbound_hash(net, tp.auth.as_deref(), who, skb, th, &t) {
+    match tcp_inbound_hash(net, tp.rare.auth.as_deref(), who, skb, th, &t) {
         Ok(None) => true,
         Ok(current) => {
-            if let Some(ao) = tp.auth.as_deref_mut().and_then(|a| a.ao.as_deref_mut()) {
+            if let Some(ao) = tp.rare.if_used().and_then(|r| r.auth.as_deref_mut()).and_then(|a| a.ao.as_deref_mut()) {
                 ao.current = current;
             }
             true
@@ -374,7 +378,7 @@ pub fn tcp_conn_inbound_hash(net: &Net, tp: &mut TcpSock, opening: bool, skb: &S
 /// Whether an ICMP error is not to be believed: the segment it quotes was authenticated, the error is not (RFC 5925, 7.8;
 /// `tcp_ao_ignore_icmp`). Errors that would end a connection, or make its packets smaller.
 pub fn tcp_ao_ignore_icmp(net: &Net, tp: &TcpSock, v6: bool, kind: u8, code: u8) -> bool {
-    let Some(ao) = tp.auth.as_deref().and_then(|a| a.ao.as_deref()) else { return false };
+    let Some(ao) = tp.rare.auth.as_deref().and_then(|a| a.ao.as_deref()) else { return false };
     let hard = if v6 { kind == 1 && matches!(code, 1 | 4) } else { kind == 3 && matches!(code, 2..=4) };
     if !hard || ao.accept_icmps {
         return false;

@@ -36,7 +36,7 @@ pub fn tcp_auth_setsockopt(sk: &Sock, tp: &mut TcpSock, name: i32, val: &[u8]) -
 
 /// Reads one; at most `len` bytes. `TCP_AO_GET_KEYS` gives all keys that fit: there is no way to ask for some here.
 pub fn tcp_auth_getsockopt(sk: &Sock, tp: &TcpSock, name: i32, len: usize) -> Result<Vec<u8>> {
-    let ao = tp.auth.as_deref().and_then(|a| a.ao.as_deref());
+    let ao = tp.rare.auth.as_deref().and_then(|a| a.ao.as_deref());
     match name {
         TCP_AO_INFO => Ok(cut(ao_info(ao.ok_or(Errno::ENOENT)?).to_bytes(), len)),
         TCP_AO_GET_KEYS => ao_get_keys(ao.ok_or(Errno::ENOENT)?, len),
@@ -98,13 +98,13 @@ fn set_md5(sk: &Sock, tp: &mut TcpSock, val: &[u8], ext: bool) -> Result<()> {
     }
     let scope = KeyScope { addr, prefixlen, l3index: bound.then_some(0) };
     if o.keylen == 0 {
-        let gone = tp.auth.as_mut().is_some_and(|a| a.md5.remove(&scope));
+        let gone = tp.rare.if_used().and_then(|r| r.auth.as_mut()).is_some_and(|a| a.md5.remove(&scope));
         return if gone { Ok(()) } else { Err(Errno::ENOENT) };
     }
     if o.keylen as usize > TCP_MD5SIG_MAXKEYLEN {
         return Err(Errno::EINVAL);
     }
-    let auth = tp.auth.get_or_insert_default();
+    let auth = tp.rare.make().auth.get_or_insert_default();
     if auth.ao.as_ref().is_some_and(|ao| ao.ao_required || ao.lookup(addr, 0, None, None).is_some()) {
         return Err(Errno::EKEYREJECTED);
     }
@@ -154,7 +154,7 @@ fn ao_add(sk: &Sock, tp: &mut TcpSock, val: &[u8]) -> Result<()> {
     }
     let scope = ao_scope(sk, &o.addr, o.prefix, o.ifindex, o.keyflags)?;
     let established = connected(sk);
-    if established && (!scope.matches(tp.inet.daddr, 0) || tp.auth.as_ref().is_none_or(|a| a.ao.is_none())) {
+    if established && (!scope.matches(tp.inet.daddr, 0) || tp.rare.auth.as_ref().is_none_or(|a| a.ao.is_none())) {
         return Err(Errno::EINVAL);
     }
     let end = o.alg_name.iter().position(|&b| b == 0).ok_or(Errno::EINVAL)?;
@@ -176,7 +176,7 @@ fn ao_add(sk: &Sock, tp: &mut TcpSock, val: &[u8]) -> Result<()> {
     if key.option_len_aligned() > SYN_ROOM {
         return Err(Errno::EMSGSIZE);
     }
-    let auth = tp.auth.get_or_insert_default();
+    let auth = tp.rare.make().auth.get_or_insert_default();
     if auth.md5.lookup(scope.addr, 0).is_some() {
         return Err(Errno::EKEYREJECTED);
     }
@@ -228,7 +228,7 @@ fn ao_del(sk: &Sock, tp: &mut TcpSock, val: &[u8]) -> Result<()> {
     }
     let scope = ao_scope(sk, &o.addr, o.prefix, o.ifindex, o.keyflags)?;
     let connected = connected(sk);
-    let ao = tp.auth.as_mut().and_then(|a| a.ao.as_mut()).ok_or(Errno::ENOENT)?;
+    let ao = tp.rare.if_used().and_then(|r| r.auth.as_mut()).and_then(|a| a.ao.as_mut()).ok_or(Errno::ENOENT)?;
     let current = by_id(ao, set_current, Some(o.current_key), None)?;
     let rnext = by_id(ao, set_rnext, None, Some(o.rnext))?;
     let same = |k: &AoKey| k.scope == scope && k.sndid == o.sndid && k.rcvid == o.rcvid;
@@ -258,7 +258,7 @@ fn ao_set_info(sk: &Sock, tp: &mut TcpSock, val: &[u8]) -> Result<()> {
     }
     let connected = connected(sk);
     let peer = tp.inet.daddr;
-    let auth = tp.auth.get_or_insert_default();
+    let auth = tp.rare.make().auth.get_or_insert_default();
     if required && !auth.md5.is_empty() && (!connected || auth.md5.lookup(peer, 0).is_some()) {
         return Err(Errno::EKEYREJECTED);
     }

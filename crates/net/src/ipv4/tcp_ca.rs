@@ -142,7 +142,7 @@ fn is_registered(reg: &Registries, ops: &TcpCongestionOps) -> bool {
 
 /// `TCP_CONGESTION`: `ENOENT` for one there is not, `EPERM` if the route has chosen for good (`tcp_set_congestion_control`, `tcp_reinit_congestion_control`).
 pub fn tcp_set_congestion_control(sk: &Sock, tp: &mut TcpSock, name: &str) -> Result<()> {
-    if tp.route.as_ref().is_some_and(|r| r.is_locked(Rtax::CcAlgo)) {
+    if tp.rare.route.as_ref().is_some_and(|r| r.is_locked(Rtax::CcAlgo)) {
         return Err(Errno::EPERM);
     }
     let found = tcp_ca_find(&sk.net.reg, name).ok_or(Errno::ENOENT)?;
@@ -161,7 +161,7 @@ pub fn tcp_set_congestion_control(sk: &Sock, tp: &mut TcpSock, name: &str) -> Re
 
 /// The route may choose, before the connection begins (`RTAX_CC_ALGO`; `tcp_ca_dst_init`). An algorithm that is gone is nobody's.
 pub fn tcp_ca_dst_init(sk: &Sock, tp: &mut TcpSock) {
-    let Some(found) = tp.route.as_ref().and_then(|r| tcp_ca_find(&sk.net.reg, r.cc_algo()?)) else { return };
+    let Some(found) = tp.rare.route.as_ref().and_then(|r| tcp_ca_find(&sk.net.reg, r.cc_algo()?)) else { return };
     tcp_cleanup_congestion_control(sk, tp);
     tp.ca_ops = found.ops;
 }

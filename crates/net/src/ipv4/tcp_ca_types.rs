@@ -107,10 +107,10 @@ pub struct TcpPacing {
 }
 
 /// Words that a connection has for its algorithm without an allocation.
-const SMALL: usize = 15;
+const SMALL: usize = 7;
 
-/// Memory for the algorithm at work (`icsk_ca_priv`); each lays its own type over it. What needs more than 60 bytes gets an
-/// allocation of its own, so that others do not pay for it.
+/// Memory for the algorithm at work (`icsk_ca_priv`); each lays its own type over it. What needs more than 28 bytes gets an
+/// allocation of its own, so that others do not pay for it: from the start, or when it asks for it.
 pub struct CaPriv(Words);
 
 enum Words {
@@ -133,6 +133,7 @@ impl CaPriv {
         CaPriv(Words::Large(vec![0; size.div_ceil(8)].into_boxed_slice()))
     }
 
+    #[inline]
     fn bytes(&self) -> &[u8] {
         match &self.0 {
             Words::Small(w) => w.as_bytes(),
@@ -140,14 +141,18 @@ impl CaPriv {
         }
     }
 
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Words::Small(w) => w.as_mut_bytes(),
+            Words::Large(w) => w.as_mut_bytes(),
+        }
+    }
+
     /// The algorithm's state. Panics if `T` is larger than the algorithm has said (`TcpCongestionOps::priv_layout`).
     #[inline]
     pub fn get_mut<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> &mut T {
-        let bytes = match &mut self.0 {
-            Words::Small(w) => w.as_mut_bytes(),
-            Words::Large(w) => w.as_mut_bytes(),
-        };
-        T::mut_from_prefix(bytes).map(|(t, _)| t).unwrap_or_else(|_| unreachable!("priv_layout is another's"))
+        self.get_mut_if_grown().unwrap_or_else(|| unreachable!("priv_layout is another's"))
     }
 
     /// Likewise, to look at.
@@ -155,6 +160,46 @@ impl CaPriv {
     pub fn get<T: FromBytes + KnownLayout + Immutable>(&self) -> &T {
         T::ref_from_prefix(self.bytes()).map(|(t, _)| t).unwrap_or_else(|_| unreachable!("priv_layout is another's"))
     }
+
+    /// Bytes it has allocated.
+    pub fn memory(&self) -> usize {
+        match &self.0 {
+            Words::Small(_) => 0,
+            Words::Large(w) => size_of_val(&**w),
+        }
+    }
+
+    /// The state as a larger type that begins with the one it had so far; what is new is zeroed.
+    pub fn grow<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> &mut T {
+        if self.bytes().len() < size_of::<T>() {
+            let mut large = CaPriv(Words::Large(vec![0; size_of::<T>().div_ceil(8)].into_boxed_slice()));
+            let old = self.bytes();
+            large.bytes_mut()[..old.len()].copy_from_slice(old);
+            *self = large;
+        }
+        self.get_mut()
+    }
+
+    /// The state as the larger type, if it has been.
+    #[inline]
+    pub fn get_mut_if_grown<T: FromBytes + IntoBytes + KnownLayout>(&mut self) -> Option<&mut T> {
+        T::mut_from_prefix(self.bytes_mut()).map(|(t, _)| t).ok()
+    }
 }
 
-const _: () = assert!(size_of::<CaPriv>() == 64);
+const _: () = assert!(size_of::<CaPriv>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_algorithm_s_memory_grows_and_keeps_what_it_had() {
+        let mut p = CaPriv::with_size(28, 4);
+        *p.get_mut::<[u32; 7]>() = [1, 2, 3, 4, 5, 6, 7];
+        assert!(p.get_mut_if_grown::<[u32; 15]>().is_none());
+        assert_eq!(p.grow::<[u32; 15]>(), &[1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0, 0, 0, 0]);
+        p.grow::<[u32; 15]>()[14] = 9;
+        assert_eq!((p.grow::<[u32; 15]>()[14], p.get::<[u32; 7]>()[6]), (9, 7));
+    }
+}

@@ -109,7 +109,7 @@ pub fn tcp_linger(sk: &Arc<Sock>, wait: &mut Wait) -> Poll<()> {
 /// A FIN, or a RST where the peer must know that its data was lost (RFC 2525, 2.17).
 fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
     // Beyond what was read, which an urgent byte may lie behind.
-    let last = tp.receive_queue.back().map(|s| tcp_last_byte(s));
+    let last = tp.receive_queue.back().map(tcp_last_byte);
     let unread = last.is_some_and(|end| after(end, tp.copied_seq));
     tcp_receive_queue_purge(sk, tp);
     if sk.state() == TcpState::Close {
@@ -137,7 +137,7 @@ fn tcp_last_byte(skb: &Skb) -> u32 {
 /// What becomes of a connection without a process.
 fn tcp_adjudge_to_death(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if sk.state() == TcpState::FinWait2 {
-        if tp.opt.linger2 < 0 {
+        if tp.rare.opts.linger2 < 0 {
             tcp_set_state(sk, tp, TcpState::Close);
             tcp_send_active_reset(sk, tp);
             sk.net.mib.inc(Mib::TcpExtTCPAbortOnLinger);
@@ -211,7 +211,8 @@ fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
 fn forget_connection(tp: &mut TcpSock) {
     let fresh = *TcpSock::new(tp.ops, tp.ca_ops);
     let old = std::mem::replace(tp, fresh);
-    (tp.inet, tp.opt) = (old.inet, old.opt);
+    tp.inet = old.inet;
+    TcpRare::inherit(&mut tp.rare, &old.rare);
     tp.inet.dport = 0;
     (tp.retransmit_timer, tp.delack_timer, tp.sk_timer) = (old.retransmit_timer, old.delack_timer, old.sk_timer);
     // Far beyond what the last connection used.

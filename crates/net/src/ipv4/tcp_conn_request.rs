@@ -109,7 +109,7 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
         return send_synack(net, &req, dst, &flow, tsval, FastopenCookie::NONE).ok();
     }
     req.snt_isn = if isn != 0 { isn } else { secure_tcp_seq(net, &tuple) };
-    if ltp.auth.is_some() {
+    if ltp.rare.auth.is_some() {
         request_auth(ltp, &mut req, skb, th)?;
         // A signature leaves no room for SACK blocks beside timestamps.
         req.tstamp_ok &= req.auth.is_none() || !req.sack_ok;
@@ -132,7 +132,7 @@ fn conn_request(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, isn: u32)
 
 /// The key that signs the request's segments, if the listener has one for the peer. `None`: it has not the one asked for.
 fn request_auth(ltp: &TcpSock, req: &mut RequestSock, skb: &Skb, th: &TcpHdr) -> Option<()> {
-    let Some(auth) = ltp.auth.as_deref() else { return Some(()) };
+    let Some(auth) = ltp.rare.auth.as_deref() else { return Some(()) };
     let opts = skb.data().get(TcpHdr::LEN..th.header_len()).unwrap_or(&[]);
     req.auth = tcp_auth_request(auth, opts, req.tuple.faddr, req.snt_isn, req.rcv_isn).ok()?;
     Some(())
@@ -209,8 +209,8 @@ fn openreq_init(sk: &Sock, ltp: &TcpSock, skb: &Skb, th: &TcpHdr, tuple: InetTup
         tfo_listener: AtomicBool::new(false),
         tfo_accepted: AtomicBool::new(false),
         saved_syn: None,
-        syn_retries: ltp.opt.icsk_syn_retries,
-        defer_accept: ltp.opt.defer_accept,
+        syn_retries: ltp.rare.opts.icsk_syn_retries,
+        defer_accept: ltp.rare.opts.defer_accept,
         traced: false,
         rsk_timer: OnceLock::new(),
     }

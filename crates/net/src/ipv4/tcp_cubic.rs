@@ -18,7 +18,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, transmut
 pub static CUBIC: TcpCongestionOps = TcpCongestionOps {
     name: "cubic",
     flags: CaFlags::NON_RESTRICTED,
-    priv_layout: (size_of::<Cubic>(), align_of::<Cubic>()),
+    priv_layout: (size_of::<SlowStart>(), align_of::<SlowStart>()),
     init: Some(cubictcp_init),
     ssthresh: cubictcp_recalc_ssthresh,
     cong_avoid: cubictcp_cong_avoid,
@@ -48,25 +48,12 @@ const HYSTART_ACK_TRAIN: i64 = 1;
 const HYSTART_DELAY: i64 = 2;
 const HYSTART_PLUS_PLUS: i64 = 4;
 
+/// What slow start needs.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-struct Cubic {
-    /// ACKs for one more segment.
-    cnt: u32,
-    last_max_cwnd: u32,
-    last_cwnd: u32,
-    /// The tick of the last update.
-    last_tick: u32,
-    /// `W_max`, the curve's origin.
-    origin_point: u32,
-    k: u32,
+struct SlowStart {
     /// Least delay seen, microseconds; 0: none.
     delay_min: u32,
-    /// When this epoch began; 0: not begun.
-    epoch_start: u32,
-    ack_cnt: u32,
-    /// What Reno's window would be.
-    tcp_cwnd: u32,
     hystart: Hystart,
 }
 
@@ -87,24 +74,56 @@ struct Hystart {
 
 const PLUS_PLUS: u8 = 1;
 
-impl Cubic {
+/// What the curve needs beside it. There once slow start is over.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+struct Cubic {
+    slow_start: SlowStart,
+    /// ACKs for one more segment.
+    cnt: u32,
+    last_max_cwnd: u32,
+    last_cwnd: u32,
+    /// The tick of the last update.
+    last_tick: u32,
+    /// `W_max`, the curve's origin.
+    origin_point: u32,
+    k: u32,
+    /// When this epoch began; 0: not begun.
+    epoch_start: u32,
+    ack_cnt: u32,
+    /// What Reno's window would be.
+    tcp_cwnd: u32,
+}
+
+impl SlowStart {
     /// HyStart++, if the connection has it.
     fn plus_plus(&mut self) -> Option<&mut HystartPp> {
         (self.hystart.tag == PLUS_PLUS).then(|| transmute_mut!(&mut self.hystart))
     }
 }
 
-fn ca(tp: &mut TcpSock) -> &mut Cubic {
+fn slow_start(tp: &mut TcpSock) -> &mut SlowStart {
     tp.ca_priv.get_mut()
+}
+
+fn ca(tp: &mut TcpSock) -> &mut Cubic {
+    tp.ca_priv.grow()
+}
+
+fn ca_if_any(tp: &mut TcpSock) -> Option<&mut Cubic> {
+    tp.ca_priv.get_mut_if_grown()
 }
 
 /// Everything is unknown again.
 fn reset(sk: &Sock, tp: &mut TcpSock) {
     let (plus_plus, snd_nxt) = (sk.net.sysctl.tcp_cubic_hystart_detect.get() & HYSTART_PLUS_PLUS != 0, tp.snd_nxt);
-    let c = ca(tp);
-    *c = Cubic::new_zeroed();
+    if let Some(c) = ca_if_any(tp) {
+        *c = Cubic::new_zeroed();
+    }
+    let s = slow_start(tp);
+    *s = SlowStart::new_zeroed();
     if plus_plus {
-        c.hystart = transmute!(HystartPp::new(PLUS_PLUS, snd_nxt));
+        s.hystart = transmute!(HystartPp::new(PLUS_PLUS, snd_nxt));
     } else {
         hystart_reset(tp);
     }
@@ -116,7 +135,7 @@ fn clock_us(tp: &TcpSock) -> u32 {
 
 fn hystart_reset(tp: &mut TcpSock) {
     let (now, end) = (clock_us(tp), tp.snd_nxt);
-    let h = &mut ca(tp).hystart;
+    let h = &mut slow_start(tp).hystart;
     (h.round_start, h.last_ack) = (now, now);
     (h.end_seq, h.curr_rtt, h.sample_cnt) = (end, u32::MAX, 0);
 }
@@ -132,7 +151,7 @@ fn cubictcp_cwnd_event(_sk: &Sock, tp: &mut TcpSock, ev: TcpCaEvent) {
     // Idle time does not count: the curve is shifted by it.
     let now = tp.jiffies32();
     let idle = now.wrapping_sub(tp.lsndtime) as i32;
-    let c = ca(tp);
+    let Some(c) = ca_if_any(tp) else { return };
     if c.epoch_start != 0 && idle > 0 {
         c.epoch_start = c.epoch_start.wrapping_add(idle as u32);
         if after(c.epoch_start, now) {
@@ -173,7 +192,7 @@ fn cubictcp_update(c: &mut Cubic, cwnd: u32, acked: u32, now: u32) {
                 c.origin_point = c.last_max_cwnd;
             }
         }
-        let t = now.wrapping_sub(c.epoch_start) as u64 + (c.delay_min / 1000) as u64;
+        let t = now.wrapping_sub(c.epoch_start) as u64 + (c.slow_start.delay_min / 1000) as u64;
         let offs = t.abs_diff(c.k as u64).min(1_000_000);
         // 0.4 (t - K)^3 with t in seconds.
         let delta = (offs * offs * offs / 2_500_000_000).min(u32::MAX as u64 / 2) as u32;
@@ -220,11 +239,11 @@ fn in_first_slow_start(tp: &TcpSock) -> bool {
 /// Grows the window exponentially; what is left of `acked`.
 fn cubic_slow_start(tp: &mut TcpSock, acked: u32) -> u32 {
     let first = in_first_slow_start(tp);
-    let Some(in_css) = ca(tp).plus_plus().filter(|_| first).map(|h| h.in_css()) else {
+    let Some(in_css) = slow_start(tp).plus_plus().filter(|_| first).map(|h| h.in_css()) else {
         return tcp_slow_start(tp, acked);
     };
     // RFC 9406, 4.2: L is infinite where pacing keeps a large step from being a burst.
-    let acked = if tp.pacing.is_some() { acked } else { acked.min(L) };
+    let acked = if tp.rare.pacing.is_some() { acked } else { acked.min(L) };
     if in_css {
         tcp_cong_avoid_ai(tp, CSS_GROWTH_DIVISOR, acked);
         return 0;
@@ -252,22 +271,21 @@ fn cubictcp_acked(sk: &Sock, tp: &mut TcpSock, sample: &AckSample) {
     let (rtt_us, una, nxt) = (sample.rtt_us, tp.snd_una, tp.snd_nxt);
     let delay = (rtt_us >= 0).then(|| rtt_us.clamp(1, u32::MAX as i64) as u32);
     let first = in_first_slow_start(tp);
-    if let Some(h) = ca(tp).plus_plus().filter(|_| first)
+    if let Some(h) = slow_start(tp).plus_plus().filter(|_| first)
         && h.ack(una, nxt, delay)
     {
         end_slow_start(sk, tp, false, true);
     }
     let Some(delay) = delay else { return };
     let now = tp.jiffies32();
-    let slow_start = tp.in_slow_start();
-    let c = ca(tp);
-    if c.epoch_start != 0 && (now.wrapping_sub(c.epoch_start) as i32) < 1000 {
+    if ca_if_any(tp).is_some_and(|c| c.epoch_start != 0 && (now.wrapping_sub(c.epoch_start) as i32) < 1000) {
         return;
     }
-    if c.delay_min == 0 || c.delay_min > delay {
-        c.delay_min = delay;
+    let s = slow_start(tp);
+    if s.delay_min == 0 || s.delay_min > delay {
+        s.delay_min = delay;
     }
-    if slow_start && c.plus_plus().is_none() && c.hystart.found == 0 {
+    if s.plus_plus().is_none() && s.hystart.found == 0 && tp.in_slow_start() {
         hystart_update(sk, tp, delay);
     }
 }
@@ -282,7 +300,7 @@ fn hystart_ack_delay(tp: &TcpSock) -> u32 {
 /// or when the delay grows by an eighth.
 fn hystart_update(sk: &Sock, tp: &mut TcpSock, delay: u32) {
     let detect = sk.net.sysctl.tcp_cubic_hystart_detect.get();
-    if after(tp.snd_una, ca(tp).hystart.end_seq) {
+    if after(tp.snd_una, slow_start(tp).hystart.end_seq) {
         hystart_reset(tp);
     }
     // Below it the rounds are kept all the same: one that began in the middle of a flight would take the queue of its own
@@ -291,8 +309,8 @@ fn hystart_update(sk: &Sock, tp: &mut TcpSock, delay: u32) {
         return;
     }
     let now = clock_us(tp);
-    let (paced, ack_delay) = (tp.pacing.is_some(), hystart_ack_delay(tp));
-    let Cubic { delay_min, hystart: h, .. } = ca(tp);
+    let (paced, ack_delay) = (tp.rare.pacing.is_some(), hystart_ack_delay(tp));
+    let SlowStart { delay_min, hystart: h } = slow_start(tp);
     let (mut train, mut slower) = (false, false);
     if detect & HYSTART_ACK_TRAIN != 0 && now.wrapping_sub(h.last_ack) as i32 <= HYSTART_ACK_DELTA_US as i32 {
         h.last_ack = now;

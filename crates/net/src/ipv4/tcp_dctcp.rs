@@ -38,7 +38,9 @@ const DCTCP_SHIFT_G: u32 = 4;
 #[repr(C)]
 struct Dctcp {
     /// The peer does ECN.
-    enabled: u32,
+    enabled: u16,
+    /// The last segment that came was marked.
+    ce_state: u16,
     /// What was delivered, and delivered with a mark, when this window began.
     old_delivered: u32,
     old_delivered_ce: u32,
@@ -48,8 +50,6 @@ struct Dctcp {
     alpha: u32,
     /// The window ends when this is acknowledged.
     next_seq: u32,
-    /// The last segment that came was marked.
-    ce_state: u32,
     loss_cwnd: u32,
 }
 
@@ -154,7 +154,7 @@ fn dctcp_ece_ack_update(sk: &Sock, tp: &mut TcpSock, ce: bool) {
     }
     let rcv_nxt = tp.rcv_nxt;
     let c = ca(tp);
-    (c.prior_rcv_nxt, c.ce_state) = (rcv_nxt, ce as u32);
+    (c.prior_rcv_nxt, c.ce_state) = (rcv_nxt, ce as u16);
     dctcp_ece_ack_cwr(tp, ce);
 }
 
@@ -173,7 +173,7 @@ fn dctcp_get_info(_sk: &Sock, tp: &TcpSock) -> TcpCcInfo {
     let marked = tp.delivered_ce.wrapping_sub(c.old_delivered_ce);
     TcpCcInfo::Dctcp(TcpDctcpInfo {
         enabled: 1,
-        ce_state: c.ce_state as u16,
+        ce_state: c.ce_state,
         alpha: c.alpha,
         ab_ecn: marked.wrapping_mul(tp.mss_cache),
         ab_tot: all.wrapping_mul(tp.mss_cache),

@@ -68,7 +68,7 @@ pub fn tcp_ecn_send_syn(sk: &Sock, tp: &mut TcpSock) -> u8 {
     let wants = sk.net.sysctl.tcp_ecn.get();
     let accecn = wants == IN_ACCECN_OUT_ACCECN;
     let ecn = matches!(wants, IN_ECN_OUT_ECN | IN_ACCECN_OUT_ECN) || accecn || tcp_ca_needs_ecn(tp);
-    let ecn = ecn || tp.route.as_ref().is_some_and(|r| r.feature(RTAX_FEATURE_ECN));
+    let ecn = ecn || tp.rare.route.as_ref().is_some_and(|r| r.feature(RTAX_FEATURE_ECN));
     (tp.ecn_flags, tp.accecn) = (0, None);
     if !ecn {
         return 0;

@@ -199,7 +199,7 @@ pub fn tcp_fastopen_cookie_check(sk: &Sock, tp: &mut TcpSock) -> (bool, u16, Fas
     if tcp_fastopen_active_should_disable(sk, tp) {
         return (false, mss, FastopenCookie::NONE);
     }
-    if tcp_fastopen_no_cookie(sk, tp, tp.route.as_deref(), TFO_CLIENT_NO_COOKIE) {
+    if tcp_fastopen_no_cookie(sk, tp, tp.rare.route.as_deref(), TFO_CLIENT_NO_COOKIE) {
         return (true, mss, FastopenCookie::NONE);
     }
     if cookie.len > 0 {

@@ -190,11 +190,11 @@ fn tcp_check_urg(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr) {
         ptr = ptr.saturating_sub(1);
     }
     let ptr = th.seq.get().wrapping_add(ptr);
-    if after(tp.copied_seq, ptr) || before(ptr, tp.rcv_nxt) || (tp.urg_data != 0 && !after(ptr, tp.urg_seq)) {
+    if after(tp.copied_seq, ptr) || before(ptr, tp.rcv_nxt) || (tp.urg_data != 0 && !after(ptr, tp.rare.urg_seq)) {
         return;
     }
     // An earlier urgent byte that nobody read becomes ordinary data, which is skipped if it would be next.
-    if tp.urg_seq == tp.copied_seq
+    if tp.rare.urg_seq == tp.copied_seq
         && tp.urg_data != 0
         && !sk.flag(SockFlags::URGINLINE)
         && tp.copied_seq != tp.rcv_nxt
@@ -210,7 +210,7 @@ fn tcp_check_urg(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr) {
         }
     }
     tp.urg_data = TCP_URG_NOTYET;
-    tp.urg_seq = ptr;
+    tp.rare.make().urg_seq = ptr;
     sk.data_ready();
 }
 
@@ -222,7 +222,7 @@ fn tcp_urg(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
     if tp.urg_data != TCP_URG_NOTYET {
         return;
     }
-    let at = tp.urg_seq.wrapping_sub(th.seq.get()) as usize + th.header_len() - th.has(tcp_flag::SYN) as usize;
+    let at = tp.rare.urg_seq.wrapping_sub(th.seq.get()) as usize + th.header_len() - th.has(tcp_flag::SYN) as usize;
     if at < skb.len() {
         let mut b = [0];
         if skb.copy_bits(at, &mut b) == 1 {
@@ -403,15 +403,21 @@ fn tcp_finish_connect(sk: &Arc<Sock>, tp: &mut TcpSock, synack: Box<Skb>, foc: F
 
 /// `keepalive_time_when`, milliseconds.
 pub fn tcp_keepalive_time_when(sk: &Sock, tp: &TcpSock) -> u32 {
-    let secs =
-        if tp.opt.keepalive_time != 0 { tp.opt.keepalive_time as i64 } else { sk.net.sysctl.tcp_keepalive_time.get() };
+    let secs = if tp.rare.opts.keepalive_time != 0 {
+        tp.rare.opts.keepalive_time as i64
+    } else {
+        sk.net.sysctl.tcp_keepalive_time.get()
+    };
     (secs * 1000).min(u32::MAX as i64) as u32
 }
 
 /// Seconds of FIN_WAIT2 for an orphan, in milliseconds (`tcp_fin_time`).
 pub fn tcp_fin_time(sk: &Sock, tp: &TcpSock) -> u32 {
-    let timeout =
-        if tp.opt.linger2 > 0 { tp.opt.linger2 as u32 } else { (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32 };
+    let timeout = if tp.rare.opts.linger2 > 0 {
+        tp.rare.opts.linger2 as u32
+    } else {
+        (sk.net.sysctl.tcp_fin_timeout.get() * 1000) as u32
+    };
     timeout.max((tp.icsk_rto << 2) - (tp.icsk_rto >> 1))
 }
 
@@ -425,7 +431,7 @@ fn take_syn(tp: &mut TcpSock, cb: &TcpSkbCb, th: &TcpHdr) {
         tp.rx_opt.tstamp_ok = false;
         tp.tcp_header_len = TcpHdr::LEN as u16;
     }
-    if tp.auth.is_some() {
+    if tp.rare.auth.is_some() {
         tcp_auth_peer_isn(tp, cb.seq);
         tp.tcp_header_len += tcp_auth_len(tp);
     }
@@ -512,7 +518,7 @@ fn tcp_rcv_synsent(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, th: &TcpHdr)
     if sk.state() == TcpState::Close {
         return Ok(());
     }
-    if tcp_write_pending(tp) || tp.opt.defer_accept != 0 || tp.in_pingpong_mode(sk) {
+    if tcp_write_pending(tp) || tp.rare.opts.defer_accept != 0 || tp.in_pingpong_mode(sk) {
         // Data is to follow at once: the ACK may ride on it.
         inet_csk_schedule_ack(tp);
         tcp_enter_quickack_mode(tp, TCP_MAX_QUICKACKS);
@@ -704,7 +710,7 @@ fn tcp_fin_acked(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> St
         sk.state_change();
         return Step5::Continue;
     }
-    if tp.opt.linger2 < 0 || beyond_fin(tp, &cb, th) {
+    if tp.rare.opts.linger2 < 0 || beyond_fin(tp, &cb, th) {
         tcp_done(sk, tp);
         sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
         return Step5::Reset;

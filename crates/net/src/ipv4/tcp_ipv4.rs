@@ -254,7 +254,7 @@ pub fn tcp_v4_do_rcv(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>) {
 #[inline]
 fn auth_ok(sk: &Sock, tp: &mut TcpSock, state: TcpState, skb: &Skb) -> bool {
     let Some(th) = TcpHdr::read(skb.data()) else { return true };
-    if tp.auth.is_none() && !tcp_auth_possible(skb, th) {
+    if tp.rare.auth.is_none() && !tcp_auth_possible(skb, th) {
         return true;
     }
     tcp_conn_inbound_hash(&sk.net, tp, matches!(state, TcpState::SynSent | TcpState::SynRecv), skb, th)
@@ -340,11 +340,11 @@ fn tcp_listen_rcv(sk: &Arc<Sock>, skb: Box<Skb>) {
 /// Whether a segment for a listener or a request is signed as the listener's keys ask for.
 #[inline]
 fn listen_auth_ok(net: &Net, opts: &TcpSock, who: Receiver<'_>, skb: &Skb, th: &TcpHdr) -> bool {
-    if opts.auth.is_none() && !tcp_auth_possible(skb, th) {
+    if opts.rare.auth.is_none() && !tcp_auth_possible(skb, th) {
         return true;
     }
     let Some(tuple) = skb_tuple(skb, th) else { return false };
-    tcp_inbound_hash(net, opts.auth.as_deref(), who, skb, th, &tuple).is_ok()
+    tcp_inbound_hash(net, opts.rare.auth.as_deref(), who, skb, th, &tuple).is_ok()
 }
 
 fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb: Box<Skb>, th: &TcpHdr) {

@@ -164,7 +164,7 @@ pub fn tcp_out_of_memory(sk: &Sock) -> bool {
 /// Unsent bytes a socket may hold and still be writable (`tcp_notsent_lowat`).
 #[inline]
 pub fn tcp_notsent_lowat(sk: &Sock, tp: &TcpSock) -> u32 {
-    match tp.opt.notsent_lowat {
+    match tp.rare.opts.notsent_lowat {
         0 => sk.net.sysctl.tcp_notsent_lowat.get() as u32,
         n => n,
     }

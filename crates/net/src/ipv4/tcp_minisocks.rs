@@ -23,7 +23,7 @@ use crate::ipv4::tcp_options::{accecn_option, tcp_parse_options};
 use crate::ipv4::tcp_path_metrics::tcp_update_metrics;
 use crate::ipv4::tcp_sock::{
     TCP_MSS_DEFAULT, TCP_PAWS_MSL, TCP_PAWS_WINDOW, TCP_TIMEOUT_INIT, TCPOLEN_TSTAMP_ALIGNED, TcpOptionsReceived,
-    TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
+    TcpRare, TcpSkbCb, TcpSock, after, before, tcp_sk, tcp_skb_cb,
 };
 use crate::ipv4::tcp_state::tcp_done;
 use kernel::{Fault, HZ, should_fail};
@@ -405,7 +405,9 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
     let mut opts = TcpSock::new(tp.ops, tp.ca_ops);
     inherit_options(&mut opts, tp);
     opts.inet = tp.inet.clone();
-    opts.auth = tp.auth.clone();
+    if tp.rare.auth.is_some() {
+        opts.rare.make().auth = tp.rare.auth.clone();
+    }
     opts.rx_opt.user_mss = tp.rx_opt.user_mss;
     opts.window_clamp = tp.window_clamp;
     inet_csk(sk).listen_opts.assign(Some(Arc::from(opts)));
@@ -413,7 +415,7 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
 
 /// Socket options of TCP's level that a child takes over.
 fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
-    tp.opt = ltp.opt.clone();
+    TcpRare::inherit(&mut tp.rare, &ltp.rare);
     (tp.icsk_rto_min, tp.icsk_rto_max) = (ltp.icsk_rto_min, ltp.icsk_rto_max);
     tp.icsk_ack.pingpong = ltp.icsk_ack.pingpong;
     tp.ca_setsockopt = ltp.ca_setsockopt;

@@ -37,7 +37,10 @@ fn tcp_reroute(sk: &Sock, tp: &mut TcpSock) -> Result<Arc<Dst>> {
 
 /// The connection takes this route, and what it says (`__sk_dst_set`).
 pub fn sk_dst_set(sk: &Sock, tp: &mut TcpSock, dst: Arc<Dst>) {
-    tp.route = dst.metrics.clone();
+    match &dst.metrics {
+        None => tp.rare.if_used().into_iter().for_each(|r| r.route = None),
+        some => tp.rare.make().route = some.clone(),
+    }
     *sk.dst_cache.lock_bh() = Some(dst);
 }
 
@@ -75,7 +78,7 @@ pub fn tcp_bound_to_half_wnd(tp: &TcpSock, pktsize: u32) -> u32 {
 pub fn tcp_sync_mss(sk: &Sock, tp: &mut TcpSock, pmtu: u32) -> u32 {
     let mut mss = tcp_bound_to_half_wnd(tp, tcp_mtu_to_mss(sk, tp, pmtu));
     tp.icsk_pmtu_cookie = pmtu;
-    if let Some(m) = &mut tp.mtup {
+    if let Some(m) = tp.rare.if_used().and_then(|r| r.mtup.as_mut()) {
         m.search_high = m.search_high.min(pmtu);
         if m.enabled {
             let low = m.search_low;
@@ -88,7 +91,7 @@ pub fn tcp_sync_mss(sk: &Sock, tp: &mut TcpSock, pmtu: u32) -> u32 {
 
 /// Options of the moment in a data segment, in bytes: timestamps and SACK blocks (`tcp_established_options`' size).
 pub fn tcp_established_options_size(sk: &Sock, tp: &TcpSock) -> u32 {
-    let mut n = if tp.auth.is_some() { tcp_auth_len(tp) as usize } else { 0 };
+    let mut n = if tp.rare.auth.is_some() { tcp_auth_len(tp) as usize } else { 0 };
     if tp.rx_opt.tstamp_ok {
         n += TCPOLEN_TSTAMP_ALIGNED;
     }

@@ -49,11 +49,13 @@ fn new_search(sk: &Sock, tp: &TcpSock) -> IcskMtup {
 
 /// A connection begins: whether it searches from the start (`tcp_mtup_init`).
 pub fn tcp_mtup_init(sk: &Sock, tp: &mut TcpSock) {
-    tp.mtup = None;
+    if let Some(r) = tp.rare.if_used() {
+        r.mtup = None;
+    }
     if sk.net.sysctl.tcp_mtu_probing.get() > 1 {
         let mut m = new_search(sk, tp);
         (m.enabled, m.probe_timestamp) = (true, tp.jiffies32());
-        tp.mtup = Some(Box::new(m));
+        tp.rare.make().mtup = Some(Box::new(m));
     }
 }
 
@@ -64,7 +66,7 @@ pub fn tcp_mtu_probing(sk: &Sock, tp: &mut TcpSock) {
     if !s.tcp_mtu_probing.on() {
         return;
     }
-    let mut m = tp.mtup.as_deref().copied().unwrap_or_else(|| new_search(sk, tp));
+    let mut m = tp.rare.mtup.as_deref().copied().unwrap_or_else(|| new_search(sk, tp));
     if m.enabled {
         let mss = (tcp_mtu_to_mss(sk, tp, m.search_low) >> 1).min(s.tcp_base_mss.get() as u32);
         let floor = s.tcp_mtu_probe_floor.get().max(s.tcp_min_snd_mss.get()) as u32;
@@ -72,7 +74,7 @@ pub fn tcp_mtu_probing(sk: &Sock, tp: &mut TcpSock) {
     } else {
         (m.enabled, m.probe_timestamp) = (true, tp.jiffies32());
     }
-    tp.mtup = Some(Box::new(m));
+    tp.rare.make().mtup = Some(Box::new(m));
     let pmtu = tp.icsk_pmtu_cookie;
     tcp_sync_mss(sk, tp, pmtu);
 }
@@ -82,20 +84,22 @@ pub fn tcp_mtu_probing(sk: &Sock, tp: &mut TcpSock) {
 fn tcp_mtu_check_reprobe(sk: &Sock, tp: &mut TcpSock) {
     let now = tp.jiffies32();
     let wait = sk.net.sysctl.tcp_probe_interval.get() as u64 * kernel::HZ;
-    let began = tp.mtup.as_ref().map_or(now, |m| m.probe_timestamp);
+    let began = tp.rare.mtup.as_ref().map_or(now, |m| m.probe_timestamp);
     if (now.wrapping_sub(began) as u64) < wait {
         return;
     }
     let mss = tcp_current_mss(sk, tp);
     let fresh = IcskMtup { search_low: tcp_mss_to_mtu(tp, mss), ..new_search(sk, tp) };
-    if let Some(m) = &mut tp.mtup {
+    if let Some(m) = tp.rare.if_used().and_then(|r| r.mtup.as_mut()) {
         **m = IcskMtup { probe_timestamp: now, enabled: true, ..fresh };
     }
 }
 
 /// Makes a probe of the data that waits, if it is time for one (RFC 4821, 7.3 and 7.4; `tcp_mtu_probe`).
 pub fn tcp_mtu_probe(sk: &Sock, tp: &mut TcpSock) -> MtuProbe {
-    let Some(m) = tp.mtup.as_deref().copied().filter(|m| m.enabled && m.probe_size == 0) else { return MtuProbe::No };
+    let Some(m) = tp.rare.mtup.as_deref().copied().filter(|m| m.enabled && m.probe_size == 0) else {
+        return MtuProbe::No;
+    };
     let calm = tp.ca_state == TcpCaState::Open && tp.rx_opt.num_sacks == 0 && tp.ofo.duplicate_sack.is_none();
     if !calm || tp.snd_cwnd < MIN_CWND {
         return MtuProbe::No;
@@ -178,7 +182,7 @@ pub fn tcp_mtu_probe_sent(tp: &mut TcpSock, start_seq: u32, end_seq: u32) {
     // It costs a segment of the window, though the probe is larger: it is in flight instead of what it holds.
     tcp_snd_cwnd_set(tp, (tp.snd_cwnd - 1).max(1));
     let size = tcp_mss_to_mtu(tp, end_seq.wrapping_sub(start_seq));
-    if let Some(m) = &mut tp.mtup {
+    if let Some(m) = tp.rare.if_used().and_then(|r| r.mtup.as_mut()) {
         (m.probe_size, m.probe_seq_start, m.probe_seq_end) = (size, start_seq, end_seq);
     }
 }
@@ -186,7 +190,7 @@ pub fn tcp_mtu_probe_sent(tp: &mut TcpSock, start_seq: u32, end_seq: u32) {
 /// After a cumulative ACK: if it covers the probe, the path takes packets of that size (`tcp_mtup_probe_success`).
 #[inline]
 pub fn tcp_mtup_probe_acked(sk: &Sock, tp: &mut TcpSock) {
-    if let Some(m) = tp.mtup.as_deref()
+    if let Some(m) = tp.rare.mtup.as_deref()
         && m.probe_size != 0
         && !after(m.probe_seq_end, tp.snd_una)
     {
@@ -202,7 +206,7 @@ fn tcp_mtup_probe_success(sk: &Sock, tp: &mut TcpSock, size: u32) {
     tp.snd_cwnd_cnt = 0;
     tp.snd_cwnd_stamp = tp.jiffies32();
     tp.snd_ssthresh = tcp_current_ssthresh(tp);
-    if let Some(m) = &mut tp.mtup {
+    if let Some(m) = tp.rare.if_used().and_then(|r| r.mtup.as_mut()) {
         (m.search_low, m.probe_size) = (size, 0);
     }
     let pmtu = tp.icsk_pmtu_cookie;
@@ -213,7 +217,7 @@ fn tcp_mtup_probe_success(sk: &Sock, tp: &mut TcpSock, size: u32) {
 /// The path does not take the probe if it alone is missing: `true`, and the search goes on below (`tcp_mtup_probe_failed`).
 pub fn tcp_mtup_probe_failed(sk: &Sock, tp: &mut TcpSock) -> bool {
     let (state, una) = (tp.ca_state, tp.snd_una);
-    let Some(m) = &mut tp.mtup else { return false };
+    let Some(m) = tp.rare.if_used().and_then(|r| r.mtup.as_mut()) else { return false };
     if state >= TcpCaState::Cwr || m.probe_size == 0 || una != m.probe_seq_start {
         return false;
     }
@@ -228,7 +232,7 @@ pub fn tcp_mtup_probe_failed(sk: &Sock, tp: &mut TcpSock) -> bool {
 /// Something else is sent again while a probe is under way: it proves nothing.
 #[inline]
 pub fn tcp_mtup_inconclusive(tp: &mut TcpSock) {
-    if let Some(m) = &mut tp.mtup {
+    if let Some(m) = tp.rare.if_used().and_then(|r| r.mtup.as_mut()) {
         m.probe_size = 0;
     }
 }

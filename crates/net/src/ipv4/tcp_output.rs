@@ -73,7 +73,7 @@ pub(super) fn tcp_snd_wnd_test(tp: &TcpSock, s: &TxSkb, mss: u32) -> bool {
 /// short (`tcp_tso_segs`, `tcp_tso_autosize`).
 pub(super) fn tcp_tso_segs(sk: &Sock, tp: &TcpSock, mss: u32) -> u32 {
     // Each segment has a signature of its own.
-    if tp.auth.is_some() {
+    if tp.rare.auth.is_some() {
         return 1;
     }
     let s = &sk.net.sysctl;
@@ -366,11 +366,11 @@ pub fn tcp_probe0_when(tp: &TcpSock, max: u32) -> u32 {
 
 /// Not later than `TCP_USER_TIMEOUT` (`tcp_clamp_probe0_to_user_timeout`).
 pub fn tcp_clamp_probe0_to_user_timeout(tp: &TcpSock, when: u32) -> u32 {
-    if tp.opt.icsk_user_timeout == 0 || tp.rec.icsk_probes_tstamp == 0 {
+    if tp.rare.opts.icsk_user_timeout == 0 || tp.rec.icsk_probes_tstamp == 0 {
         return when;
     }
     let elapsed = (tp.jiffies32().wrapping_sub(tp.rec.icsk_probes_tstamp) as i32).max(0) as u32;
-    when.min(tp.opt.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN))
+    when.min(tp.rare.opts.icsk_user_timeout.saturating_sub(elapsed).max(TCP_TIMEOUT_MIN))
 }
 
 /// `tcp_check_probe_timer`.
@@ -449,7 +449,7 @@ pub fn tcp_send_delayed_ack(sk: &Arc<Sock>, tp: &mut TcpSock) {
         ato = ato.min(max_ato);
     }
     // Sooner than a peer with the same least timeout would retransmit (`tcp_delack_max`).
-    ato = ato.min(tp.opt.icsk_delack_max).min(tcp_rto_min(tp).max(2) - 1).max(1);
+    ato = ato.min(tp.rare.opts.icsk_delack_max).min(tcp_rto_min(tp).max(2) - 1).max(1);
     let now = sk.net.kernel().jiffies_coarse();
     let mut timeout = now + ato as u64;
     if a.pending & ICSK_ACK_TIMER != 0 {

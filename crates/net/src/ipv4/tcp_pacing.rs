@@ -22,7 +22,7 @@ const TCP_PACING_MIN_NS: u64 = 1000;
 
 /// From now on the connection paces.
 pub fn tcp_need_pacing(sk: &Sock, tp: &mut TcpSock) {
-    if tp.pacing.is_some() {
+    if tp.rare.pacing.is_some() {
         return;
     }
     let (weak, kick) = (sk.weak(), tp.ops.tsq);
@@ -33,7 +33,7 @@ pub fn tcp_need_pacing(sk: &Sock, tp: &mut TcpSock) {
         }
         HrtimerRestart::NoRestart
     });
-    tp.pacing = Some(Box::new(TcpPacing { timer, wstamp_ns: 0 }));
+    tp.rare.make().pacing = Some(Box::new(TcpPacing { timer, wstamp_ns: 0 }));
 }
 
 /// Bytes a second; `u64::MAX`: as fast as can be.
@@ -45,7 +45,7 @@ pub fn tcp_pacing_rate(sk: &Sock, tp: &TcpSock) -> u64 {
 /// The time of the next packet, nanoseconds; 0: at once.
 #[inline]
 pub fn tcp_wstamp_ns(tp: &TcpSock) -> u64 {
-    tp.pacing.as_ref().map_or(0, |p| p.wstamp_ns)
+    tp.rare.pacing.as_ref().map_or(0, |p| p.wstamp_ns)
 }
 
 /// The process has set a rate: from now on it is the most.
@@ -61,7 +61,7 @@ pub fn tcp_pacing_check(sk: &Sock, tp: &mut TcpSock) -> bool {
     if sk.max_pacing_rate.load(Relaxed) != u64::MAX {
         tcp_pacing_limited(sk, tp);
     }
-    let Some(p) = &tp.pacing else { return false };
+    let Some(p) = &tp.rare.pacing else { return false };
     if p.wstamp_ns <= sk.net.kernel().ktime_get() + TCP_PACING_MIN_NS {
         return false;
     }
@@ -75,12 +75,12 @@ pub fn tcp_pacing_check(sk: &Sock, tp: &mut TcpSock) -> bool {
 /// as those of `sch_fq` are not.
 #[inline]
 pub fn tcp_update_skb_after_send(sk: &Sock, tp: &mut TcpSock, len: u32) {
-    if tp.pacing.is_none() || len == 0 {
+    if tp.rare.pacing.is_none() || len == 0 {
         return;
     }
     let rate = tcp_pacing_rate(sk, tp);
     let counts = rate != u64::MAX && rate != 0 && tp.data_segs_out >= TCP_INIT_CWND;
-    let Some(p) = &mut tp.pacing else { return };
+    let Some(p) = tp.rare.if_used().and_then(|r| r.pacing.as_mut()) else { return };
     let now = sk.net.kernel().ktime_get();
     let late = now.saturating_sub(p.wstamp_ns);
     p.wstamp_ns = p.wstamp_ns.max(now);
@@ -93,7 +93,7 @@ pub fn tcp_update_skb_after_send(sk: &Sock, tp: &mut TcpSock, len: u32) {
 
 /// No packet will follow.
 pub fn tcp_pacing_stop(tp: &TcpSock) {
-    if let Some(p) = &tp.pacing {
+    if let Some(p) = &tp.rare.pacing {
         p.timer.try_to_cancel();
     }
 }

@@ -18,7 +18,7 @@ pub fn tcp_init_metrics(sk: &Sock, tp: &mut TcpSock) {
     // A threshold from a loss of the handshake says nothing about the path.
     tp.snd_ssthresh = TCP_INFINITE_SSTHRESH;
     let (saddr, daddr) = (tp.inet.saddr(), tp.inet.daddr);
-    let route = tp.route.clone();
+    let route = tp.rare.route.clone();
     let found = tcp_hashinfo(&sk.net).metrics.with(&sk.net, saddr, daddr, false, |m| {
         m.path.ask(route.as_deref());
         m.path
@@ -52,7 +52,7 @@ pub fn tcp_update_metrics(sk: &Sock, tp: &TcpSock) {
     }
     let metrics = &tcp_hashinfo(&sk.net).metrics;
     let (saddr, daddr) = (tp.inet.saddr(), tp.inet.daddr);
-    let may = |which| !tp.route.as_ref().is_some_and(|r| r.is_locked(which));
+    let may = |which| !tp.rare.route.as_ref().is_some_and(|r| r.is_locked(which));
     if tp.icsk_backoff != 0 || tp.srtt_us == 0 {
         // It has not been able to measure: what is known may be wrong by now.
         metrics.with(&sk.net, saddr, daddr, false, |m| {
@@ -64,7 +64,7 @@ pub fn tcp_update_metrics(sk: &Sock, tp: &TcpSock) {
     }
     metrics.with(&sk.net, saddr, daddr, true, |m| {
         let p = &mut m.path;
-        p.ask(tp.route.as_deref());
+        p.ask(tp.rare.route.as_deref());
         // Too long does less harm than too short.
         if may(Rtax::Rtt) {
             p.rtt_us = if tp.srtt_us >= p.rtt_us { tp.srtt_us } else { p.rtt_us - ((p.rtt_us - tp.srtt_us) >> 3) };

@@ -528,6 +528,11 @@ impl TxQueue {
         lo
     }
 
+    /// Bytes it has allocated, beside the pieces.
+    pub fn memory(&self) -> usize {
+        self.list.memory() + self.board.as_ref().map_or(0, |_| size_of::<Scoreboard>())
+    }
+
     /// Empties both queues; the memory that was charged.
     pub fn purge(&mut self) -> usize {
         self.head = 0;

@@ -89,7 +89,7 @@ pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut 
         }
     };
     let answer = if msg.done > 0 { Ok(msg.done) } else { answer };
-    if tp.opt.recvmsg_inq && answer.is_ok() {
+    if tp.rare.opts.recvmsg_inq && answer.is_ok() {
         put_inq(sk, tp, msg);
     }
     drop(guard);
@@ -106,7 +106,7 @@ pub fn tcp_splice_read(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &
     let tp = tcp_sk(&mut *guard);
     let mut most = msg.iter.count();
     if tp.urg_data != 0 {
-        most = most.min(tp.urg_seq.wrapping_sub(tp.copied_seq) as usize);
+        most = most.min(tp.rare.urg_seq.wrapping_sub(tp.copied_seq) as usize);
     }
     let before = msg.done;
     tcp_take(sk, tp, msg, 0, before + most);
@@ -171,7 +171,7 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
     let mut took = false;
     let mut at_mark = false;
     while msg.done < total {
-        if tp.urg_data != 0 && tp.urg_seq == seq && msg.done > 0 {
+        if tp.urg_data != 0 && tp.rare.urg_seq == seq && msg.done > 0 {
             at_mark = true;
             break;
         }
@@ -180,7 +180,7 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
         let mut avail = skb.len().saturating_sub(offset).min(total - msg.done);
         let mut hole = 0;
         if tp.urg_data != 0 {
-            let ahead = tp.urg_seq.wrapping_sub(seq) as usize;
+            let ahead = tp.rare.urg_seq.wrapping_sub(seq) as usize;
             if ahead < avail {
                 if ahead > 0 {
                     avail = ahead;
@@ -197,7 +197,7 @@ fn tcp_take(sk: &Arc<Sock>, tp: &mut TcpSock, msg: &mut MsgHdr<'_>, flags: i32, 
         took |= used + hole > 0;
         if !peek {
             tp.copied_seq = seq;
-            if tp.urg_data != 0 && after(tp.copied_seq, tp.urg_seq) {
+            if tp.urg_data != 0 && after(tp.copied_seq, tp.rare.urg_seq) {
                 tp.urg_data = 0;
             }
             if finished && let Some(gone) = tp.receive_queue.pop_front() {

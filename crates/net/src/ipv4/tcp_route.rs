@@ -10,13 +10,13 @@ use crate::core::dst_metrics::Rtax;
 /// A metric of the connection's route; 0: not set.
 #[inline]
 pub fn tcp_route_metric(tp: &TcpSock, which: Rtax) -> u32 {
-    tp.route.as_ref().map_or(0, |r| r.get(which))
+    tp.rare.route.as_ref().map_or(0, |r| r.get(which))
 }
 
 /// The least retransmission timeout, milliseconds: the route's if it is locked, else the socket's.
 #[inline]
 pub fn tcp_rto_min(tp: &TcpSock) -> u32 {
-    match &tp.route {
+    match &tp.rare.route {
         Some(r) if r.is_locked(Rtax::RtoMin) => r.get(Rtax::RtoMin),
         _ => tp.icsk_rto_min,
     }
@@ -34,7 +34,7 @@ pub fn tcp_init_cwnd(tp: &TcpSock) -> u32 {
 /// The window never grows beyond this, segments (`snd_cwnd_clamp`): a route whose `cwnd` is locked says so.
 #[inline]
 pub fn tcp_snd_cwnd_clamp(tp: &TcpSock) -> u32 {
-    match &tp.route {
+    match &tp.rare.route {
         Some(r) if r.is_locked(Rtax::Cwnd) && r.get(Rtax::Cwnd) != 0 => r.get(Rtax::Cwnd),
         _ => u32::MAX,
     }

@@ -6,10 +6,8 @@
 
 use super::inet_sock::InetSock;
 use super::tcp_accecn::AccEcn;
-use super::tcp_ao::TcpAuth;
 use super::tcp_queue::TxQueue;
 use crate::core::box_queue::BoxQueue;
-use crate::core::dst_metrics::DstMetrics;
 use crate::core::on_use::OnUse;
 use crate::core::skbuff::Skb;
 use crate::core::sock::{ProtoSock, Sock};
@@ -77,7 +75,7 @@ pub struct TcpOps {
 /// the monotonic clock, others jiffies (milliseconds, 32 bits) unless noted.
 pub struct TcpSock {
     pub inet: InetSock,
-    pub opt: OnUse<TcpOpts>,
+    pub rare: OnUse<TcpRare>,
     pub ops: &'static TcpOps,
 
     // --- inet_connection_sock ---
@@ -98,12 +96,8 @@ pub struct TcpSock {
     pub icsk_bound: bool,
     pub icsk_rto: u32,
     pub icsk_rto_min: u32,
-    /// What the route says; kept here for every ACK asks.
-    pub route: Option<Arc<DstMetrics>>,
     pub icsk_rto_max: u32,
     pub icsk_pmtu_cookie: u32,
-    /// There once the path's MTU is searched for (`tcp_mtu_probing`).
-    pub mtup: Option<Box<IcskMtup>>,
     pub icsk_ack: IcskAck,
     pub ca_ops: &'static TcpCongestionOps,
     pub ca_priv: CaPriv,
@@ -195,8 +189,6 @@ pub struct TcpSock {
     pub rate_app_limited: bool,
     /// Bytes a second, before `SO_MAX_PACING_RATE` (`sk_pacing_rate`).
     pub pacing_rate: u64,
-    /// Of a connection that paces (`SK_PACING_NEEDED`).
-    pub pacing: Option<Box<TcpPacing>>,
 
     // --- the rest ---
     pub rcv_tune: RcvTune,
@@ -206,10 +198,7 @@ pub struct TcpSock {
     pub ecn_flags: u8,
     /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
     pub accecn: Option<Box<AccEcn>>,
-    /// Keys of TCP-MD5 and TCP-AO, on sockets that have some.
-    pub auth: Option<Box<TcpAuth>>,
     pub urg_data: u16,
-    pub urg_seq: u32,
     pub chrono_type: TcpChrono,
     pub chrono_start: u32,
     pub chrono_stat: [u32; 3],
@@ -227,8 +216,6 @@ pub struct TcpSock {
     pub hs: Option<Box<TcpHandshake>>,
     /// Counted in `orphan_count`.
     pub orphan: bool,
-    /// What the sender wants to be told about its bytes.
-    pub tx_notify: Option<Box<TxNotify>>,
 }
 
 impl ProtoSock for TcpSock {
@@ -242,6 +229,10 @@ impl ProtoSock for TcpSock {
         &mut self.inet
     }
 }
+
+/// What an idle connection costs. (The tests count steps in `tx`.)
+#[cfg(not(test))]
+const _: () = assert!(size_of::<TcpSock>() <= 672);
 
 /// The TCP part of a locked socket (`tcp_sk`).
 #[inline]
@@ -262,7 +253,7 @@ impl TcpSock {
     pub fn new(ops: &'static TcpOps, ca: &'static TcpCongestionOps) -> Box<TcpSock> {
         Box::new(TcpSock {
             inet: InetSock::default(),
-            opt: OnUse::default(),
+            rare: OnUse::default(),
             ops,
             retransmit_timer: None,
             delack_timer: None,
@@ -278,10 +269,8 @@ impl TcpSock {
             icsk_bound: false,
             icsk_rto: TCP_TIMEOUT_INIT,
             icsk_rto_min: TCP_RTO_MIN,
-            route: None,
             icsk_rto_max: TCP_RTO_MAX,
             icsk_pmtu_cookie: 0,
-            mtup: None,
             icsk_ack: IcskAck::default(),
             ca_ops: ca,
             ca_priv: CaPriv::default(),
@@ -349,15 +338,12 @@ impl TcpSock {
             rate_interval_us: 0,
             rate_app_limited: true,
             pacing_rate: u64::MAX,
-            pacing: None,
             rcv_tune: RcvTune::default(),
             mem_pages: 0,
             nonagle: 0,
             ecn_flags: 0,
             accecn: None,
-            auth: None,
             urg_data: 0,
-            urg_seq: 0,
             chrono_type: TcpChrono::Unspec,
             chrono_start: 0,
             chrono_stat: [0; 3],
@@ -370,8 +356,14 @@ impl TcpSock {
             bytes_received: 0,
             hs: None,
             orphan: false,
-            tx_notify: None,
         })
+    }
+
+    /// Bytes of this and of what it has allocated, beside packets, timers, and what few connections have in `rare`, `hs` and
+    /// `accecn`.
+    pub fn memory(&self) -> usize {
+        let parts = self.rec.memory() + self.ofo.memory() + self.rare.memory() + self.inet.opts.memory();
+        size_of::<TcpSock>() + parts + self.tx.memory() + self.receive_queue.memory() + self.ca_priv.memory()
     }
 
     /// Whether the connection runs over IPv6.

@@ -68,16 +68,16 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Resu
         TCP_NODELAY => tcp_set_nodelay(sk, tp, v != 0),
         TCP_CORK => tcp_set_cork(sk, tp, v != 0),
         TCP_KEEPIDLE => {
-            tp.opt.make().keepalive_time = range(1, MAX_TCP_KEEPIDLE)? as u32;
+            tp.rare.make().opts.keepalive_time = range(1, MAX_TCP_KEEPIDLE)? as u32;
             if sk.flag(SockFlags::KEEPOPEN) && !matches!(sk.state(), TcpState::Close | TcpState::Listen) {
                 rearm_keepalive(sk, tp);
             }
         }
-        TCP_KEEPINTVL => tp.opt.make().keepalive_intvl = range(1, MAX_TCP_KEEPINTVL)? as u32,
-        TCP_KEEPCNT => tp.opt.make().keepalive_probes = range(1, MAX_TCP_KEEPCNT)? as u8,
-        TCP_SYNCNT => tp.opt.make().icsk_syn_retries = range(1, MAX_TCP_SYNCNT)? as u8,
+        TCP_KEEPINTVL => tp.rare.make().opts.keepalive_intvl = range(1, MAX_TCP_KEEPINTVL)? as u32,
+        TCP_KEEPCNT => tp.rare.make().opts.keepalive_probes = range(1, MAX_TCP_KEEPCNT)? as u8,
+        TCP_SYNCNT => tp.rare.make().opts.icsk_syn_retries = range(1, MAX_TCP_SYNCNT)? as u8,
         TCP_LINGER2 => {
-            tp.opt.make().linger2 = if v < 0 {
+            tp.rare.make().opts.linger2 = if v < 0 {
                 -1
             } else if v > (TCP_FIN_TIMEOUT_MAX / 1000) as i32 {
                 TCP_FIN_TIMEOUT_MAX as i32
@@ -85,24 +85,24 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Resu
                 v * 1000
             }
         }
-        TCP_DEFER_ACCEPT => tp.opt.make().defer_accept = secs_to_retrans(v),
+        TCP_DEFER_ACCEPT => tp.rare.make().opts.defer_accept = secs_to_retrans(v),
         TCP_WINDOW_CLAMP => set_window_clamp(sk, tp, v)?,
         TCP_SAVE_SYN => handshake(tp).save_syn = range(0, 2)? as u8,
         TCP_FASTOPEN | TCP_FASTOPEN_CONNECT | TCP_FASTOPEN_NO_COOKIE => set_fastopen(sk, tp, name, v)?,
         TCP_QUICKACK => tcp_set_quickack(sk, tp, v),
-        TCP_USER_TIMEOUT => tp.opt.make().icsk_user_timeout = range(0, i32::MAX)? as u32,
+        TCP_USER_TIMEOUT => tp.rare.make().opts.icsk_user_timeout = range(0, i32::MAX)? as u32,
         TCP_NOTSENT_LOWAT => {
-            tp.opt.make().notsent_lowat = v as u32;
+            tp.rare.make().opts.notsent_lowat = v as u32;
             if tcp_stream_is_writeable(sk, tp) {
                 sk.write_space();
             }
         }
         // Only smaller than the default, never larger, as in Linux.
         TCP_RTO_MIN_US => tp.icsk_rto_min = timeout_ms(v, TCP_RTO_MIN)?,
-        TCP_DELACK_MAX_US => tp.opt.make().icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
-        TCP_INQ => tp.opt.make().recvmsg_inq = range(0, 1)? != 0,
+        TCP_DELACK_MAX_US => tp.rare.make().opts.icsk_delack_max = timeout_ms(v, TCP_DELACK_MAX)?,
+        TCP_INQ => tp.rare.make().opts.recvmsg_inq = range(0, 1)? != 0,
         TCP_RTO_MAX_MS => tp.icsk_rto_max = range(1000, TCP_RTO_MAX as i32)? as u32,
-        TCP_THIN_LINEAR_TIMEOUTS => tp.opt.make().thin_lto = range(0, 1)? != 0,
+        TCP_THIN_LINEAR_TIMEOUTS => tp.rare.make().opts.thin_lto = range(0, 1)? != 0,
         // It did something once: RACK finds losses of thin streams.
         TCP_THIN_DUPACK => {
             range(0, 1)?;
@@ -332,22 +332,22 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Resu
         TCP_NODELAY => (tp.nonagle & TCP_NAGLE_OFF != 0) as i64,
         TCP_CORK => (tp.nonagle & TCP_NAGLE_CORK != 0) as i64,
         TCP_KEEPIDLE => (tcp_keepalive_time_when(sk, tp) / 1000) as i64,
-        TCP_KEEPINTVL => or(tp.opt.keepalive_intvl as i64, s.tcp_keepalive_intvl.get()),
-        TCP_KEEPCNT => or(tp.opt.keepalive_probes as i64, s.tcp_keepalive_probes.get()),
-        TCP_SYNCNT => or(tp.opt.icsk_syn_retries as i64, s.tcp_syn_retries.get()),
-        TCP_LINGER2 if tp.opt.linger2 < 0 => -1,
-        TCP_LINGER2 if tp.opt.linger2 == 0 => s.tcp_fin_timeout.get(),
-        TCP_LINGER2 => (tp.opt.linger2 / 1000) as i64,
-        TCP_DEFER_ACCEPT => retrans_to_secs(tp.opt.defer_accept) as i64,
+        TCP_KEEPINTVL => or(tp.rare.opts.keepalive_intvl as i64, s.tcp_keepalive_intvl.get()),
+        TCP_KEEPCNT => or(tp.rare.opts.keepalive_probes as i64, s.tcp_keepalive_probes.get()),
+        TCP_SYNCNT => or(tp.rare.opts.icsk_syn_retries as i64, s.tcp_syn_retries.get()),
+        TCP_LINGER2 if tp.rare.opts.linger2 < 0 => -1,
+        TCP_LINGER2 if tp.rare.opts.linger2 == 0 => s.tcp_fin_timeout.get(),
+        TCP_LINGER2 => (tp.rare.opts.linger2 / 1000) as i64,
+        TCP_DEFER_ACCEPT => retrans_to_secs(tp.rare.opts.defer_accept) as i64,
         TCP_WINDOW_CLAMP => tp.window_clamp as i64,
         TCP_QUICKACK => !tp.in_pingpong_mode(sk) as i64,
-        TCP_USER_TIMEOUT => tp.opt.icsk_user_timeout as i64,
-        TCP_NOTSENT_LOWAT => tp.opt.notsent_lowat as i64,
-        TCP_INQ => tp.opt.recvmsg_inq as i64,
+        TCP_USER_TIMEOUT => tp.rare.opts.icsk_user_timeout as i64,
+        TCP_NOTSENT_LOWAT => tp.rare.opts.notsent_lowat as i64,
+        TCP_INQ => tp.rare.opts.recvmsg_inq as i64,
         TCP_RTO_MIN_US => tp.icsk_rto_min as i64 * 1000,
-        TCP_DELACK_MAX_US => tp.opt.icsk_delack_max as i64 * 1000,
+        TCP_DELACK_MAX_US => tp.rare.opts.icsk_delack_max as i64 * 1000,
         TCP_RTO_MAX_MS => tp.icsk_rto_max as i64,
-        TCP_THIN_LINEAR_TIMEOUTS => tp.opt.thin_lto as i64,
+        TCP_THIN_LINEAR_TIMEOUTS => tp.rare.opts.thin_lto as i64,
         TCP_THIN_DUPACK => 0,
         _ => return unsupported(sk),
     };
@@ -406,7 +406,7 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
     }
     i.tcpi_delivery_rate_app_limited |= tp.rate_app_limited as u8;
     i.tcpi_rto = tp.icsk_rto * 1000;
-    i.tcpi_ato = tp.icsk_ack.ato.min(tp.opt.icsk_delack_max) * 1000;
+    i.tcpi_ato = tp.icsk_ack.ato.min(tp.rare.opts.icsk_delack_max) * 1000;
     i.tcpi_snd_mss = tp.mss_cache;
     i.tcpi_rcv_mss = tp.icsk_ack.rcv_mss as u32;
     i.tcpi_unacked = tp.packets_out;

@@ -13,6 +13,7 @@ mod ecn;
 mod fastopen;
 mod hostile_found;
 mod listeners;
+mod memory;
 mod old_losses;
 mod path_metrics;
 mod path_mtu;

@@ -217,7 +217,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
     let mut expired = false;
     let retry_until;
     if matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv) {
-        retry_until = match tp.opt.icsk_syn_retries {
+        retry_until = match tp.rare.opts.icsk_syn_retries {
             0 => s.tcp_syn_retries.get() as u32,
             n => n as u32,
         };
@@ -242,7 +242,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
         retry_until = until;
     }
     if !expired {
-        expired = retransmits_timed_out(sk, tp, retry_until, tp.opt.icsk_user_timeout);
+        expired = retransmits_timed_out(sk, tp, retry_until, tp.rare.opts.icsk_user_timeout);
     }
     tcp_fastopen_active_detect_blackhole(sk, tp, expired);
     if expired {
@@ -254,7 +254,7 @@ fn tcp_write_timeout(sk: &Arc<Sock>, tp: &mut TcpSock) -> bool {
 /// The SYN-ACK of a child that was made out of the SYN goes out again, or the child is given up
 /// (`tcp_fastopen_synack_timer`).
 fn tcp_fastopen_synack_timer(sk: &Arc<Sock>, tp: &mut TcpSock, req: &Arc<RequestSock>) {
-    let max = match tp.opt.icsk_syn_retries {
+    let max = match tp.rare.opts.icsk_syn_retries {
         0 => sk.net.sysctl.tcp_synack_retries.get() as u32 + 1,
         n => n as u32,
     };
@@ -325,7 +325,7 @@ fn tcp_rtx_probe0_timed_out(tp: &TcpSock) -> bool {
         stamp => stamp,
     };
     let since_first = tp.time_stamp().wrapping_sub(first);
-    let (user, mut timeout) = (tp.opt.icsk_user_timeout, tp.icsk_rto_max * 2);
+    let (user, mut timeout) = (tp.rare.opts.icsk_user_timeout, tp.icsk_rto_max * 2);
     if user != 0 {
         // Its ACKs of our probes are no progress.
         if since_first > user {
@@ -384,7 +384,7 @@ fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
     let s = &sk.net.sysctl;
     let state = sk.state();
     if state == TcpState::Established
-        && (tp.opt.thin_lto || s.tcp_thin_linear_timeouts.on())
+        && (tp.rare.opts.thin_lto || s.tcp_thin_linear_timeouts.on())
         && tcp_stream_is_thin(tp)
         && tp.icsk_retransmits <= TCP_THIN_LINEAR_RETRIES
     {
@@ -404,11 +404,11 @@ fn tcp_back_off(sk: &Sock, tp: &mut TcpSock) {
 
 /// Not later than `TCP_USER_TIMEOUT` (RFC 5482; `tcp_clamp_rto_to_user_timeout`).
 fn tcp_clamp_rto_to_user_timeout(tp: &TcpSock) -> u32 {
-    if tp.opt.icsk_user_timeout == 0 {
+    if tp.rare.opts.icsk_user_timeout == 0 {
         return tp.icsk_rto;
     }
     let elapsed = tp.time_stamp().wrapping_sub(tp.retrans_stamp);
-    match tp.opt.icsk_user_timeout.saturating_sub(elapsed) {
+    match tp.rare.opts.icsk_user_timeout.saturating_sub(elapsed) {
         0 => 1,
         left => tp.icsk_rto.min(left),
     }
@@ -440,8 +440,8 @@ fn tcp_probe_timer(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let now = tp.jiffies32();
     if tp.rec.icsk_probes_tstamp == 0 {
         tp.rec.make().icsk_probes_tstamp = now.max(1);
-    } else if tp.opt.icsk_user_timeout != 0
-        && now.wrapping_sub(tp.rec.icsk_probes_tstamp) as i32 >= tp.opt.icsk_user_timeout as i32
+    } else if tp.rare.opts.icsk_user_timeout != 0
+        && now.wrapping_sub(tp.rec.icsk_probes_tstamp) as i32 >= tp.rare.opts.icsk_user_timeout as i32
     {
         return tcp_write_err(sk, tp);
     }
@@ -503,8 +503,8 @@ fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
 
 /// `keepalive_intvl_when`, milliseconds.
 fn keepalive_intvl_when(sk: &Sock, tp: &TcpSock) -> u32 {
-    let secs = if tp.opt.keepalive_intvl != 0 {
-        tp.opt.keepalive_intvl as i64
+    let secs = if tp.rare.opts.keepalive_intvl != 0 {
+        tp.rare.opts.keepalive_intvl as i64
     } else {
         sk.net.sysctl.tcp_keepalive_intvl.get()
     };
@@ -512,8 +512,8 @@ fn keepalive_intvl_when(sk: &Sock, tp: &TcpSock) -> u32 {
 }
 
 fn keepalive_probes(sk: &Sock, tp: &TcpSock) -> u32 {
-    if tp.opt.keepalive_probes != 0 {
-        tp.opt.keepalive_probes as u32
+    if tp.rare.opts.keepalive_probes != 0 {
+        tp.rare.opts.keepalive_probes as u32
     } else {
         sk.net.sysctl.tcp_keepalive_probes.get() as u32
     }
@@ -524,7 +524,7 @@ fn tcp_keepalive_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tp.mstamp_refresh(sk);
     let state = sk.state();
     if state == TcpState::FinWait2 && sk.flag(SockFlags::DEAD) {
-        if tp.opt.linger2 >= 0 {
+        if tp.rare.opts.linger2 >= 0 {
             let tmo = tcp_fin_time(sk, tp);
             if tmo > TCP_TIMEWAIT_LEN {
                 return tcp_time_wait(sk, tp, TcpState::FinWait2, tmo - TCP_TIMEWAIT_LEN);
@@ -546,7 +546,7 @@ fn tcp_keepalive_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if idle < when {
         return inet_csk_reset_keepalive_timer(sk, tp, when - idle);
     }
-    let user = tp.opt.icsk_user_timeout;
+    let user = tp.rare.opts.icsk_user_timeout;
     let over = if user != 0 {
         idle >= user && tp.icsk_probes_out > 0
     } else {

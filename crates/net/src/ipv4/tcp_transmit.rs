@@ -171,7 +171,7 @@ fn tcp_syn_options(sk: &Sock, tp: &mut TcpSock, synack: bool) -> TcpOutOptions {
 /// Options of a segment on a synchronised connection (`tcp_established_options`).
 fn tcp_established_options(sk: &Sock, tp: &mut TcpSock) -> TcpOutOptions {
     let mut o = TcpOutOptions::default();
-    if tp.auth.is_some() {
+    if tp.rare.auth.is_some() {
         o.auth = tcp_auth_option(tp);
     }
     if tp.rx_opt.tstamp_ok {

@@ -43,7 +43,7 @@ pub fn tcp_tasklet_init(reg: &Arc<Registries>, ops: &'static TcpOps) {
 pub fn tcp_small_queue_check(sk: &Sock, tp: &TcpSock, truesize: u32) -> bool {
     // As a packet it weighs more than as a piece.
     let mut limit = (2 * (truesize + SKB_OVERHEAD + 512) as u64).max(tcp_pacing_rate(sk, tp) >> TCP_PACING_SHIFT);
-    if tp.pacing.is_none() {
+    if tp.rare.pacing.is_none() {
         limit = limit.min(sk.net.sysctl.tcp_limit_output_bytes.get() as u64);
     }
     let limit = limit.min(usize::MAX as u64) as usize;

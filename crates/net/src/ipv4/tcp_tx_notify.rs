@@ -62,7 +62,7 @@ pub fn tcp_zerocopy_wanted(sk: &Sock, tp: &mut TcpSock, msg: &MsgHdr<'_>) -> Res
     if msg.flags & MSG_ZEROCOPY == 0 || !sk.flag(SockFlags::ZEROCOPY) || msg.done + msg.iter.count() == 0 {
         return Ok(false);
     }
-    match tp.tx_notify.get_or_insert_default().zerocopy.len() < MAX_PENDING {
+    match tp.rare.make().tx_notify.get_or_insert_default().zerocopy.len() < MAX_PENDING {
         true => Ok(true),
         false => Err(Errno::ENOBUFS),
     }
@@ -71,7 +71,7 @@ pub fn tcp_zerocopy_wanted(sk: &Sock, tp: &mut TcpSock, msg: &MsgHdr<'_>) -> Res
 /// A zero-copy message has been queued, up to `write_seq`. It may have been acknowledged by now.
 pub fn tcp_zerocopy_sent(sk: &Sock, tp: &mut TcpSock) {
     let end = tp.write_seq;
-    let n = tp.tx_notify.get_or_insert_default();
+    let n = tp.rare.make().tx_notify.get_or_insert_default();
     n.zerocopy.push_back((end, n.zckey));
     n.zckey = n.zckey.wrapping_add(1);
     tcp_notify_acked(sk, tp);
@@ -80,7 +80,14 @@ pub fn tcp_zerocopy_sent(sk: &Sock, tp: &mut TcpSock) {
 /// A message has been queued: its last byte is to be reported, if the socket asks for it (`tcp_tx_timestamp`).
 #[inline]
 pub fn tcp_tx_timestamp(tp: &mut TcpSock) {
-    let Some(n) = tp.tx_notify.as_mut().filter(|n| n.tsflags & (TX_SCHED | TX_SOFTWARE | TX_ACK) != 0) else { return };
+    let Some(n) = tp
+        .rare
+        .if_used()
+        .and_then(|r| r.tx_notify.as_mut())
+        .filter(|n| n.tsflags & (TX_SCHED | TX_SOFTWARE | TX_ACK) != 0)
+    else {
+        return;
+    };
     let Some(tail) = tp.tx.write_back() else { return };
     // A packet carries one key: that of the last message in it.
     if n.stamps.back().is_some_and(|&(seq, sent)| !sent && !before(seq, tail.seq)) {
@@ -100,11 +107,11 @@ pub fn tcp_set_timestamping(sk: &Sock, tp: &mut TcpSock, flags: u32) -> Result<(
     if flags & !KNOWN != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    if flags == 0 && tp.tx_notify.is_none() {
+    if flags == 0 && tp.rare.tx_notify.is_none() {
         return Ok(());
     }
     let (una, end) = (tp.snd_una, tp.write_seq);
-    let n = tp.tx_notify.get_or_insert_default();
+    let n = tp.rare.make().tx_notify.get_or_insert_default();
     if flags & OPT_ID != 0 && n.tsflags & OPT_ID == 0 {
         if matches!(sk.state(), TcpState::Close | TcpState::Listen) {
             return Err(Errno::EINVAL);
@@ -117,7 +124,7 @@ pub fn tcp_set_timestamping(sk: &Sock, tp: &mut TcpSock, flags: u32) -> Result<(
 
 /// The socket's `SOF_TIMESTAMPING_*`.
 pub fn tcp_timestamping(tp: &TcpSock) -> u32 {
-    tp.tx_notify.as_ref().map_or(0, |n| n.tsflags)
+    tp.rare.tx_notify.as_ref().map_or(0, |n| n.tsflags)
 }
 
 fn stamp(sk: &Sock, n: &TxNotify, what: u32, seq: u32, payload: &[u8]) {
@@ -131,14 +138,14 @@ fn stamp(sk: &Sock, n: &TxNotify, what: u32, seq: u32, payload: &[u8]) {
 /// Bytes up to `snd_nxt` have been handed to the device for the first time.
 #[inline]
 pub fn tcp_notify_sent(sk: &Sock, tp: &mut TcpSock) {
-    if tp.tx_notify.is_some() {
+    if tp.rare.tx_notify.is_some() {
         notify_sent(sk, tp);
     }
 }
 
 #[cold]
 fn notify_sent(sk: &Sock, tp: &mut TcpSock) {
-    let Some(mut n) = tp.tx_notify.take() else { return };
+    let Some(mut n) = tp.rare.if_used().and_then(|r| r.tx_notify.take()) else { return };
     for i in 0..n.stamps.len() {
         let (seq, sent) = n.stamps[i];
         if sent || !before(seq, tp.snd_nxt) {
@@ -152,7 +159,7 @@ fn notify_sent(sk: &Sock, tp: &mut TcpSock) {
             }
         }
     }
-    tp.tx_notify = Some(n);
+    tp.rare.make().tx_notify = Some(n);
 }
 
 /// The bytes of the packet that byte `seq` is in.
@@ -164,14 +171,14 @@ fn quote(tp: &TcpSock, seq: u32) -> Vec<u8> {
 /// Bytes up to `snd_una` are acknowledged; called before they are forgotten (`tcp_ack_tstamp`, `sock_zerocopy_put`).
 #[inline]
 pub fn tcp_notify_acked(sk: &Sock, tp: &mut TcpSock) {
-    if tp.tx_notify.is_some() {
+    if tp.rare.tx_notify.is_some() {
         notify_acked(sk, tp);
     }
 }
 
 #[cold]
 fn notify_acked(sk: &Sock, tp: &mut TcpSock) {
-    let Some(mut n) = tp.tx_notify.take() else { return };
+    let Some(mut n) = tp.rare.if_used().and_then(|r| r.tx_notify.take()) else { return };
     while let Some(&(seq, _)) = n.stamps.front().filter(|s| before(s.0, tp.snd_una)) {
         if n.tsflags & TX_ACK != 0 {
             stamp(sk, &n, TSTAMP_ACK, seq, &quote(tp, seq));
@@ -180,15 +187,15 @@ fn notify_acked(sk: &Sock, tp: &mut TcpSock) {
     }
     let una = tp.snd_una;
     tcp_zerocopy_done(sk, &mut n, |end| !after(end, una));
-    tp.tx_notify = Some(n);
+    tp.rare.make().tx_notify = Some(n);
 }
 
 /// All that was to be sent is forgotten: the messages are done with, whatever became of them.
 pub fn tcp_notify_purged(sk: &Sock, tp: &mut TcpSock) {
-    if let Some(mut n) = tp.tx_notify.take() {
+    if let Some(mut n) = tp.rare.if_used().and_then(|r| r.tx_notify.take()) {
         n.stamps.clear();
         tcp_zerocopy_done(sk, &mut n, |_| true);
-        tp.tx_notify = Some(n);
+        tp.rare.make().tx_notify = Some(n);
     }
 }
 

@@ -4,9 +4,12 @@
 //! Linux counterpart: the parts of `struct tcp_sock` and `struct inet_connection_sock`.
 //! Locks and context: plain data, under the socket lock.
 
+use super::tcp_ao::TcpAuth;
+use super::tcp_ca_types::TcpPacing;
 use super::tcp_consts::*;
 use super::tcp_queue::Seq;
-use crate::core::on_use::unused;
+use crate::core::dst_metrics::DstMetrics;
+use crate::core::on_use::{OnUse, unused};
 use crate::core::skbuff::Skb;
 use crate::ipv4::request_sock::RequestSock;
 use crate::ipv4::tcp_fastopen_cookie::FastopenCookie;
@@ -215,7 +218,7 @@ unused!(
 );
 
 /// What few processes set. A listener's children have it too.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub struct TcpOpts {
     /// 0: the namespace's default.
     pub icsk_syn_retries: u8,
@@ -238,22 +241,51 @@ pub struct TcpOpts {
     pub notsent_lowat: u32,
 }
 
+/// What few connections have any of.
+pub struct TcpRare {
+    pub opts: TcpOpts,
+    /// Where the urgent byte is; valid while `urg_data` is not 0.
+    pub urg_seq: u32,
+    /// What the route says; kept here for every ACK asks.
+    pub route: Option<Arc<DstMetrics>>,
+    /// There once the path's MTU is searched for (`tcp_mtu_probing`).
+    pub mtup: Option<Box<IcskMtup>>,
+    /// Of a connection that paces (`SK_PACING_NEEDED`).
+    pub pacing: Option<Box<TcpPacing>>,
+    /// Keys of TCP-MD5 and TCP-AO, on sockets that have some.
+    pub auth: Option<Box<TcpAuth>>,
+    /// What the sender wants to be told about its bytes.
+    pub tx_notify: Option<Box<TxNotify>>,
+}
+
+/// As the namespace and Linux have it.
+const NO_OPTS: TcpOpts = TcpOpts {
+    icsk_syn_retries: 0,
+    icsk_delack_max: TCP_DELACK_MAX,
+    icsk_user_timeout: 0,
+    thin_lto: false,
+    recvmsg_inq: false,
+    defer_accept: 0,
+    linger2: 0,
+    keepalive_time: 0,
+    keepalive_intvl: 0,
+    keepalive_probes: 0,
+    notsent_lowat: 0,
+};
+
 unused!(
-    TcpOpts,
-    TcpOpts {
-        icsk_syn_retries: 0,
-        icsk_delack_max: TCP_DELACK_MAX,
-        icsk_user_timeout: 0,
-        thin_lto: false,
-        recvmsg_inq: false,
-        defer_accept: 0,
-        linger2: 0,
-        keepalive_time: 0,
-        keepalive_intvl: 0,
-        keepalive_probes: 0,
-        notsent_lowat: 0,
-    }
+    TcpRare,
+    TcpRare { opts: NO_OPTS, urg_seq: 0, route: None, mtup: None, pacing: None, auth: None, tx_notify: None }
 );
+
+impl TcpRare {
+    /// The options of another socket, if they are not as everybody's.
+    pub fn inherit(rare: &mut OnUse<TcpRare>, from: &TcpRare) {
+        if from.opts != NO_OPTS {
+            rare.make().opts = from.opts;
+        }
+    }
+}
 
 /// One sample of the windowed minimum.
 #[derive(Clone, Copy, Default, Debug)]

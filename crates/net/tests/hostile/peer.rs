@@ -159,7 +159,7 @@ impl Game {
             tp.icsk_retransmits,
             tp.icsk_probes_out,
             tp.icsk_rto,
-            tp.opt.icsk_user_timeout
+            tp.rare.opts.icsk_user_timeout
         )
     }
 

@@ -127,14 +127,14 @@ fn dctcp_keeps_the_queue_at_its_mark() {
 fn a_process_sets_the_pace() {
     let w = world("cubic", NetemParams { rate: 50 * MBIT, ..NetemParams::default() });
     let (c, s) = w.connect();
-    assert!(tcp_sk(&mut *c.sk.lock_sock()).pacing.is_none(), "who does not pace has no timer");
+    assert!(tcp_sk(&mut *c.sk.lock_sock()).rare.pacing.is_none(), "who does not pace has no timer");
     stream(&w, &c, &s, 2_000);
     c.setsockopt(SOL_SOCKET, SO_MAX_PACING_RATE, &500_000u64.to_ne_bytes()).unwrap();
     stream(&w, &c, &s, 2_000);
     let got = stream(&w, &c, &s, 4_000);
     assert!((1_850_000..2_100_000).contains(&got), "{got} bytes in 4 s at 500,000 a second");
     assert_eq!(info(&c).tcpi_pacing_rate, 500_000);
-    assert!(tcp_sk(&mut *c.sk.lock_sock()).pacing.is_some());
+    assert!(tcp_sk(&mut *c.sk.lock_sock()).rare.pacing.is_some());
 }
 
 /// RFC 6928: ten segments, whatever is to be sent; RFC 5681, 4.1: ten again after a timeout's worth of idleness.
