@@ -4,7 +4,7 @@
 //! [`inet_csk_reset_delack_timer`], [`tcp_clear_xmit_timers`].
 //! Linux counterpart: `include/net/inet_connection_sock.h`, `net/ipv4/inet_connection_sock.c`.
 //! Locks and context: socket lock. What a timer does is in `tcp_timer`, reached through `TcpOps`. A timer is made when it is
-//! first armed: a connection that never needs one has none.
+//! armed, and goes when it fires with nothing to do: a connection that rests has none.
 
 use super::tcp_sock::TcpSock;
 use crate::core::sock::Sock;

@@ -117,7 +117,14 @@ pub struct InetConnectionSock {
     bind_port: AtomicU16,
     bind_index: AtomicU32,
     hashed: SpinLock<Hashed>,
-    accept_queue: OnceLock<Box<RequestSockQueue>>,
+    rare: OnceLock<Box<CskRare>>,
+}
+
+/// What listeners have, and connections only when something unusual happens.
+#[derive(Default)]
+pub struct CskRare {
+    /// A listener's accept queue.
+    pub accept_queue: RequestSockQueue,
     /// A listener's options, for packets: a state that nobody changes, replaced when an option is set.
     pub listen_opts: Rcu<TcpSock>,
     /// When this listener last turned to SYN cookies, in milliseconds; 0: never.
@@ -125,7 +132,8 @@ pub struct InetConnectionSock {
     /// The path MTU that an ICMP error named while a process owned the socket, and the sequence number it quoted.
     pub mtu_info: AtomicU32,
     pub mtu_seq: AtomicU32,
-    errq: OnceLock<Box<ErrQueue>>,
+    /// The queue of `MSG_ERRQUEUE`.
+    pub errq: ErrQueue,
 }
 
 /// Where a socket can be found.
@@ -173,19 +181,19 @@ pub fn inet_csk(sk: &Sock) -> &InetConnectionSock {
 }
 
 impl InetConnectionSock {
+    /// Made when it is first asked for.
+    pub fn rare(&self) -> &CskRare {
+        self.rare.get_or_init(Default::default)
+    }
+
     /// A listener's accept queue.
     pub fn accept_queue(&self) -> &RequestSockQueue {
-        self.accept_queue.get_or_init(Default::default)
+        &self.rare().accept_queue
     }
 
-    /// The queue of `MSG_ERRQUEUE`, made when something is first put into it.
-    pub fn errq(&self) -> &ErrQueue {
-        self.errq.get_or_init(Default::default)
-    }
-
-    /// Whether something is in it.
+    /// Whether something is in the queue of `MSG_ERRQUEUE`.
     pub fn has_errors(&self) -> bool {
-        self.errq.get().is_some_and(|q| !q.is_empty())
+        self.rare.get().is_some_and(|r| !r.errq.is_empty())
     }
 
     /// The port it holds; 0: none.

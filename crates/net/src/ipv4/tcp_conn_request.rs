@@ -144,7 +144,7 @@ fn tcp_syn_flood_action(sk: &Sock, full: bool) -> bool {
     let cookies = net.sysctl.tcp_syncookies.on();
     net.mib.inc(if cookies { Mib::TcpExtTCPReqQFullDoCookies } else { Mib::TcpExtTCPReqQFullDrop });
     if cookies && full {
-        inet_csk(sk).synq_overflow.store(net.kernel().jiffies(), Relaxed);
+        inet_csk(sk).rare().synq_overflow.store(net.kernel().jiffies(), Relaxed);
     }
     cookies
 }
@@ -530,7 +530,7 @@ pub fn tcp_v4_cookie_check(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr
     if !net.sysctl.tcp_syncookies.on() || th.flags & (ACK | crate::hdr::tcp_flag::RST) != ACK {
         return None;
     }
-    let overflow = inet_csk(sk).synq_overflow.load(Relaxed);
+    let overflow = inet_csk(sk).rare().synq_overflow.load(Relaxed);
     let recent = overflow != 0 && net.kernel().jiffies().wrapping_sub(overflow) <= TCP_SYNCOOKIE_VALID;
     if !recent && net.sysctl.tcp_syncookies.get() != 2 {
         return None;

@@ -287,7 +287,7 @@ fn do_time_wait(net: &Arc<Net>, tw: &Arc<InetTimewaitSock>, mut skb: Box<Skb>, t
 
 /// The listener's options as they are at this moment, in a state that nobody changes.
 fn listen_opts<'g>(sk: &Sock, section: &'g RcuReadGuard) -> Option<&'g TcpSock> {
-    inet_csk(sk).listen_opts.dereference(section)
+    inet_csk(sk).rare().listen_opts.dereference(section)
 }
 
 /// A segment for a request. The listener's lock is not needed: whoever puts its child in the request's place makes the
@@ -460,8 +460,8 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     let Some(state) = guard.state() else {
         if too_big {
             // Believed, or not, by the owner, who can see what is under way.
-            inet_csk(sk).mtu_info.store(err.info, Relaxed);
-            inet_csk(sk).mtu_seq.store(seq, Relaxed);
+            inet_csk(sk).rare().mtu_info.store(err.info, Relaxed);
+            inet_csk(sk).rare().mtu_seq.store(seq, Relaxed);
             guard.defer(TCPF_MTU_REDUCED_DEFERRED);
         } else {
             net.mib.inc(Mib::TcpExtLockDroppedIcmps);

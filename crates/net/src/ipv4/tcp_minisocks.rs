@@ -410,7 +410,7 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
     }
     opts.rx_opt.user_mss = tp.rx_opt.user_mss;
     opts.window_clamp = tp.window_clamp;
-    inet_csk(sk).listen_opts.assign(Some(Arc::from(opts)));
+    inet_csk(sk).rare().listen_opts.assign(Some(Arc::from(opts)));
 }
 
 /// Socket options of TCP's level that a child takes over.

@@ -104,8 +104,8 @@ pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) 
     if deferred & TCPF_MTU_REDUCED_DEFERRED != 0 {
         let csk = inet_csk(sk);
         // RFC 5927, 4.1, as for an error that found the socket free.
-        if between(csk.mtu_seq.load(Relaxed), tp.snd_una, tp.snd_nxt) {
-            tcp_mtu_reduced(sk, tp, csk.mtu_info.load(Relaxed));
+        if between(csk.rare().mtu_seq.load(Relaxed), tp.snd_una, tp.snd_nxt) {
+            tcp_mtu_reduced(sk, tp, csk.rare().mtu_info.load(Relaxed));
         } else {
             sk.net.mib.inc(Mib::TcpExtOutOfWindowIcmps);
         }
@@ -130,6 +130,8 @@ fn tcp_tsq_write(sk: &Arc<Sock>, tp: &mut TcpSock) {
 fn tcp_write_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tp!(tcp_write_timer_handler, sk);
     if matches!(sk.state(), TcpState::Close | TcpState::Listen) || tp.icsk_pending == 0 {
+        // It has rested for as long as it takes to time out: an idle connection keeps none.
+        tp.retransmit_timer = None;
         return;
     }
     if tp.icsk_timeout > sk.net.kernel().jiffies() {
@@ -476,6 +478,7 @@ fn tcp_compressed_ack_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
 /// `tcp_delack_timer_handler`.
 fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
     if matches!(sk.state(), TcpState::Close | TcpState::Listen) || tp.icsk_ack.pending & ICSK_ACK_TIMER == 0 {
+        tp.delack_timer = None;
         return;
     }
     let now = sk.net.kernel().jiffies();
