@@ -52,18 +52,21 @@ fn small_and_large_buffers_are_coped_with() {
 #[test]
 fn single_losses_and_bursts_cost_what_cubic_says() {
     at_least(0.97, Cell { loss: Loss::Random(1_000), ..Cell::clean(10 * MBIT, 10) });
-    at_least(0.90, Cell { loss: Loss::Burst(10_000), ..Cell::clean(10 * MBIT, 10) });
     // Long enough for the losses to be as many as they should.
+    let mean = |cell: &Cell| (1..=3).map(|seed| run(cell, seed).goodput()).sum::<f64>() / 3.0;
+    let bursts = Cell { loss: Loss::Burst(10_000), ..Cell::clean(10 * MBIT, 10) };
+    assert!(mean(&bursts) >= 0.93 * bursts.limit(), "{} of {}", mean(&bursts), bursts.limit());
     let lossy = Cell { loss: Loss::Random(10_000), ..Cell::clean(10 * MBIT, 100) };
-    let mean = (1..=3).map(|seed| run(&lossy, seed).goodput()).sum::<f64>() / 3.0;
-    assert!(mean >= lossy.law(), "{mean} of {}", lossy.law());
+    assert!(mean(&lossy) >= lossy.law(), "{} of {}", mean(&lossy), lossy.law());
 }
 
 #[test]
 fn reordering_and_lost_acks_cost_little() {
     at_least(0.97, Cell { reorder: 100_000, ..Cell::clean(10 * MBIT, 10) });
     at_least(0.85, Cell { reorder: 100_000, ..Cell::clean(10 * MBIT, 100) });
-    at_least(0.95, Cell { ack_loss: 500_000, ..Cell::clean(10 * MBIT, 100) });
+    // A host that had to ask for a hardware address on the way that loses would be mute for seconds, with one seed in eight.
+    let acks = Cell { ack_loss: 500_000, ..Cell::clean(10 * MBIT, 100) };
+    assert!((1..=12).all(|seed| run(&acks, seed).goodput() >= 0.95 * acks.limit()));
 }
 
 #[test]

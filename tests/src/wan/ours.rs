@@ -10,6 +10,7 @@
 use super::cell::{Cell, MS};
 use super::{Options, Outcome, Sample};
 use net::core::dev::{Features, dev_open};
+use net::core::neighbour::{Nud, neigh_add};
 use net::core::net_namespace::Net;
 use net::core::snmp::Mib;
 use net::init::net_init;
@@ -25,7 +26,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use uapi::SockAddr;
-use uapi::socket::{AF_INET, IPPROTO_TCP, SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET};
+use uapi::socket::{AF_INET, IPPROTO_TCP, SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SOCK_STREAM, SOL_SOCKET};
 use uapi::tcp::{TCP_CONGESTION, TCP_INFO, TcpInfo};
 
 const PORT: u16 = 5001;
@@ -61,10 +62,12 @@ struct Host {
 }
 
 impl Host {
-    fn new(sim: &Sim, name: &str, number: u8, switch: &Switch) -> Host {
+    /// It knows its peers' hardware addresses for good, as the kernel does beside which it is put: requests for them would be
+    /// lost like acknowledgements are, and the handshake would measure them.
+    fn new(sim: &Sim, name: &str, number: u8, switch: &Switch, peers: &[u8]) -> Host {
         let machine = sim.machine(name, 1);
         let stack = Stack::from_net(Net::new(&net_init(machine.kernel())));
-        let mut config = NicConfig::new([2, 0, 0, 0, 0, number]);
+        let mut config = NicConfig::new(hardware(number));
         (config.rx_ring, config.rx_delay, config.tx_delay) = (4096, 2_000, 10_000);
         // A TAP device of this machine's kernel, beside which this is put, has none either.
         config.features.remove(Features::GRO);
@@ -73,6 +76,10 @@ impl Host {
         let dev = nic.register(stack.net()).expect("a new name");
         dev_open(&dev).expect("up");
         stack.add_address(&dev.name, &format!("10.0.0.{number}/24")).expect("an address");
+        for p in peers {
+            let at = at(*p).ip();
+            neigh_add(stack.net(), &dev, at, hardware(*p), Nud::Permanent).expect("an entry");
+        }
         drop(_cpu);
         Host { machine, stack, cable }
     }
@@ -91,6 +98,10 @@ impl Host {
     }
 }
 
+fn hardware(number: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, number]
+}
+
 fn at(number: u8) -> SockAddr {
     SocketAddr::from(([10, 0, 0, number], PORT)).into()
 }
@@ -102,13 +113,14 @@ const SENDERS: u8 = 10;
 pub fn simulate(cell: &Cell, o: &Options) -> Outcome {
     let sim = Sim::with_seed(o.seed);
     let switch = network::switch(&sim);
-    let receiver = Host::new(&sim, "receiver", RECEIVER, &switch);
+    let numbers: Vec<u8> = (0..cell.flows.len() as u8).map(|i| SENDERS + i).collect();
+    let receiver = Host::new(&sim, "receiver", RECEIVER, &switch, &numbers);
     let shared = Rc::new(Shared::default());
     shared.bytes.borrow_mut().resize(cell.flows.len(), 0);
     shared.sockets.borrow_mut().resize(cell.flows.len(), None);
     serve(&receiver, &shared, cell.flows.len(), &o.congestion);
-    let senders: Vec<Host> =
-        (0..cell.flows.len()).map(|i| Host::new(&sim, &format!("sender{i}"), SENDERS + i as u8, &switch)).collect();
+    let sender = |(i, n): (usize, &u8)| Host::new(&sim, &format!("sender{i}"), *n, &switch, &[RECEIVER]);
+    let senders: Vec<Host> = numbers.iter().enumerate().map(sender).collect();
     for (i, s) in senders.iter().enumerate() {
         s.cable.set(LinkParams { delay: cell.longer(i, o.seed) / 2, ..LinkParams::default() });
         o.sysctls.iter().for_each(|(name, v)| s.stack.set_sysctl(name, *v).expect("a tunable"));
@@ -203,7 +215,6 @@ fn read(t: &FdTable, fd: i32, shared: &Shared, flow: usize) {
 fn send(host: &Host, shared: &Rc<Shared>, flow: usize, congestion: &str) {
     let (t, shared, congestion) = (host.table(), shared.clone(), congestion.to_owned());
     host.machine.spawn("sender", move || {
-        meet(&t);
         let fd = socket(&t, &congestion);
         t.setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &[0; 16]).expect("no time-out");
         t.connect(fd, &at(RECEIVER)).expect("the server listens");
@@ -219,16 +230,6 @@ fn send(host: &Host, shared: &Rc<Shared>, flow: usize, congestion: &str) {
         }
         abort(&t, fd);
     });
-}
-
-/// Has both ends learn each other's hardware address, so that the handshake measures the round trip and no more.
-fn meet(t: &FdTable) {
-    let fd = t.socket(AF_INET, SOCK_DGRAM, 0).expect("a socket");
-    t.connect(fd, &at(RECEIVER)).expect("a route");
-    let _ = t.send(fd, &[0], 0);
-    // Nobody listens; the answer says so.
-    let _ = t.recv(fd, &mut [0], 0);
-    t.close(fd).expect("closed");
 }
 
 fn abort(t: &FdTable, fd: i32) {
