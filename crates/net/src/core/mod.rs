@@ -22,6 +22,7 @@ pub mod net_namespace;
 pub mod netfilter;
 pub mod on_use;
 pub mod proto_mem;
+pub mod skb_queue;
 pub mod skbuff;
 pub mod snmp;
 pub mod sock;

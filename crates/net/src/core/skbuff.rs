@@ -1,7 +1,6 @@
 //! The socket buffer: one packet on its way through the stack.
 //!
-//! Interface: [`Skb`] (`reserve`, `put`, `push`, `pull`, `trim`, header marks, fragments, `clone_skb`), [`SkbQueue`],
-//! [`SkbChain`], [`Cb`].
+//! Interface: [`Skb`] (`reserve`, `put`, `push`, `pull`, `trim`, header marks, fragments, `clone_skb`), [`Cb`].
 //! Linux counterpart: `include/linux/skbuff.h`, `net/core/skbuff.c`.
 //! Locks and context: owned by whoever handles the packet; no locks, any context.
 //!
@@ -18,7 +17,6 @@ use crate::core::sock::Sock;
 use kernel::trace::{Subject, Traceable};
 use kernel::{Fault, Frag, Kernel, PageMut, should_fail};
 use smallvec::SmallVec;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use uapi::{Errno, Result};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -145,7 +143,7 @@ pub struct Skb {
     /// How often the payload has been copied since it was the sender's.
     pub copies: u8,
     /// In an [`SkbChain`]: the one behind.
-    next: Option<Box<Skb>>,
+    pub(super) next: Option<Box<Skb>>,
 }
 
 /// Accounting overhead of one packet (`SKB_TRUESIZE(0)` in spirit): structure and bookkeeping.
@@ -694,109 +692,6 @@ pub(crate) fn identify(skb: &mut Skb) {
         && let Some(dev) = skb.dev.clone()
     {
         skb.identify(&dev.reg.kernel);
-    }
-}
-
-/// Packets that hang on each other, the latest first: it needs no memory but theirs. For whoever takes all of them at once.
-#[derive(Default)]
-pub struct SkbChain {
-    latest: Option<Box<Skb>>,
-}
-
-impl SkbChain {
-    pub fn push(&mut self, mut skb: Box<Skb>) {
-        skb.next = self.latest.take();
-        self.latest = Some(skb);
-    }
-
-    pub fn pop(&mut self) -> Option<Box<Skb>> {
-        let mut skb = self.latest.take()?;
-        self.latest = skb.next.take();
-        Some(skb)
-    }
-
-    pub fn latest_mut(&mut self) -> Option<&mut Skb> {
-        self.latest.as_deref_mut()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.latest.is_none()
-    }
-
-    /// Everything, in the order in which it came.
-    pub fn take_in_order(&mut self) -> SkbChain {
-        let mut chain = SkbChain::default();
-        while let Some(skb) = self.pop() {
-            chain.push(skb);
-        }
-        chain
-    }
-}
-
-impl Iterator for SkbChain {
-    type Item = Box<Skb>;
-    fn next(&mut self) -> Option<Box<Skb>> {
-        self.pop()
-    }
-}
-
-impl Drop for SkbChain {
-    /// One by one: the chain may be longer than the stack is deep.
-    fn drop(&mut self) {
-        while self.pop().is_some() {}
-    }
-}
-
-/// A list of packets with their total of bytes (`struct sk_buff_head`); its owner brings the lock.
-#[derive(Default)]
-pub struct SkbQueue {
-    list: VecDeque<Box<Skb>>,
-    bytes: usize,
-}
-
-impl SkbQueue {
-    pub fn push_back(&mut self, skb: Box<Skb>) {
-        self.bytes += skb.len();
-        self.list.push_back(skb);
-    }
-
-    pub fn push_front(&mut self, skb: Box<Skb>) {
-        self.bytes += skb.len();
-        self.list.push_front(skb);
-    }
-
-    pub fn pop_front(&mut self) -> Option<Box<Skb>> {
-        let skb = self.list.pop_front()?;
-        self.bytes -= skb.len();
-        Some(skb)
-    }
-
-    pub fn front(&self) -> Option<&Skb> {
-        self.list.front().map(|s| &**s)
-    }
-
-    /// Packets in the queue.
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    /// Bytes in all packets.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub fn iter(&self) -> impl Iterator<Item = &Skb> {
-        self.list.iter().map(|s| &**s)
-    }
-
-    /// Moves everything to the end of `to`.
-    pub fn splice_to(&mut self, to: &mut SkbQueue) {
-        to.bytes += std::mem::take(&mut self.bytes);
-        to.list.append(&mut self.list);
     }
 }
 

@@ -9,7 +9,8 @@
 use crate::core::dst::Dst;
 use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::Net;
-use crate::core::skbuff::{Skb, SkbChain, SkbQueue};
+use crate::core::skb_queue::{SkbChain, SkbQueue};
+use crate::core::skbuff::Skb;
 use kernel::sock_lock::{BhGuard, OwnerGuard};
 use kernel::tp;
 use kernel::trace::{Subject, Traceable};

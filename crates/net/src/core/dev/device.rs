@@ -6,7 +6,8 @@
 
 use crate::core::dev::softnet::NapiStruct;
 use crate::core::net_namespace::{Net, Registries};
-use crate::core::skbuff::{Skb, SkbQueue};
+use crate::core::skb_queue::SkbQueue;
+use crate::core::skbuff::Skb;
 use kernel::{PerCpu, Rcu, SpinLock, this_cpu_add};
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};

@@ -7,7 +7,7 @@
 
 use crate::core::dev::device::{Iff, NetDevice, NetDeviceSpec};
 use crate::core::net_namespace::{Net, Registries};
-use crate::core::skbuff::SkbQueue;
+use crate::core::skb_queue::SkbQueue;
 use kernel::{SpinLock, rcu_read_lock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;

@@ -6,7 +6,7 @@
 
 use crate::core::dev::device::NetDevice;
 use crate::core::gro::GroList;
-use crate::core::skbuff::SkbQueue;
+use crate::core::skb_queue::SkbQueue;
 use kernel::{HrTimer, PerCpu, SpinLock};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -6,7 +6,8 @@
 
 use crate::core::dev::NetDevice;
 use crate::core::net_namespace::Net;
-use crate::core::skbuff::{Skb, SkbQueue};
+use crate::core::skb_queue::SkbQueue;
+use crate::core::skbuff::Skb;
 use crate::core::sysctl::Ctl;
 use kernel::{HZ, SpinLock, Timer};
 use std::net::IpAddr;

@@ -7,7 +7,7 @@
 use super::entry::{Neighbour, Nud, hash_of, jiffies, ms, secs};
 use crate::core::dev::NetDevice;
 use crate::core::net_namespace::Net;
-use crate::core::skbuff::SkbQueue;
+use crate::core::skb_queue::SkbQueue;
 use crate::core::sysctl::Ctl;
 use kernel::{HZ, RcuHashTable, Timer};
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! Unit tests of the socket buffer: whatever is done to it, it holds the bytes that a plain vector would hold.
 
 use super::*;
+use crate::core::skb_queue::SkbQueue;
 use crate::core::test_arch::bytes;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicUsize;
