@@ -147,3 +147,21 @@ impl Arch for HostArch {
         self.workers[base % self.workers.len()].program_timer(expires);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_are_fetched_ahead_and_handed_out_once() {
+        let mut b = Batch { bytes: [0; 512], at: 512 };
+        let mut seen = std::collections::HashSet::new();
+        for _ in 0..100 {
+            let mut out = [0; 16];
+            assert!(b.take(&mut out));
+            assert!(seen.insert(out), "handed out twice");
+            assert!(b.bytes[..b.at].iter().all(|&x| x == 0), "what was handed out is still there");
+        }
+        assert!(!b.take(&mut [0; 65]), "a lot is not fetched ahead");
+    }
+}

@@ -56,3 +56,19 @@ pub fn this_cpu_add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outside_every_kernel_threads_lose_no_count() {
+        let n = AtomicU64::new(0);
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| (0..10_000).for_each(|_| this_cpu_add(&n, 1)));
+            }
+        });
+        assert_eq!(n.load(Relaxed), 40_000);
+    }
+}

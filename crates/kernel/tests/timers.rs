@@ -376,6 +376,27 @@ fn functions_run_in_softirq_context_and_may_arm_themselves() {
     assert_eq!((runs.load(SeqCst), m.kernel.timers().pending()), (3, 0));
 }
 
+/// Something that a timer is part of.
+struct Owner(AtomicU32);
+
+#[test]
+fn a_part_s_timer_gives_its_owner_back_and_dies_with_it() {
+    let m = Machine::new(1);
+    let owner = Arc::new(Owner(AtomicU32::new(0)));
+    let weak: std::sync::Weak<Owner> = Arc::downgrade(&owner);
+    let t = m.kernel.timer_of(weak, |o| {
+        let o = o.downcast::<Owner>().unwrap_or_else(|_| panic!("another owner"));
+        o.0.fetch_add(1, SeqCst);
+    });
+    t.mod_timer_in(10);
+    m.advance(100 * TICK_NSEC);
+    assert_eq!(owner.0.load(SeqCst), 1);
+    t.mod_timer_in(10);
+    drop(owner);
+    m.advance(100 * TICK_NSEC);
+    assert_eq!(m.kernel.timers().pending(), 0, "it fired for nobody");
+}
+
 #[test]
 fn a_timers_base_does_not_depend_on_addresses() {
     let m = Machine::new(2);

@@ -76,6 +76,10 @@ impl<T: Bound> BoundList<T> {
     pub fn add(&mut self, o: T) {
         let i = self.owners.len();
         o.index().store(i as u32, Relaxed);
+        if i == 0 {
+            // Most ports have one holder.
+            self.owners.reserve_exact(1);
+        }
         self.owners.push(o);
         match self.by_addr {
             Some(_) => self.link(i),

@@ -502,6 +502,9 @@ fn tcp_delack_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
         tcp_send_ack(sk, tp);
         sk.net.mib.inc(Mib::TcpExtDelayedACKs);
     }
+    if tp.icsk_ack.pending & ICSK_ACK_TIMER == 0 {
+        tp.delack_timer = None;
+    }
 }
 
 /// `keepalive_intvl_when`, milliseconds.

@@ -50,6 +50,25 @@ fn an_idle_connection_is_small() {
 }
 
 #[test]
+fn a_connection_that_rests_has_no_timers() {
+    let w = World::new();
+    let (c, s) = w.connect();
+    let timers = |s: &Socket| with(s, |tp| (tp.retransmit_timer.is_some(), tp.delack_timer.is_some()));
+    set_int(&s, IPPROTO_TCP, TCP_QUICKACK, 0);
+    send(&c, &[7; 100]).unwrap();
+    assert!(timers(&c).0, "it waits for an ACK");
+    w.run(20);
+    assert!(timers(&s).1, "it owes one");
+    assert_eq!(recv(&s, 200, 0).unwrap().len(), 100);
+    // As long as any of them was armed for.
+    w.run(3000);
+    assert_eq!((timers(&c), timers(&s)), ((false, false), (false, false)));
+    // It makes them again.
+    exchange(&w, &c, &s, 100_000);
+    exchange(&w, &s, &c, 100_000);
+}
+
+#[test]
 fn what_only_some_need_is_there_once_they_do() {
     let w = World::new();
     let (c, s) = w.connect();
