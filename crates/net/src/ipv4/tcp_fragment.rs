@@ -6,9 +6,11 @@
 
 use super::tcp_queue::*;
 use super::tcp_sock::TcpSock;
+use crate::core::skbuff::GSO_MAX_SIZE;
+use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::tcp_flag;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 /// How many segments of `mss` a piece makes (`tcp_set_skb_tso_segs`).
 #[inline]
@@ -51,10 +53,24 @@ pub fn tcp_adjust_pcount(tp: &mut TcpSock, sacked: u8, decr: i64) {
     }
 }
 
+/// Whether a sent piece must stay whole: a peer that has what was sent cut ever smaller would have us hold several times the send
+/// buffer (CVE-2019-11478). The first and the last piece may be cut all the same, or nothing could go on.
+fn too_much_queued(sk: &Sock, tp: &TcpSock, i: usize) -> bool {
+    let limit = sk.sndbuf.load(Relaxed) as usize + 2 * (GSO_MAX_SIZE + TX_SKB_OVERHEAD as usize);
+    let too_much = sk.wmem_queued.load(Relaxed) / 2 > limit && i > 0 && i + 1 < tp.tx.head_index();
+    if too_much {
+        sk.net.mib.inc(Mib::TcpExtTCPWqueueTooBig);
+    }
+    too_much
+}
+
 /// Cuts piece `i` behind `len` bytes; the rest follows it in the same queue (`tcp_fragment`). `false` if there is nothing
-/// to cut.
+/// to cut, or it must not be.
 pub fn tcp_fragment(sk: &Sock, tp: &mut TcpSock, i: usize, len: u32, mss: u32) -> bool {
     let sent = i < tp.tx.head_index();
+    if sent && too_much_queued(sk, tp, i) {
+        return false;
+    }
     let Some(s) = tp.tx.get_mut(i) else { return false };
     if len == 0 || len >= s.len {
         return false;

@@ -193,7 +193,9 @@ fn __tcp_retransmit_skb(sk: &Arc<Sock>, tp: &mut TcpSock, i: usize, segs: u32) -
         }
     }
     if tp.tx.rtx(i).is_some_and(|s| s.len > len) {
-        tcp_fragment(sk, tp, i, len, cur_mss);
+        if !tcp_fragment(sk, tp, i, len, cur_mss) {
+            return Err(Errno::ENOMEM);
+        }
     } else if let Some(s) = tp.tx.rtx_mut(i) {
         let (old, sacked) = (s.pcount(), s.sacked);
         let diff = old as i64 - tcp_set_tso_segs(s, cur_mss) as i64;

@@ -9,6 +9,7 @@ mod bottleneck;
 mod buffers;
 mod closing;
 mod congestion;
+mod cut;
 mod ecn;
 mod fastopen;
 mod hostile_found;
