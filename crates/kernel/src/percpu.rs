@@ -63,12 +63,16 @@ mod tests {
 
     #[test]
     fn outside_every_kernel_threads_lose_no_count() {
-        let n = AtomicU64::new(0);
+        const EACH: u64 = 10_000_000;
+        let (n, start) = (AtomicU64::new(0), std::sync::Barrier::new(4));
         std::thread::scope(|s| {
             for _ in 0..4 {
-                s.spawn(|| (0..10_000).for_each(|_| this_cpu_add(&n, 1)));
+                s.spawn(|| {
+                    start.wait();
+                    (0..EACH).for_each(|_| this_cpu_add(&n, 1));
+                });
             }
         });
-        assert_eq!(n.load(Relaxed), 40_000);
+        assert_eq!(n.load(Relaxed), 4 * EACH);
     }
 }
