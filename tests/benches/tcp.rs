@@ -30,13 +30,15 @@ struct Counting;
 
 static LIVE: AtomicI64 = AtomicI64::new(0);
 /// Live allocations by size, while [`COUNT`] is set.
-static BY_SIZE: [AtomicI64; 4097] = [const { AtomicI64::new(0) }; 4097];
+static BY_SIZE: [AtomicI64; LARGE + 1] = [const { AtomicI64::new(0) }; LARGE + 1];
+/// From here on they are not told apart.
+const LARGE: usize = 4096;
 static COUNT: AtomicBool = AtomicBool::new(false);
 
 fn note(size: usize, by: i64) {
     if COUNT.load(Relaxed) {
         LIVE.fetch_add(by * size as i64, Relaxed);
-        BY_SIZE[size.min(4096)].fetch_add(by, Relaxed);
+        BY_SIZE[size.min(LARGE)].fetch_add(by, Relaxed);
     }
 }
 
@@ -177,11 +179,16 @@ fn memory() {
     let each = LIVE.load(Relaxed) as f64 / (2 * N) as f64;
     println!("| heap of an idle established connection, one end | {each:.0} | | bytes | |");
     if std::env::var("SIZES").is_ok() {
-        for (size, n) in
-            BY_SIZE.iter().enumerate().map(|(s, n)| (s, n.load(Relaxed))).filter(|(_, n)| *n > N as i64 / 20)
-        {
-            println!("  {size:5} bytes x {:.2}", n as f64 / (2 * N) as f64);
+        let share = |n: i64| n as f64 / (2 * N) as f64;
+        let sizes = BY_SIZE.iter().enumerate().map(|(size, n)| (size, n.load(Relaxed)));
+        let mut large = LIVE.load(Relaxed);
+        for (size, n) in sizes.take(LARGE) {
+            large -= size as i64 * n;
+            if share(size as i64 * n) >= 1.0 {
+                println!("  {size:5} bytes x {:.2}", share(n));
+            }
         }
+        println!("  tables and other large pieces: {:.0} bytes", share(large));
     }
     host.stop();
 }
@@ -202,7 +209,7 @@ fn lookups() {
         };
         let inside = host.kernel().enter();
         for i in 0..n {
-            let e = EhashEntry::new(&net, tuple(i), 0, EhashSock::Sock(sk.clone()));
+            let e = EhashEntry::new(&tuple(i), EhashSock::Sock(sk.clone()));
             tcp_hashinfo(&net).ehash.insert(inet_ehashfn(&net, &tuple(i)), e);
         }
         // All of them in turn, and then a hundred that are busy while the others rest.

@@ -5,7 +5,8 @@
 //! Linux counterpart: `include/linux/rculist_nulls.h`, `lib/rhashtable.c`.
 //! Locks and context: lookups take no lock. Writers take the lock of a stripe of buckets (`lock_bh`), one at a time.
 //!
-//! The table stores the hash that its user computed, and compares by the user's closure. A lookup that runs beside a change
+//! A value is what leads to the thing that was looked for, a reference with the key beside it at most: it is cloned when the
+//! size changes. The table stores the hash that its user computed, and compares by the user's closure. A lookup that runs beside a change
 //! of size sees the old or the new table, each complete: stripe by stripe the new one is filled, and from then on the stripe's
 //! writers change both, until the new one is published and the old one is out of their sight.
 
@@ -16,7 +17,6 @@ use crate::rculist::{HlistHead, Unlinked};
 use crate::spinlock::SpinLock;
 use crate::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::ptr;
-use std::sync::Arc;
 
 /// Locks a table has; the lowest bits of the hash choose among them. Also the fewest buckets.
 const STRIPES: usize = if cfg!(loom) { 2 } else { 64 };
@@ -26,14 +26,14 @@ const SPARSE: usize = 8;
 
 struct Entry<T> {
     hash: u32,
-    value: Arc<T>,
+    value: T,
 }
 
-struct Buckets<T: Send + Sync + 'static> {
+struct Buckets<T: Clone + Send + Sync + 'static> {
     heads: Box<[HlistHead<Entry<T>>]>,
 }
 
-impl<T: Send + Sync + 'static> Buckets<T> {
+impl<T: Clone + Send + Sync + 'static> Buckets<T> {
     fn new(n: usize) -> *mut Self {
         Box::into_raw(Box::new(Buckets { heads: (0..n).map(|_| HlistHead::new()).collect() }))
     }
@@ -44,12 +44,12 @@ impl<T: Send + Sync + 'static> Buckets<T> {
 }
 
 /// The table that is being filled, while this stripe's writers have to change it too. Or null.
-struct Next<T: Send + Sync + 'static>(*mut Buckets<T>);
-// SAFETY: it points to a table of shared values, which lives until every stripe has forgotten it or published it.
-unsafe impl<T: Send + Sync + 'static> Send for Next<T> {}
+struct Next<T: Clone + Send + Sync + 'static>(*mut Buckets<T>);
+// SAFETY: it points to a table of values for any thread, which lives until every stripe has forgotten it or published it.
+unsafe impl<T: Clone + Send + Sync + 'static> Send for Next<T> {}
 
-/// Shared values found by a 32-bit hash and a closure.
-pub struct RcuHashTable<T: Send + Sync + 'static> {
+/// Values found by a 32-bit hash and a closure.
+pub struct RcuHashTable<T: Clone + Send + Sync + 'static> {
     buckets: AtomicPtr<Buckets<T>>,
     stripes: Box<[SpinLock<Next<T>>]>,
     len: AtomicUsize,
@@ -61,7 +61,7 @@ pub struct RcuHashTable<T: Send + Sync + 'static> {
     least: usize,
 }
 
-impl<T: Send + Sync + 'static> RcuHashTable<T> {
+impl<T: Clone + Send + Sync + 'static> RcuHashTable<T> {
     /// A table that starts with `buckets` of them, rounded up to a power of two (at least one a stripe).
     pub fn new(buckets: usize) -> Self {
         let least = buckets.clamp(STRIPES, MAX_BUCKETS).next_power_of_two();
@@ -100,20 +100,20 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
 
     /// The first value of this hash that matches.
     #[inline]
-    pub fn lookup(&self, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<Arc<T>> {
+    pub fn lookup(&self, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<T> {
         let section = rcu_read_lock();
         self.find(&section, hash, |v| matches(v)).cloned()
     }
 
-    /// [`lookup`](Self::lookup) that counts no reference: the value is there while the section lasts.
+    /// [`lookup`](Self::lookup) that clones nothing: the value is there while the section lasts.
     #[inline]
-    pub fn find<'g>(&self, s: &'g RcuReadGuard, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<&'g Arc<T>> {
+    pub fn find<'g>(&self, s: &'g RcuReadGuard, hash: u32, mut matches: impl FnMut(&T) -> bool) -> Option<&'g T> {
         let mut chain = self.table(s).head(hash).for_each_entry_rcu(s);
         chain.find(|e| e.hash == hash && matches(&e.value)).map(|e| &e.value)
     }
 
     /// Adds a value in front of its bucket.
-    pub fn insert(&self, hash: u32, value: Arc<T>) {
+    pub fn insert(&self, hash: u32, value: T) {
         {
             let next = self.stripe(hash).lock_bh();
             self.link(&next, hash, value);
@@ -122,7 +122,7 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
     }
 
     /// Adds a value unless one that `conflicts` is there, which is then given back.
-    pub fn insert_unless(&self, hash: u32, value: Arc<T>, conflicts: impl FnMut(&T) -> bool) -> Result<(), Arc<T>> {
+    pub fn insert_unless(&self, hash: u32, value: T, conflicts: impl FnMut(&T) -> bool) -> Result<(), T> {
         {
             let next = self.stripe(hash).lock_bh();
             let section = rcu_read_lock();
@@ -135,11 +135,11 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
         Ok(())
     }
 
-    /// Takes the value out; `false` if it was not in.
-    pub fn remove(&self, hash: u32, value: &Arc<T>) -> bool {
+    /// Takes the first value of this hash that `is` the one out; `false` if it was not in.
+    pub fn remove(&self, hash: u32, is: impl FnMut(&T) -> bool) -> bool {
         let dead = {
             let next = self.stripe(hash).lock_bh();
-            self.unlink(&next, hash, value)
+            self.unlink(&next, hash, is)
         };
         let found = dead[1].is_some();
         drop(dead);
@@ -147,23 +147,22 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
         found
     }
 
-    /// Puts `new` where `old` was, in one step under the bucket's lock; `false` (and nothing done) if `old` is not in.
-    pub fn replace(&self, hash: u32, old: &Arc<T>, new: Arc<T>) -> bool {
+    /// Puts what `by` makes of it where the value that `is` the one was, in one step under the bucket's lock; `false` (and
+    /// nothing done) if that is not in. `is` does not mean the new one.
+    pub fn replace(&self, hash: u32, mut is: impl FnMut(&T) -> bool, by: impl FnOnce(&T) -> T) -> bool {
         let dead = {
             let next = self.stripe(hash).lock_bh();
             let section = rcu_read_lock();
-            if self.find(&section, hash, |v| ptr::eq(v, &**old)).is_none() {
-                return false;
-            }
+            let Some(new) = self.find(&section, hash, &mut is).map(by) else { return false };
             // The new one is in front before the old one goes: no lookup finds neither.
             self.link(&next, hash, new);
-            self.unlink(&next, hash, old)
+            self.unlink(&next, hash, is)
         };
         dead[1].is_some()
     }
 
     /// Visits every value; `false` from the closure ends it.
-    pub fn for_each(&self, mut f: impl FnMut(&Arc<T>) -> bool) {
+    pub fn for_each(&self, mut f: impl FnMut(&T) -> bool) {
         let section = rcu_read_lock();
         let mut all = self.table(&section).heads.iter().flat_map(|h| h.for_each_entry_rcu(&section));
         while let Some(e) = all.next()
@@ -183,19 +182,24 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
         unsafe { [other.as_ref(), now.as_ref()] }
     }
 
-    fn link(&self, next: &Next<T>, hash: u32, value: Arc<T>) {
-        for table in self.written(next).into_iter().flatten() {
+    fn link(&self, next: &Next<T>, hash: u32, value: T) {
+        let [other, now] = self.written(next);
+        if let Some(table) = other {
             // SAFETY: the stripe's lock is held.
             unsafe { table.head(hash).hlist_add_head_rcu(Entry { hash, value: value.clone() }) };
+        }
+        if let Some(table) = now {
+            // SAFETY: as above.
+            unsafe { table.head(hash).hlist_add_head_rcu(Entry { hash, value }) };
         }
         self.len.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What it returns is to be dropped when the lock is free.
-    fn unlink(&self, next: &Next<T>, hash: u32, value: &Arc<T>) -> [Option<Unlinked<Entry<T>>>; 2] {
+    fn unlink(&self, next: &Next<T>, hash: u32, mut is: impl FnMut(&T) -> bool) -> [Option<Unlinked<Entry<T>>>; 2] {
         let dead = self.written(next).map(|table| {
             // SAFETY: the stripe's lock is held.
-            unsafe { table?.head(hash).hlist_del_rcu(|e| Arc::ptr_eq(&e.value, value)) }
+            unsafe { table?.head(hash).hlist_del_rcu(|e| e.hash == hash && is(&e.value)) }
         });
         if dead[1].is_some() {
             self.len.fetch_sub(1, Ordering::Relaxed);
@@ -252,18 +256,18 @@ impl<T: Send + Sync + 'static> RcuHashTable<T> {
     }
 }
 
-impl<T: Send + Sync + 'static> Drop for RcuHashTable<T> {
+impl<T: Clone + Send + Sync + 'static> Drop for RcuHashTable<T> {
     fn drop(&mut self) {
         drop(Dead(rcu_dereference_protected(&self.buckets)));
     }
 }
 
 /// A table on its way through a grace period.
-struct Dead<T: Send + Sync + 'static>(*mut Buckets<T>);
-// SAFETY: nobody else reaches what it points to, and its content is shared values.
-unsafe impl<T: Send + Sync + 'static> Send for Dead<T> {}
+struct Dead<T: Clone + Send + Sync + 'static>(*mut Buckets<T>);
+// SAFETY: nobody else reaches what it points to, and its content is values that may be dropped anywhere.
+unsafe impl<T: Clone + Send + Sync + 'static> Send for Dead<T> {}
 
-impl<T: Send + Sync + 'static> Drop for Dead<T> {
+impl<T: Clone + Send + Sync + 'static> Drop for Dead<T> {
     fn drop(&mut self) {
         // SAFETY: made by `Box::into_raw`, unpublished, and out of the reach of readers and writers.
         drop(unsafe { Box::from_raw(self.0) });

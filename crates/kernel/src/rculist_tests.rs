@@ -157,7 +157,7 @@ fn hash(key: usize) -> u32 {
     (key as u32 / 2).wrapping_mul(0x9e37_79b1)
 }
 
-fn get(t: &RcuHashTable<Canary>, key: usize) -> Option<Arc<Canary>> {
+fn get(t: &RcuHashTable<Arc<Canary>>, key: usize) -> Option<Arc<Canary>> {
     t.lookup(hash(key), |c| c.key() == key)
 }
 
@@ -181,18 +181,18 @@ fn a_table_does_what_a_map_does() {
                 t.insert(hash(key), new.clone());
                 map.insert(key, new);
             }
-            (None, _) => assert!(!t.remove(hash(key), &new)),
+            (None, _) => assert!(!t.remove(hash(key), |c| Arc::ptr_eq(c, &new))),
             (Some(old), true) if x & 1 << 40 == 0 => {
                 let there = t.insert_unless(hash(key), new, |c| c.key() == key);
                 assert!(Arc::ptr_eq(&there.unwrap_err(), &old));
             }
             (Some(old), true) => {
-                assert!(t.replace(hash(key), &old, new.clone()));
-                assert!(!t.replace(hash(key), &old, new.clone()));
+                assert!(t.replace(hash(key), |c| Arc::ptr_eq(c, &old), |_| new.clone()));
+                assert!(!t.replace(hash(key), |c| Arc::ptr_eq(c, &old), |_| new.clone()));
                 map.insert(key, new);
             }
             (Some(old), false) => {
-                assert!(t.remove(hash(key), &old));
+                assert!(t.remove(hash(key), |c| Arc::ptr_eq(c, &old)));
                 map.remove(&key);
             }
         }
@@ -207,8 +207,8 @@ fn a_table_does_what_a_map_does() {
     });
     assert_eq!(n, map.len());
     assert!(most > least, "{most} buckets");
-    map.drain().for_each(|(key, c)| assert!(t.remove(hash(key), &c)));
-    (0..64).for_each(|_| assert!(!t.remove(0, &Arc::new(Canary::new(0, &live)))));
+    map.drain().for_each(|(key, c)| assert!(t.remove(hash(key), |o| Arc::ptr_eq(o, &c))));
+    (0..64).for_each(|_| assert!(!t.remove(0, |c| c.key() == usize::MAX)));
     assert_eq!(t.buckets(), least);
     rcu_barrier();
     assert_eq!(live.load(Relaxed), 0);
@@ -244,7 +244,7 @@ fn a_table_is_complete_while_its_size_changes() {
                     assert!(get(t, c.key).is_some_and(|o| Arc::ptr_eq(&o, c)));
                 }
                 for c in &all {
-                    assert!(t.remove(hash(c.key), c), "{} is lost", c.key);
+                    assert!(t.remove(hash(c.key), |o| Arc::ptr_eq(o, c)), "{} is lost", c.key);
                     assert!(get(t, c.key).is_none(), "{} came back", c.key);
                 }
             }
@@ -317,7 +317,7 @@ fn interrupted_at(n: u32, grow: bool) -> bool {
     let t = Arc::new(RcuHashTable::new(64));
     let all: Vec<_> = (0..65).map(new).collect();
     let put = |c: &Arc<Canary>| t.insert(hash(c.key), c.clone());
-    let take = |c: &Arc<Canary>| assert!(t.remove(hash(c.key), c));
+    let take = |c: &Arc<Canary>| assert!(t.remove(hash(c.key), |o| Arc::ptr_eq(o, c)));
     // One more makes it grow; if it has grown, and fewer than an eighth are left, it shrinks.
     let few = if grow { 64 } else { 16 };
     all[..few].iter().for_each(put);
@@ -327,7 +327,7 @@ fn interrupted_at(n: u32, grow: bool) -> bool {
     }
     let (inner, goes, comes) = (t.clone(), all[1].clone(), new(100));
     INTERRUPT.set(Some(Box::new(move || {
-        assert!(inner.remove(hash(1), &goes));
+        assert!(inner.remove(hash(1), |c| Arc::ptr_eq(c, &goes)));
         inner.insert(hash(100), comes);
         assert!(get(&inner, 1).is_none() && get(&inner, 100).is_some() && get(&inner, 2).is_some());
     })));

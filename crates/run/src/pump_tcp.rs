@@ -457,7 +457,7 @@ pub fn shut_by_call(st: &mut State, id: Id, dup: BorrowedFd<'_>) {
 /// have to be taken back.
 pub fn tokens(st: &mut State, id: Id, dup: Option<BorrowedFd<'_>>) {
     let Some(e) = st.table.get(id) else { return };
-    let queued = e.sock.sk.ack_backlog.load(std::sync::atomic::Ordering::Acquire) as usize;
+    let queued = e.sock.sk.rare.ack_backlog() as usize;
     let readable = usize::from(e.sock.poll().contains(Mask::IN));
     let crate::table::Flow::Stream(s) = &mut e.flow else { return };
     let pending = match readable {

@@ -26,7 +26,9 @@ pub mod skb_queue;
 pub mod skbuff;
 pub mod snmp;
 pub mod sock;
+pub mod sock_hashed;
 pub mod sock_options;
+pub mod sock_rare;
 pub mod sysctl;
 pub mod sysctl_text;
 #[cfg(test)]

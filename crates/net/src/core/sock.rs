@@ -11,14 +11,16 @@ use crate::core::iov_iter::MsgHdr;
 use crate::core::net_namespace::Net;
 use crate::core::skb_queue::{SkbChain, SkbQueue};
 use crate::core::skbuff::Skb;
+use crate::core::sock_hashed::SockHashed;
+use crate::core::sock_rare::{NO_TIMEOUT, SockRare};
 use kernel::sock_lock::{BhGuard, OwnerGuard};
 use kernel::tp;
 use kernel::trace::{Subject, Traceable};
 use kernel::{SockLock, SpinLock, Wait, WaitQueueHead};
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
 use uapi::tcp::TcpState;
@@ -199,40 +201,27 @@ pub struct Sock {
     pub wmem_alloc: AtomicUsize,
     /// Memory of everything queued to be sent, acknowledged or not (`sk_wmem_queued`).
     pub wmem_queued: AtomicUsize,
-    pub drops: AtomicU32,
     /// What the sender left to be done when the device has taken its packets (`sk_tsq_flags`).
     pub tsq_flags: AtomicU32,
     /// What the backlog's packets left to be done behind the last of them.
     release_bits: AtomicU32,
     pub rcvlowat: AtomicU32,
-    /// Nanoseconds; [`NO_TIMEOUT`](Sock::NO_TIMEOUT) waits for ever.
-    pub rcvtimeo: AtomicU64,
-    pub sndtimeo: AtomicU64,
-    /// Nanoseconds, with [`SockFlags::LINGER`].
-    pub lingertime: AtomicU64,
-    pub priority: AtomicU32,
-    pub mark: AtomicU32,
     /// Index of the device it is bound to; 0: none.
     pub bound_dev_if: AtomicU32,
-    pub max_pacing_rate: AtomicU64,
-    pub max_ack_backlog: AtomicU32,
-    pub ack_backlog: AtomicU32,
     /// The IPv4 identification of the next packet of a connection (`inet_id`).
     pub inet_id: AtomicU16,
 
     /// The cached route (`sk_dst_cache`).
     pub dst_cache: SpinLock<Option<Arc<Dst>>>,
-    /// Packets for the process, of protocols that keep message boundaries. TCP keeps its own, under the socket lock.
-    receive_queue: OnceLock<Box<SpinLock<SkbQueue>>>,
     pub wq: WaitQueueHead,
-    /// What a transport keeps outside the socket lock; TCP: a listener's accept queue.
-    pub ext: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Where the transport's tables have it.
+    pub hashed: SockHashed,
+    /// What few sockets need.
+    pub rare: SockRare,
     lock: SockLock<Option<ProtoData>, Backlog>,
 }
 
 impl Sock {
-    pub const NO_TIMEOUT: u64 = u64::MAX;
-
     /// `sk_alloc` and `sock_init_data`: a socket in state `CLOSE` with the namespace's default buffers.
     /// `ENOBUFS`; what the protocol's `init` answers.
     pub fn alloc(net: &Arc<Net>, family: u16, kind: i32, protocol: u16, prot: &'static Proto) -> Result<Arc<Sock>> {
@@ -259,24 +248,15 @@ impl Sock {
             rmem_alloc: AtomicUsize::new(0),
             wmem_alloc: AtomicUsize::new(0),
             wmem_queued: AtomicUsize::new(0),
-            drops: AtomicU32::new(0),
             tsq_flags: AtomicU32::new(0),
             release_bits: AtomicU32::new(0),
             rcvlowat: AtomicU32::new(1),
-            rcvtimeo: AtomicU64::new(Self::NO_TIMEOUT),
-            sndtimeo: AtomicU64::new(Self::NO_TIMEOUT),
-            lingertime: AtomicU64::new(0),
-            priority: AtomicU32::new(0),
-            mark: AtomicU32::new(0),
             bound_dev_if: AtomicU32::new(0),
-            max_pacing_rate: AtomicU64::new(u64::MAX),
-            max_ack_backlog: AtomicU32::new(0),
-            ack_backlog: AtomicU32::new(0),
             inet_id: AtomicU16::new(net.hash(&cookie) as u16),
             dst_cache: SpinLock::new(None),
-            receive_queue: OnceLock::new(),
             wq: WaitQueueHead::new(),
-            ext: OnceLock::new(),
+            hashed: SockHashed::default(),
+            rare: SockRare::default(),
             lock: SockLock::new(None),
         });
         net.sockets.fetch_add(1, Relaxed);
@@ -358,11 +338,11 @@ impl Sock {
 
     /// Receive timeout in nanoseconds: `Some(0)` for a non-blocking call, `None` for ever (`sock_rcvtimeo`).
     pub fn rcvtimeo(&self, nonblock: bool) -> Option<u64> {
-        timeo(&self.rcvtimeo, nonblock)
+        timeo(self.rare.rcvtimeo(), nonblock)
     }
 
     pub fn sndtimeo(&self, nonblock: bool) -> Option<u64> {
-        timeo(&self.sndtimeo, nonblock)
+        timeo(self.rare.sndtimeo(), nonblock)
     }
 
     /// `lock_sock`. Process context; may sleep.
@@ -417,7 +397,7 @@ impl Sock {
 
     /// Packets for the process (`sk_receive_queue`), of protocols that keep message boundaries.
     pub fn receive_queue(&self) -> &SpinLock<SkbQueue> {
-        self.receive_queue.get_or_init(Default::default)
+        &self.rare.make().receive_queue
     }
 
     /// Makes the socket answer for a packet on its way out (`skb_set_owner_w`).
@@ -462,11 +442,8 @@ pub fn sock_rfree(skb: &mut Skb) {
     }
 }
 
-fn timeo(t: &AtomicU64, nonblock: bool) -> Option<u64> {
-    if nonblock {
-        return Some(0);
-    }
-    Some(t.load(Relaxed)).filter(|&t| t != Sock::NO_TIMEOUT)
+fn timeo(t: u64, nonblock: bool) -> Option<u64> {
+    if nonblock { Some(0) } else { Some(t).filter(|&t| t != NO_TIMEOUT) }
 }
 
 /// The socket lock, owned by a process. Its drop is `release_sock`: the backlog is worked off first.

@@ -9,6 +9,7 @@
 use crate::core::dev::{dev_get_by_index, dev_get_by_name};
 use crate::core::snmp::Mib;
 use crate::core::sock::{SOCK_MIN_RCVBUF, SOCK_MIN_SNDBUF, Sock, SockFlags};
+use crate::core::sock_rare::NO_TIMEOUT;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use uapi::socket::*;
@@ -74,21 +75,21 @@ pub fn sock_setsockopt(sk: &Arc<Sock>, name: i32, val: &[u8]) -> Result<()> {
         }
         SO_OOBINLINE => sk.set_flag(SockFlags::URGINLINE, on),
         SO_NO_CHECK => sk.set_flag(SockFlags::NO_CHECK_TX, on),
-        SO_PRIORITY => sk.priority.store(v as u32, Relaxed),
+        SO_PRIORITY => sk.rare.set_priority(v as u32),
         SO_LINGER => set_linger(sk, v, val)?,
         SO_TIMESTAMP | SO_TIMESTAMP_NEW | SO_TIMESTAMPNS | SO_TIMESTAMPNS_NEW => set_timestamp(sk, name, on),
         SO_RCVLOWAT => {
             let mut state = sk.lock_sock();
             (sk.prot.set_rcvlowat)(sk, &mut *state, if v < 0 { i32::MAX as u32 } else { v.max(1) as u32 });
         }
-        SO_RCVTIMEO | SO_RCVTIMEO_NEW => sk.rcvtimeo.store(timeval(val)?, Relaxed),
-        SO_SNDTIMEO | SO_SNDTIMEO_NEW => sk.sndtimeo.store(timeval(val)?, Relaxed),
+        SO_RCVTIMEO | SO_RCVTIMEO_NEW => sk.rare.make().rcvtimeo.store(timeval(val)?, Relaxed),
+        SO_SNDTIMEO | SO_SNDTIMEO_NEW => sk.rare.make().sndtimeo.store(timeval(val)?, Relaxed),
         SO_MARK => {
-            sk.mark.store(v as u32, Relaxed);
+            sk.rare.set_mark(v as u32);
             *sk.dst_cache.lock_bh() = None;
         }
         SO_RXQ_OVFL => sk.set_flag(SockFlags::RXQ_OVFL, on),
-        SO_MAX_PACING_RATE => sk.max_pacing_rate.store(pacing_rate(v, val), Relaxed),
+        SO_MAX_PACING_RATE => sk.rare.make().max_pacing_rate.store(pacing_rate(v, val), Relaxed),
         SO_BINDTOIFINDEX => bind_index(sk, u32::try_from(v).map_err(|_| Errno::EINVAL)?)?,
         SO_BUF_LOCK => set_buf_lock(sk, v)?,
         SO_ZEROCOPY => set_zerocopy(sk, v)?,
@@ -134,7 +135,7 @@ fn set_rcvbuf(sk: &Sock, v: i32) {
 fn set_linger(sk: &Sock, on: i32, val: &[u8]) -> Result<()> {
     let secs = int_option(val.get(4..).unwrap_or(&[]))?;
     if on != 0 {
-        sk.lingertime.store(secs.max(0) as u64 * NSEC_PER_SEC, Relaxed);
+        sk.rare.make().lingertime.store(secs.max(0) as u64 * NSEC_PER_SEC, Relaxed);
     }
     sk.set_flag(SockFlags::LINGER, on != 0);
     Ok(())
@@ -155,10 +156,10 @@ fn timeval(val: &[u8]) -> Result<u64> {
     }
     match (u64::try_from(secs), micros) {
         (Err(_), _) => Ok(0),
-        (Ok(0), 0) => Ok(Sock::NO_TIMEOUT),
+        (Ok(0), 0) => Ok(NO_TIMEOUT),
         (Ok(s), us) => {
             let ns = s.checked_mul(NSEC_PER_SEC).and_then(|n| n.checked_add(us as u64 * 1000));
-            Ok(ns.unwrap_or(Sock::NO_TIMEOUT))
+            Ok(ns.unwrap_or(NO_TIMEOUT))
         }
     }
 }
@@ -223,14 +224,14 @@ pub fn sock_getsockopt(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>>
         SO_ERROR => take_error(sk),
         SO_OOBINLINE => flag(SockFlags::URGINLINE),
         SO_NO_CHECK => flag(SockFlags::NO_CHECK_TX),
-        SO_PRIORITY => sk.priority.load(Relaxed) as i32,
+        SO_PRIORITY => sk.rare.priority() as i32,
         SO_TIMESTAMP => (stamps && !nanos && !new) as i32,
         SO_TIMESTAMP_NEW => (stamps && !nanos && new) as i32,
         SO_TIMESTAMPNS => (nanos && !new) as i32,
         SO_TIMESTAMPNS_NEW => (nanos && new) as i32,
         SO_RCVLOWAT => sk.rcvlowat.load(Relaxed) as i32,
         SO_SNDLOWAT => 1,
-        SO_MARK => sk.mark.load(Relaxed) as i32,
+        SO_MARK => sk.rare.mark() as i32,
         SO_RXQ_OVFL => flag(SockFlags::RXQ_OVFL),
         SO_ZEROCOPY if sk.kind == SOCK_STREAM => flag(SockFlags::ZEROCOPY),
         SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => return (sk.prot.getsockopt)(sk, SOL_SOCKET, name, len),
@@ -260,17 +261,17 @@ fn take_error(sk: &Sock) -> i32 {
 fn get_long_option(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
     let value = match name {
         SO_LINGER => {
-            let secs = (sk.lingertime.load(Relaxed) / NSEC_PER_SEC) as i32;
+            let secs = (sk.rare.lingertime() / NSEC_PER_SEC) as i32;
             [(sk.flag(SockFlags::LINGER) as i32).to_ne_bytes(), secs.to_ne_bytes()].concat()
         }
-        SO_RCVTIMEO | SO_RCVTIMEO_NEW => timeval_bytes(sk.rcvtimeo.load(Relaxed)),
-        SO_SNDTIMEO | SO_SNDTIMEO_NEW => timeval_bytes(sk.sndtimeo.load(Relaxed)),
+        SO_RCVTIMEO | SO_RCVTIMEO_NEW => timeval_bytes(sk.rare.rcvtimeo()),
+        SO_SNDTIMEO | SO_SNDTIMEO_NEW => timeval_bytes(sk.rare.sndtimeo()),
         SO_BINDTODEVICE => bound_name(sk, len)?,
         SO_COOKIE if len < 8 => return Err(Errno::EINVAL),
         SO_COOKIE => sk.cookie.to_ne_bytes().to_vec(),
-        SO_MAX_PACING_RATE if len >= 8 => sk.max_pacing_rate.load(Relaxed).to_ne_bytes().to_vec(),
+        SO_MAX_PACING_RATE if len >= 8 => sk.rare.max_pacing_rate().to_ne_bytes().to_vec(),
         SO_MAX_PACING_RATE => {
-            let rate = u32::try_from(sk.max_pacing_rate.load(Relaxed)).unwrap_or(u32::MAX);
+            let rate = u32::try_from(sk.rare.max_pacing_rate()).unwrap_or(u32::MAX);
             rate.to_ne_bytes().to_vec()
         }
         SO_MEMINFO => meminfo(sk),
@@ -281,7 +282,7 @@ fn get_long_option(sk: &Arc<Sock>, name: i32, len: usize) -> Result<Vec<u8>> {
 
 fn timeval_bytes(ns: u64) -> Vec<u8> {
     let (secs, us) = match ns {
-        Sock::NO_TIMEOUT => (0, 0),
+        NO_TIMEOUT => (0, 0),
         ns => ((ns / NSEC_PER_SEC) as i64, (ns % NSEC_PER_SEC / 1000) as i64),
     };
     [secs.to_ne_bytes(), us.to_ne_bytes()].concat()
@@ -311,7 +312,7 @@ fn meminfo(sk: &Sock) -> Vec<u8> {
         sk.wmem_queued.load(Relaxed) as u32,
         0,
         0,
-        sk.drops.load(Relaxed),
+        sk.rare.drops(),
     ];
     words.into_iter().flat_map(u32::to_ne_bytes).collect()
 }

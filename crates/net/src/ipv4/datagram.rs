@@ -59,7 +59,7 @@ pub fn ip_info(skb: &Skb) -> Option<IpInfo> {
 /// is closed.
 pub fn sock_queue_rcv_skb(sk: &Sock, mut skb: Box<Skb>) -> bool {
     if sk.rcvqueue_full() {
-        sk.drops.fetch_add(1, Relaxed);
+        sk.rare.make().drops.fetch_add(1, Relaxed);
         return false;
     }
     if !sk.flag(SockFlags::CMSG) {
@@ -208,7 +208,7 @@ fn put_sock_cmsgs(sk: &Sock, skb: &Skb, msg: &mut MsgHdr<'_>) {
         cmsg(msg, SOL_SOCKET, kind, &[&secs, &((nanos / 1000) as i64).to_ne_bytes()]);
     }
     if sk.flag(SockFlags::RXQ_OVFL) {
-        cmsg(msg, SOL_SOCKET, SO_RXQ_OVFL, &[&sk.drops.load(Relaxed).to_ne_bytes()]);
+        cmsg(msg, SOL_SOCKET, SO_RXQ_OVFL, &[&sk.rare.drops().to_ne_bytes()]);
     }
 }
 

@@ -11,8 +11,8 @@ use crate::core::snmp::Mib;
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use crate::ipv4::inet_bind2_bucket::{BindAddr, FastReuse};
 use crate::ipv4::inet_hashtables::{
-    __inet_lookup_listener, BindBucket, BindOwner, EhashEntry, inet_csk, inet_ehash_remove, inet_hash, inet_put_port,
-    inet_sk_get_local_port_range, inet_unhash, reqsk_entry, reqsk_hash_insert, reserved_ports, sk_tuple, tcp_hashinfo,
+    __inet_lookup_listener, BindBucket, BindOwner, inet_csk, inet_hash, inet_put_port, inet_sk_get_local_port_range,
+    inet_unhash, reqsk_hash_insert, reqsk_hashed, reqsk_unhash, reserved_ports, sk_tuple, tcp_hashinfo,
 };
 use crate::ipv4::inet_sock::{InetSock, InetTuple, inet_sk};
 use crate::ipv4::request_sock::{Closed, RequestSock, RequestSockQueue};
@@ -174,15 +174,15 @@ fn inet_csk_find_open_port(sk: &Arc<Sock>, me: &Holder, inet: &InetSock) -> Resu
 pub fn inet_csk_listen_start(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()> {
     let limit = sk.net.sysctl.somaxconn.get() as u32;
     // A negative backlog is a very large one, as always in Linux.
-    sk.max_ack_backlog.store((backlog as u32).min(limit), Release);
+    sk.rare.make().max_ack_backlog.store((backlog as u32).min(limit), Release);
     match sk.state() {
         TcpState::Listen => return Ok(()),
         TcpState::Close => {}
         _ => return Err(Errno::EINVAL),
     }
-    let queue = inet_csk(sk).accept_queue();
+    let queue = &inet_csk(sk).accept_queue;
     queue.open();
-    sk.ack_backlog.store(0, Release);
+    sk.rare.make().ack_backlog.store(0, Release);
     // From here on other sockets that share the port see a listener; who is second to look is refused.
     sk.set_state(TcpState::Listen);
     let num = inet_sk(state).num;
@@ -200,12 +200,12 @@ pub fn inet_csk_listen_start(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog:
 /// The listener is closed: who waits in its queue is reset, and requests find it gone. Socket lock held; the state is no
 /// longer `LISTEN` or the socket no longer hashed.
 pub fn inet_csk_listen_stop(sk: &Arc<Sock>) {
-    for child in inet_csk(sk).accept_queue().close() {
+    for child in inet_csk(sk).accept_queue.close() {
         if !migrate_child(sk, &child) {
             inet_child_forget(&child);
         }
     }
-    sk.ack_backlog.store(0, Release);
+    sk.rare.make().ack_backlog.store(0, Release);
     // Processes that wait in accept learn that it listens no more.
     sk.state_change();
 }
@@ -240,7 +240,7 @@ pub fn inet_child_forget(child: &Arc<Sock>) {
 
 /// The next connection of a listener. `EINVAL` if it does not listen, `EAGAIN` when the time is over. Takes no socket lock.
 pub fn inet_csk_accept(sk: &Arc<Sock>, nonblock: bool, wait: &mut Wait) -> Poll<Result<Arc<Sock>>> {
-    let queue = inet_csk(sk).accept_queue();
+    let queue = &inet_csk(sk).accept_queue;
     let answer = inet_csk_wait_for_connect(sk, queue, nonblock, wait);
     if answer.is_ready() {
         // A wake-up that came meanwhile is for another acceptor.
@@ -289,7 +289,7 @@ fn inet_csk_wait_for_connect(
 /// listener's `data_ready` is the caller's, once the child is ready. Softirq context, the child not locked by the caller
 /// unless it gives it up itself. `tfo`: the request of a child whose handshake goes on.
 pub fn inet_csk_reqsk_queue_add(listener: &Arc<Sock>, child: &Arc<Sock>, tfo: Option<&Arc<RequestSock>>) -> bool {
-    match inet_csk(listener).accept_queue().push(listener, child.clone(), tfo.cloned()) {
+    match inet_csk(listener).accept_queue.push(listener, child.clone(), tfo.cloned()) {
         Ok(()) => true,
         Err(Closed(_)) => false,
     }
@@ -299,7 +299,7 @@ pub fn inet_csk_reqsk_queue_add(listener: &Arc<Sock>, child: &Arc<Sock>, tfo: Op
 
 /// Whether no more requests are taken in (`inet_csk_reqsk_queue_is_full`).
 pub fn inet_csk_reqsk_queue_is_full(sk: &Sock) -> bool {
-    inet_csk(sk).accept_queue().len() > sk.max_ack_backlog.load(Acquire)
+    inet_csk(sk).accept_queue.len() > sk.rare.max_ack_backlog()
 }
 
 /// Sends a request's SYN-ACK again; `false` if it could not be sent.
@@ -316,7 +316,7 @@ pub fn inet_csk_reqsk_queue_hash_add(sk: &Arc<Sock>, req: &Arc<RequestSock>, rtx
     });
     let timer = req.rsk_timer.get_or_init(|| timer);
     // Counted and armed before it can be found: the third packet may come on another CPU at once.
-    inet_csk(sk).accept_queue().added();
+    inet_csk(sk).accept_queue.added();
     timer.mod_timer_in(TCP_TIMEOUT_INIT);
     if !reqsk_hash_insert(&sk.net, req) {
         reqsk_queue_removed(req);
@@ -344,7 +344,7 @@ fn migrate_to(net: &Net, tuple: &InetTuple, dif: u32) -> Option<Arc<Sock>> {
 
 /// The time for the third packet is over: the SYN-ACK goes out again, or the request is dropped.
 fn reqsk_timer_handler(net: &Arc<Net>, req: &Arc<RequestSock>, rtx: RtxSynAck) {
-    if reqsk_entry(net, req).is_none() {
+    if !reqsk_hashed(net, req) {
         return;
     }
     let Some(listener) = reqsk_listener(net, req) else {
@@ -352,7 +352,7 @@ fn reqsk_timer_handler(net: &Arc<Net>, req: &Arc<RequestSock>, rtx: RtxSynAck) {
         return;
     };
     net.mib.inc(Mib::TcpExtTCPTimeouts);
-    let queue = inet_csk(&listener).accept_queue();
+    let queue = &inet_csk(&listener).accept_queue;
     let retries = match req.syn_retries {
         0 => net.sysctl.tcp_synack_retries.get() as u8,
         n => n,
@@ -375,7 +375,7 @@ fn reqsk_timer_handler(net: &Arc<Net>, req: &Arc<RequestSock>, rtx: RtxSynAck) {
 fn thin_out(listener: &Sock, queue: &RequestSockQueue, retries: u8) -> u8 {
     let qlen = queue.len();
     let mut thresh = retries;
-    if qlen << 1 > listener.max_ack_backlog.load(Relaxed).max(8) {
+    if qlen << 1 > listener.rare.max_ack_backlog().max(8) {
         let mut young = queue.len_young() << 1;
         while thresh > 2 && qlen >= young {
             thresh -= 1;
@@ -417,7 +417,7 @@ pub fn reqsk_timer_put_off(req: &RequestSock) {
 
 /// Forgets a request; `false` if somebody else has (`inet_csk_reqsk_queue_drop`). Any context.
 pub fn inet_csk_reqsk_queue_drop(net: &Arc<Net>, req: &Arc<RequestSock>) -> bool {
-    let unlinked = reqsk_entry(net, req).is_some_and(|e| inet_ehash_remove(net, &e));
+    let unlinked = reqsk_unhash(net, req);
     if unlinked {
         reqsk_queue_removed(req);
     }
@@ -430,15 +430,7 @@ pub fn reqsk_queue_removed(req: &RequestSock) {
         t.del_timer();
     }
     if let Some(l) = req.listener.upgrade() {
-        inet_csk(&l).accept_queue().removed(req);
-    }
-}
-
-/// The request behind an entry, whose timer a waking process need not know.
-pub fn reqsk_of(e: &EhashEntry) -> Option<&Arc<RequestSock>> {
-    match &e.sock {
-        crate::ipv4::inet_hashtables::EhashSock::Request(r) => Some(r),
-        _ => None,
+        inet_csk(&l).accept_queue.removed(req);
     }
 }
 
@@ -467,19 +459,11 @@ const INHERITED: SockFlags = SockFlags::URGINLINE
 pub fn inet_csk_clone_lock(listener: &Arc<Sock>, req: &RequestSock) -> Result<Arc<Sock>> {
     let child = Sock::alloc(&listener.net, listener.family, listener.kind, listener.protocol, listener.prot)?;
     child.copy_flags(listener, INHERITED);
-    let copy32 =
-        |from: &std::sync::atomic::AtomicU32, to: &std::sync::atomic::AtomicU32| to.store(from.load(Relaxed), Relaxed);
-    let copy64 =
-        |from: &std::sync::atomic::AtomicU64, to: &std::sync::atomic::AtomicU64| to.store(from.load(Relaxed), Relaxed);
-    copy32(&listener.rcvbuf, &child.rcvbuf);
-    copy32(&listener.sndbuf, &child.sndbuf);
-    copy32(&listener.rcvlowat, &child.rcvlowat);
-    copy32(&listener.priority, &child.priority);
-    copy64(&listener.rcvtimeo, &child.rcvtimeo);
-    copy64(&listener.sndtimeo, &child.sndtimeo);
-    copy64(&listener.lingertime, &child.lingertime);
-    copy64(&listener.max_pacing_rate, &child.max_pacing_rate);
-    child.mark.store(req.mark, Relaxed);
+    child.rcvbuf.store(listener.rcvbuf.load(Relaxed), Relaxed);
+    child.sndbuf.store(listener.sndbuf.load(Relaxed), Relaxed);
+    child.rcvlowat.store(listener.rcvlowat.load(Relaxed), Relaxed);
+    child.rare.inherit(&listener.rare);
+    child.rare.set_mark(req.mark);
     child.bound_dev_if.store(req.bound_dev_if, Relaxed);
     child.traced.store(req.traced || listener.traced.load(Relaxed), Relaxed);
     child.set_state(TcpState::SynRecv);

@@ -15,9 +15,11 @@ use crate::core::jhash::{jhash_3words, jhash_ip};
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
 use crate::core::sock::{Sock, SockFlags};
+use crate::core::sock_hashed::HashedAs;
 use crate::core::sysctl::parse_ports;
 use crate::ipv4::errqueue::ErrQueue;
 use crate::ipv4::inet_bind2_bucket::{BindAddr, Bound, BoundList, FastReuse};
+pub use crate::ipv4::inet_ehash::{ANY_DEVICE, EhashEntry, EhashSock};
 use crate::ipv4::inet_sock::{InetSock, InetTuple};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
 use crate::ipv4::request_sock::{RequestSock, RequestSockQueue};
@@ -28,32 +30,13 @@ use kernel::cpu::BhGuard;
 use kernel::spinlock::SpinGuard;
 use kernel::{Rcu, RcuHashTable, RcuReadGuard, SpinLock, TimerOwner, rcu_read_lock};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
 /// Slots of the table that makes port choice differ from one destination to the next (RFC 6056, 3.3.4).
 const INET_TABLE_PERTURB_SIZE: usize = 256;
-
-/// For look-ups that do not know by which device a packet came: an ICMP error's quoted packet.
-pub const ANY_DEVICE: u32 = u32::MAX;
-
-/// What a 4-tuple stands for.
-pub enum EhashSock {
-    Sock(Arc<Sock>),
-    Request(Arc<RequestSock>),
-    Timewait(Arc<InetTimewaitSock>),
-}
-
-/// An entry of `ehash`. Its key never changes.
-pub struct EhashEntry {
-    pub tuple: InetTuple,
-    /// The device packets must come in by; 0: any.
-    pub bound_dev_if: u32,
-    hash: u32,
-    pub sock: EhashSock,
-}
 
 /// Listeners that share an address, a port and a device (one of them, unless all have `SO_REUSEPORT`).
 pub struct ListenEntry {
@@ -95,7 +78,7 @@ pub type SkLookup = Box<dyn Fn(&InetTuple) -> Option<Arc<Sock>> + Send + Sync>;
 /// TCP's tables of a namespace (`struct inet_hashinfo`).
 pub struct InetHashinfo {
     pub ehash: RcuHashTable<EhashEntry>,
-    lhash2: RcuHashTable<ListenEntry>,
+    lhash2: RcuHashTable<Arc<ListenEntry>>,
     listen_lock: SpinLock<()>,
     bhash: BindTable,
     sk_lookup: Rcu<SkLookup>,
@@ -110,19 +93,12 @@ pub struct InetHashinfo {
     challenge: AtomicU64,
 }
 
-/// What every TCP socket keeps outside its lock (the shared part of `struct inet_connection_sock`).
+/// What a TCP socket has outside its lock when it listens, or when something unusual has happened to it (a part of
+/// `struct inet_connection_sock`).
 #[derive(Default)]
 pub struct InetConnectionSock {
-    /// The port it holds (`icsk_bind_hash`), 0 for none, and its place among the owners.
-    bind_port: AtomicU16,
-    bind_index: AtomicU32,
-    hashed: SpinLock<Hashed>,
-    rare: OnceLock<Box<CskRare>>,
-}
-
-/// What listeners have, and connections only when something unusual happens.
-#[derive(Default)]
-pub struct CskRare {
+    /// Where a listener is in `lhash2`.
+    listening: SpinLock<Option<Arc<ListenEntry>>>,
     /// A listener's accept queue.
     pub accept_queue: RequestSockQueue,
     /// A listener's options, for packets: a state that nobody changes, replaced when an option is set.
@@ -136,19 +112,10 @@ pub struct CskRare {
     pub errq: ErrQueue,
 }
 
-/// Where a socket can be found.
-#[derive(Default)]
-enum Hashed {
-    #[default]
-    No,
-    Connected(Arc<EhashEntry>),
-    Listening(Arc<ListenEntry>),
-}
-
 /// What a packet was for.
 pub enum Found<'g> {
     /// A connection, a request or a time-wait entry.
-    Entry(&'g Arc<EhashEntry>),
+    Entry(&'g EhashEntry),
     Listener(Arc<Sock>),
 }
 
@@ -171,35 +138,18 @@ pub fn inet_hashinfo_init(net: &Arc<Net>) {
     net.set_generic(NetId::Tcp, InetHashinfo::new(net));
 }
 
-/// The part of a TCP socket outside its lock.
+/// The part of a TCP socket outside its lock; made when it is first asked for.
 #[inline]
 pub fn inet_csk(sk: &Sock) -> &InetConnectionSock {
-    match sk.ext.get_or_init(|| Box::<InetConnectionSock>::default()).downcast_ref() {
+    match sk.rare.make().ext.get_or_init(|| Box::<InetConnectionSock>::default()).downcast_ref() {
         Some(c) => c,
         None => unreachable!("only TCP sets a TCP socket's ext"),
     }
 }
 
-impl InetConnectionSock {
-    /// Made when it is first asked for.
-    pub fn rare(&self) -> &CskRare {
-        self.rare.get_or_init(Default::default)
-    }
-
-    /// A listener's accept queue.
-    pub fn accept_queue(&self) -> &RequestSockQueue {
-        &self.rare().accept_queue
-    }
-
-    /// Whether something is in the queue of `MSG_ERRQUEUE`.
-    pub fn has_errors(&self) -> bool {
-        self.rare.get().is_some_and(|r| !r.errq.is_empty())
-    }
-
-    /// The port it holds; 0: none.
-    pub fn bind_port(&self) -> u16 {
-        self.bind_port.load(Acquire)
-    }
+/// Whether something is in the queue of `MSG_ERRQUEUE`.
+pub fn inet_csk_has_errors(sk: &Sock) -> bool {
+    sk.rare.ext().is_some_and(|c: &InetConnectionSock| !c.errq.is_empty())
 }
 
 impl InetHashinfo {
@@ -249,32 +199,10 @@ pub fn set_sk_lookup(net: &Net, f: Option<SkLookup>) {
 
 // --- ehash ---
 
-impl EhashEntry {
-    pub fn new(net: &Net, tuple: InetTuple, bound_dev_if: u32, sock: EhashSock) -> Arc<EhashEntry> {
-        Arc::new(EhashEntry { hash: inet_ehashfn(net, &tuple), tuple, bound_dev_if, sock })
-    }
-
-    /// An entry with the coordinates of this one, to take its place.
-    fn successor(&self, sock: EhashSock) -> Arc<EhashEntry> {
-        Arc::new(EhashEntry { hash: self.hash, tuple: self.tuple, bound_dev_if: self.bound_dev_if, sock })
-    }
-
-    /// `inet_match`: whether a packet with these coordinates that came in by device `dif` is for it.
-    #[inline]
-    fn matches(&self, t: &InetTuple, dif: u32) -> bool {
-        self.tuple == *t && (self.bound_dev_if == 0 || self.bound_dev_if == dif || dif == ANY_DEVICE)
-    }
-
-    /// Whether another entry with these coordinates would make look-ups ambiguous.
-    fn conflicts(&self, t: &InetTuple, dev: u32) -> bool {
-        self.tuple == *t && (self.bound_dev_if == 0 || dev == 0 || self.bound_dev_if == dev)
-    }
-}
-
 /// Finds the entry of a connection. `t.laddr` is the packet's destination.
 #[inline]
 #[allow(non_snake_case)]
-pub fn __inet_lookup_established(net: &Net, t: &InetTuple, dif: u32) -> Option<Arc<EhashEntry>> {
+pub fn __inet_lookup_established(net: &Net, t: &InetTuple, dif: u32) -> Option<EhashEntry> {
     tcp_hashinfo(net).ehash.lookup(inet_ehashfn(net, t), |e| e.matches(t, dif))
 }
 
@@ -295,44 +223,50 @@ pub fn __inet_lookup_skb<'g>(
 }
 
 /// Puts a socket where packets find it; `EADDRNOTAVAIL` if the connection exists (`inet_ehash_insert`).
-pub fn inet_ehash_insert(sk: &Arc<Sock>, tuple: InetTuple) -> Result<()> {
+pub fn inet_ehash_insert(sk: &Arc<Sock>, tuple: &InetTuple) -> Result<()> {
     kernel::tp!(inet_ehash_insert, sk.as_ref());
-    let dev = sk.bound_dev_if.load(Relaxed);
-    let e = EhashEntry::new(&sk.net, tuple, dev, EhashSock::Sock(sk.clone()));
-    let table = &tcp_hashinfo(&sk.net).ehash;
-    table.insert_unless(e.hash, e.clone(), |o| o.conflicts(&tuple, dev)).map_err(|_| Errno::EADDRNOTAVAIL)?;
-    *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
+    insert_unless_there(sk, tuple).map_err(|_| Errno::EADDRNOTAVAIL)
+}
+
+/// What is in the way is given back.
+fn insert_unless_there(sk: &Arc<Sock>, tuple: &InetTuple) -> std::result::Result<(), EhashEntry> {
+    let (dev, hash) = (sk.bound_dev_if.load(Relaxed), inet_ehashfn(&sk.net, tuple));
+    let e = EhashEntry::new(tuple, EhashSock::Sock(sk.clone()));
+    tcp_hashinfo(&sk.net).ehash.insert_unless(hash, e, |o| o.conflicts(tuple, dev))?;
+    sk.hashed.connected(hash);
     Ok(())
 }
 
 /// Puts an established socket in the place of the request that it came from, in one step. `false` if the request is gone:
 /// another packet was faster (`inet_ehash_nolisten` with `osk`).
-pub fn inet_ehash_replace_request(sk: &Arc<Sock>, req: &Arc<EhashEntry>) -> bool {
+pub fn inet_ehash_replace_request(sk: &Arc<Sock>, req: &RequestSock) -> bool {
     kernel::tp!(inet_ehash_insert, sk.as_ref());
-    let e = req.successor(EhashSock::Sock(sk.clone()));
-    let done = tcp_hashinfo(&sk.net).ehash.replace(req.hash, req, e.clone());
+    let hash = inet_ehashfn(&sk.net, &req.tuple);
+    let by = |e: &EhashEntry| e.successor(EhashSock::Sock(sk.clone()));
+    let done = tcp_hashinfo(&sk.net).ehash.replace(hash, |e| e.sock.is_request(req), by);
     if done {
-        *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
+        sk.hashed.connected(hash);
     }
     done
 }
 
 /// Makes a request findable; `false` when the connection exists already.
 pub fn reqsk_hash_insert(net: &Net, req: &Arc<RequestSock>) -> bool {
-    let (t, dev) = (req.tuple, req.bound_dev_if);
-    let e = EhashEntry::new(net, t, dev, EhashSock::Request(req.clone()));
-    tcp_hashinfo(net).ehash.insert_unless(e.hash, e.clone(), |o| o.conflicts(&t, dev)).is_ok()
+    let (t, dev) = (&req.tuple, req.bound_dev_if);
+    let e = EhashEntry::new(t, EhashSock::Request(req.clone()));
+    tcp_hashinfo(net).ehash.insert_unless(inet_ehashfn(net, t), e, |o| o.conflicts(t, dev)).is_ok()
 }
 
-/// The entry of a request, while it is hashed.
-pub fn reqsk_entry(net: &Net, req: &Arc<RequestSock>) -> Option<Arc<EhashEntry>> {
-    let same = |e: &EhashEntry| matches!(&e.sock, EhashSock::Request(r) if Arc::ptr_eq(r, req));
-    tcp_hashinfo(net).ehash.lookup(inet_ehashfn(net, &req.tuple), same)
+/// Whether packets can find the request.
+pub fn reqsk_hashed(net: &Net, req: &RequestSock) -> bool {
+    let section = rcu_read_lock();
+    let found = tcp_hashinfo(net).ehash.find(&section, inet_ehashfn(net, &req.tuple), |e| e.sock.is_request(req));
+    found.is_some()
 }
 
-/// Takes an entry out; `false` if it was not in: somebody else did (`reqsk_queue_unlink`).
-pub fn inet_ehash_remove(net: &Net, e: &Arc<EhashEntry>) -> bool {
-    tcp_hashinfo(net).ehash.remove(e.hash, e)
+/// Takes a request out; `false` if it was not in: somebody else did (`reqsk_queue_unlink`).
+pub fn reqsk_unhash(net: &Net, req: &RequestSock) -> bool {
+    tcp_hashinfo(net).ehash.remove(inet_ehashfn(net, &req.tuple), |e| e.sock.is_request(req))
 }
 
 /// Makes the socket findable: a listener by its address and port, anything else by its connection (`inet_hash`).
@@ -341,25 +275,27 @@ pub fn inet_hash(sk: &Arc<Sock>, inet: &InetSock) -> Result<()> {
         listen_insert(sk, inet);
         return Ok(());
     }
-    inet_ehash_insert(sk, inet.tuple())
+    inet_ehash_insert(sk, &inet.tuple())
 }
 
 /// After this no packet finds the socket (`inet_unhash`). Harmless a second time.
 pub fn inet_unhash(sk: &Arc<Sock>) {
     kernel::tp!(inet_unhash, sk.as_ref());
-    let was = std::mem::take(&mut *inet_csk(sk).hashed.lock_bh());
-    match was {
-        Hashed::No => {}
-        Hashed::Connected(e) => {
-            inet_ehash_remove(&sk.net, &e);
+    match sk.hashed.take() {
+        HashedAs::Nothing => {}
+        HashedAs::Connection => {
+            tcp_hashinfo(&sk.net).ehash.remove(sk.hashed.hash(), |e| e.sock.is_sock(sk));
         }
-        Hashed::Listening(e) => listen_remove(sk, &e),
+        HashedAs::Listener => {
+            let was = inet_csk(sk).listening.lock_bh().take();
+            was.iter().for_each(|e| listen_remove(sk, e));
+        }
     }
 }
 
 /// Whether packets can find the socket (`!sk_unhashed`).
 pub fn sk_hashed(sk: &Sock) -> bool {
-    !matches!(*inet_csk(sk).hashed.lock_bh(), Hashed::No)
+    sk.hashed.as_what() != HashedAs::Nothing
 }
 
 // --- Listeners ---
@@ -384,7 +320,8 @@ fn listen_insert(sk: &Arc<Sock>, inet: &InetSock) {
     let hash = listen_hash(&sk.net, addr.addr, port);
     let reuseport = sk.flag(SockFlags::REUSEPORT);
     let _l = info.listen_lock.lock_bh();
-    let group = |e: &ListenEntry| e.reuseport && reuseport && e.addr == addr && e.port == port && e.bound_dev_if == dev;
+    let group =
+        |e: &Arc<ListenEntry>| e.reuseport && reuseport && e.addr == addr && e.port == port && e.bound_dev_if == dev;
     let e = info.lhash2.lookup(hash, group);
     let e = match e {
         Some(e) => {
@@ -400,7 +337,8 @@ fn listen_insert(sk: &Arc<Sock>, inet: &InetSock) {
             e
         }
     };
-    *inet_csk(sk).hashed.lock_bh() = Hashed::Listening(e);
+    *inet_csk(sk).listening.lock_bh() = Some(e);
+    sk.hashed.listening();
 }
 
 fn listen_remove(sk: &Arc<Sock>, e: &Arc<ListenEntry>) {
@@ -409,7 +347,7 @@ fn listen_remove(sk: &Arc<Sock>, e: &Arc<ListenEntry>) {
     let mut members = e.members();
     members.retain(|m| !Arc::ptr_eq(m, sk));
     if members.is_empty() {
-        info.lhash2.remove(e.hash, e);
+        info.lhash2.remove(e.hash, |o| Arc::ptr_eq(o, e));
     }
     e.socks.assign(Some(Arc::new(members)));
 }
@@ -502,7 +440,7 @@ impl Bound for BindOwner {
 
     fn index(&self) -> &AtomicU32 {
         match self {
-            BindOwner::Sock { sk, .. } => &inet_csk(sk).bind_index,
+            BindOwner::Sock { sk, .. } => &sk.hashed.bind_index,
             BindOwner::Timewait { tw, .. } => &tw.bind_index,
         }
     }
@@ -537,9 +475,8 @@ impl BindBucket {
 
     /// `inet_bind_hash` for a socket that `bind(2)` or a listener gives the port to.
     pub fn bind(&mut self, sk: &Arc<Sock>, addr: IpAddr, port: u16) {
-        let csk = inet_csk(sk);
         self.from_connect = false;
-        if csk.bind_port.swap(port, AcqRel) == 0 {
+        if sk.hashed.bind_port.swap(port, AcqRel) == 0 {
             self.owners.add(BindOwner::Sock { sk: sk.clone(), addr: BindAddr::of(sk, addr), place: 0 });
         }
     }
@@ -553,13 +490,12 @@ pub fn inet_inherit_port(child: &Arc<Sock>, inet: &InetSock) {
 
 /// Notes the address that a connection has given a socket bound to any (`inet_bhash2_update_saddr`).
 pub fn inet_bhash2_update_saddr(sk: &Arc<Sock>, addr: IpAddr) {
-    let csk = inet_csk(sk);
-    let port = csk.bind_port();
+    let port = sk.hashed.bind_port();
     if port == 0 {
         return;
     }
     let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
-    b.owners.update(csk.bind_index.load(Relaxed), |o| {
+    b.owners.update(sk.hashed.bind_index.load(Relaxed), |o| {
         if let BindOwner::Sock { addr: a, .. } = o {
             *a = BindAddr::of(sk, addr);
         }
@@ -568,14 +504,13 @@ pub fn inet_bhash2_update_saddr(sk: &Arc<Sock>, addr: IpAddr) {
 
 /// Gives the port back (`inet_put_port`). Harmless for a socket that holds none.
 pub fn inet_put_port(sk: &Arc<Sock>) {
-    let csk = inet_csk(sk);
-    let port = csk.bind_port();
+    let port = sk.hashed.bind_port();
     if port == 0 {
         return;
     }
     let mut b = tcp_hashinfo(&sk.net).bind_bucket(port);
-    if csk.bind_port.swap(0, AcqRel) != 0 {
-        b.remove(csk.bind_index.load(Relaxed));
+    if sk.hashed.bind_port.swap(0, AcqRel) != 0 {
+        b.remove(sk.hashed.bind_index.load(Relaxed));
     }
 }
 
@@ -585,20 +520,20 @@ pub fn inet_put_port(sk: &Arc<Sock>) {
 /// finds neither (`inet_twsk_hashdance`). `false` if the socket was not hashed.
 pub fn inet_twsk_hashdance(tw: &Arc<InetTimewaitSock>, sk: &Arc<Sock>) -> bool {
     let info = tcp_hashinfo(&sk.net);
-    let csk = inet_csk(sk);
-    let port = csk.bind_port();
-    let was = std::mem::take(&mut *csk.hashed.lock_bh());
-    let Hashed::Connected(old) = was else { return false };
-    let new = old.successor(EhashSock::Timewait(tw.clone()));
+    let port = sk.hashed.bind_port();
+    if sk.hashed.take() != HashedAs::Connection {
+        return false;
+    }
     if port != 0 {
         let mut b = info.bind_bucket(port);
-        let at = csk.bind_index.load(Relaxed);
-        if csk.bind_port.swap(0, AcqRel) != 0 {
+        let at = sk.hashed.bind_index.load(Relaxed);
+        if sk.hashed.bind_port.swap(0, AcqRel) != 0 {
             b.owners.update(at, |o| *o = BindOwner::Timewait { tw: tw.clone(), place: 0 });
         }
     }
     info.tw_count.fetch_add(1, AcqRel);
-    info.ehash.replace(old.hash, &old, new)
+    let by = |e: &EhashEntry| e.successor(EhashSock::Timewait(tw.clone()));
+    info.ehash.replace(sk.hashed.hash(), |e| e.sock.is_sock(sk), by)
 }
 
 /// Takes a time-wait entry out of the tables and stops its timer (`inet_twsk_deschedule_put`).
@@ -608,10 +543,7 @@ pub fn inet_twsk_kill(tw: &Arc<InetTimewaitSock>) {
     }
     let Some(net) = tw.net.upgrade() else { return };
     let info = tcp_hashinfo(&net);
-    let same = |e: &EhashEntry| matches!(&e.sock, EhashSock::Timewait(t) if Arc::ptr_eq(t, tw));
-    if let Some(e) = info.ehash.lookup(inet_ehashfn(&net, &tw.tuple), same) {
-        inet_ehash_remove(&net, &e);
-    }
+    info.ehash.remove(inet_ehashfn(&net, &tw.tuple), |e| e.sock.is_timewait(tw));
     let mut b = info.bind_bucket(tw.tuple.lport);
     let at = tw.bind_index.load(Relaxed);
     if matches!(b.owners.get(at), Some(BindOwner::Timewait { tw: t, .. }) if Arc::ptr_eq(t, tw)) {
@@ -707,20 +639,15 @@ fn inet_check_established(sk: &Arc<Sock>, tuple: InetTuple) -> Result<Recycled> 
 
 fn inet_check_established_locked(sk: &Arc<Sock>, tuple: InetTuple) -> Option<Recycled> {
     kernel::tp!(inet_ehash_insert, sk.as_ref());
-    let dev = sk.bound_dev_if.load(Relaxed);
-    let e = EhashEntry::new(&sk.net, tuple, dev, EhashSock::Sock(sk.clone()));
-    let table = &tcp_hashinfo(&sk.net).ehash;
-    let recycled = match table.insert_unless(e.hash, e.clone(), |o| o.conflicts(&tuple, dev)) {
-        Ok(()) => None,
-        Err(old) => match &old.sock {
-            EhashSock::Timewait(tw) if tcp_twsk_unique(sk, tw) && table.replace(e.hash, &old, e.clone()) => {
-                Some(tw.clone())
-            }
-            _ => return None,
-        },
-    };
-    *inet_csk(sk).hashed.lock_bh() = Hashed::Connected(e);
-    Some(recycled)
+    let Err(old) = insert_unless_there(sk, &tuple) else { return Some(None) };
+    let EhashSock::Timewait(tw) = &old.sock else { return None };
+    let hash = inet_ehashfn(&sk.net, &tuple);
+    let by = |e: &EhashEntry| e.successor(EhashSock::Sock(sk.clone()));
+    if !tcp_twsk_unique(sk, tw) || !tcp_hashinfo(&sk.net).ehash.replace(hash, |e| e.sock.is_timewait(tw), by) {
+        return None;
+    }
+    sk.hashed.connected(hash);
+    Some(Some(tw.clone()))
 }
 
 /// Whether timestamps protect a new connection from the segments of the one in TIME_WAIT (RFC 6191).
@@ -752,11 +679,10 @@ pub fn reserved_ports(net: &Net) -> Vec<std::ops::RangeInclusive<u16>> {
 }
 
 /// The coordinates by which packets find the connection.
-pub fn sk_tuple(sk: &Sock) -> Option<InetTuple> {
-    match &*inet_csk(sk).hashed.lock_bh() {
-        Hashed::Connected(e) => Some(e.tuple),
-        _ => None,
-    }
+pub fn sk_tuple(sk: &Arc<Sock>) -> Option<InetTuple> {
+    let section = rcu_read_lock();
+    let e = tcp_hashinfo(&sk.net).ehash.find(&section, sk.hashed.hash(), |e| e.sock.is_sock(sk))?;
+    Some(e.tuple())
 }
 
 /// The two ends of `ip_local_port_range`.

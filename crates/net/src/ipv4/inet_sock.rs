@@ -287,7 +287,7 @@ impl InetSock {
         let saddr = if own.is_ipv4() == daddr.is_ipv4() { own } else { unspecified_like(daddr) };
         Flow {
             tos: if daddr.is_ipv6() { self.opts.v6.tclass } else { self.tos },
-            mark: sk.mark.load(Relaxed),
+            mark: sk.rare.mark(),
             oif: sk.bound_dev_if.load(Relaxed),
             anysrc: sk.flag(SockFlags::TRANSPARENT),
             ..Flow::new(sk.protocol as u8, saddr, self.sport, daddr, dport)
@@ -315,8 +315,8 @@ impl InetSock {
             tos,
             dont_fragment: matches!(pmtudisc as i32, IP_PMTUDISC_WANT | IP_PMTUDISC_DO | IP_PMTUDISC_PROBE),
             flowlabel: self.opts.flowlabel,
-            priority: sk.priority.load(Relaxed),
-            mark: sk.mark.load(Relaxed),
+            priority: sk.rare.priority(),
+            mark: sk.rare.mark(),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod icmp;
 pub mod inet_bind2_bucket;
 pub mod inet_connection_sock;
 pub mod inet_csk_timers;
+pub mod inet_ehash;
 pub mod inet_hashtables;
 pub mod inet_sock;
 pub mod inet_timewait_sock;

@@ -28,7 +28,7 @@ struct PingEntry {
 }
 
 /// The ping sockets of a namespace.
-pub struct PingTable(RcuHashTable<PingEntry>);
+pub struct PingTable(RcuHashTable<Arc<PingEntry>>);
 
 impl Default for PingTable {
     fn default() -> Self {
@@ -36,7 +36,7 @@ impl Default for PingTable {
     }
 }
 
-fn table(net: &Net) -> &RcuHashTable<PingEntry> {
+fn table(net: &Net) -> &RcuHashTable<Arc<PingEntry>> {
     &net.generic::<PingTable>(NetId::Ping).0
 }
 
@@ -49,7 +49,7 @@ pub fn ping_hash(sk: &Arc<Sock>, ident: u16) -> Result<u16> {
     let net = &sk.net;
     let claim = |ident: u16| {
         let e = Arc::new(PingEntry { sk: sk.clone(), ident, v6: is_v6(sk) });
-        let same = |o: &PingEntry| o.ident == ident && o.v6 == e.v6;
+        let same = |o: &Arc<PingEntry>| o.ident == ident && o.v6 == e.v6;
         table(net).insert_unless(net.hash(&ident), e.clone(), same).map(|()| ident).map_err(|_| Errno::EADDRINUSE)
     };
     if ident != 0 {
@@ -62,10 +62,7 @@ pub fn ping_hash(sk: &Arc<Sock>, ident: u16) -> Result<u16> {
 
 /// `ping_unhash`. Harmless for a socket that has no identifier.
 pub fn ping_unhash(sk: &Arc<Sock>, ident: u16) {
-    let net = &sk.net;
-    if let Some(e) = table(net).lookup(net.hash(&ident), |e| Arc::ptr_eq(&e.sk, sk) && e.ident == ident) {
-        table(net).remove(net.hash(&ident), &e);
-    }
+    table(&sk.net).remove(sk.net.hash(&ident), |e| Arc::ptr_eq(&e.sk, sk) && e.ident == ident);
 }
 
 /// `ping_lookup`: the socket of the identifier, if it is on the device.

@@ -97,7 +97,7 @@ fn tcp_seq_show(net: &Net, v6: bool) -> String {
         if v6 { IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED) };
     for (sk, addr, port) in inet_listeners(net) {
         if addr.v6 == v6 {
-            line(hex(addr.addr, port, v6), hex(any, 0, v6), TcpState::Listen, 0, sk.ack_backlog.load(Relaxed) as usize);
+            line(hex(addr.addr, port, v6), hex(any, 0, v6), TcpState::Listen, 0, sk.rare.ack_backlog() as usize);
         }
     }
     tcp_hashinfo(net).ehash.for_each(|e| {
@@ -105,11 +105,11 @@ fn tcp_seq_show(net: &Net, v6: bool) -> String {
             EhashSock::Sock(sk) => {
                 (i32::from(sk.family) == uapi::socket::AF_INET6, sk.state(), sk.rmem_alloc.load(Relaxed))
             }
-            EhashSock::Request(_) => (e.tuple.laddr.is_ipv6(), TcpState::SynRecv, 0),
-            EhashSock::Timewait(_) => (e.tuple.laddr.is_ipv6(), TcpState::TimeWait, 0),
+            EhashSock::Request(_) => (e.tuple().laddr.is_ipv6(), TcpState::SynRecv, 0),
+            EhashSock::Timewait(_) => (e.tuple().laddr.is_ipv6(), TcpState::TimeWait, 0),
         };
         if of_v6 == v6 {
-            let t = &e.tuple;
+            let t = e.tuple();
             line(hex(t.laddr, t.lport, v6), hex(t.faddr, t.fport, v6), state, 0, queued);
         }
         true

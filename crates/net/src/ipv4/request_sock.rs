@@ -182,7 +182,7 @@ impl RequestSockQueue {
         if !a.open {
             return Err(Closed(child));
         }
-        listener.ack_backlog.fetch_add(1, AcqRel);
+        listener.rare.make().ack_backlog.fetch_add(1, AcqRel);
         a.list.push_back((child, tfo));
         Ok(())
     }
@@ -190,7 +190,7 @@ impl RequestSockQueue {
     /// The oldest connection (`reqsk_queue_remove`).
     pub fn pop(&self, listener: &Sock) -> Option<Arc<Sock>> {
         let (child, tfo) = self.accept.lock_bh().list.pop_front()?;
-        listener.ack_backlog.fetch_sub(1, AcqRel);
+        listener.rare.make().ack_backlog.fetch_sub(1, AcqRel);
         if let Some(req) = tfo {
             self.fastopenq.accepted(&req);
         }
@@ -234,5 +234,5 @@ impl RequestSockQueue {
 
 /// `sk_acceptq_is_full`.
 pub fn sk_acceptq_is_full(sk: &Sock) -> bool {
-    sk.ack_backlog.load(Acquire) > sk.max_ack_backlog.load(Acquire)
+    sk.rare.ack_backlog() > sk.rare.max_ack_backlog()
 }

@@ -155,7 +155,7 @@ fn set_tos(sk: &Sock, inet: &mut InetSock, tos: u8) {
         0x08..=0x0e => 2,
         _ => 0,
     };
-    sk.priority.store(priority, Relaxed);
+    sk.rare.set_priority(priority);
     *sk.dst_cache.lock_bh() = None;
 }
 

@@ -4,7 +4,7 @@
 //! Linux counterpart: `net/ipv4/tcp.c`. Receiving is in `tcp_recv`, closing in `tcp_close`, options in `tcp_sockopt`.
 //! Locks and context: process context, socket lock.
 
-use super::inet_hashtables::inet_csk;
+use super::inet_hashtables::inet_csk_has_errors;
 use super::tcp_cong::tcp_slow_start_after_idle_check;
 use super::tcp_fastopen::{fastopen_rsk, tcp_passive_fastopen};
 use super::tcp_fastopen_client::{tcp_fastopen_begin, tcp_fastopen_end};
@@ -332,7 +332,7 @@ pub fn tcp_stream_is_readable(sk: &Sock, tp: &TcpSock, target: u32) -> bool {
 pub fn tcp_poll(sk: &Arc<Sock>) -> PollMask {
     let state = sk.state();
     if state == TcpState::Listen {
-        let some = sk.ack_backlog.load(Acquire) > 0;
+        let some = sk.rare.ack_backlog() > 0;
         return if some { PollMask::IN | PollMask::RDNORM } else { PollMask::empty() };
     }
     let mut mask = PollMask::empty();
@@ -365,7 +365,7 @@ pub fn tcp_poll(sk: &Arc<Sock>) -> PollMask {
         // A write will open the connection.
         mask |= PollMask::OUT | PollMask::WRNORM;
     }
-    if sk.err().is_some() || inet_csk(sk).has_errors() {
+    if sk.err().is_some() || inet_csk_has_errors(sk) {
         mask |= PollMask::ERR;
     }
     mask

@@ -23,7 +23,6 @@ use super::tcp_route::tcp_snd_cwnd_clamp;
 use super::tcp_sock::*;
 use crate::core::skbuff::GSO_MAX_SIZE;
 use crate::core::sock::Sock;
-use std::sync::atomic::Ordering::Relaxed;
 use uapi::tcp::{TcpBbrInfo, TcpCcInfo};
 
 pub static BBR: TcpCongestionOps = TcpCongestionOps {
@@ -60,7 +59,7 @@ fn bbr_rate(tp: &TcpSock, bw: u32, gain: u32) -> u64 {
 }
 
 fn bbr_bw_to_pacing_rate(sk: &Sock, tp: &TcpSock, bw: u32, gain: u32) -> u64 {
-    bbr_rate(tp, bw, gain).min(sk.max_pacing_rate.load(Relaxed))
+    bbr_rate(tp, bw, gain).min(sk.rare.max_pacing_rate())
 }
 
 /// Before the first sample the rate is a window a round trip, or a millisecond.

@@ -21,7 +21,7 @@ use crate::hdr::tcp_flag;
 use kernel::{Wait, tp};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::Ordering::AcqRel;
 use std::task::Poll;
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
@@ -86,7 +86,7 @@ const CLOSING: u32 = TcpState::FinWait1.flag() | TcpState::Closing.flag() | TcpS
 /// `close(2)` that lingers: the FIN goes out, and the caller waits for its acknowledgement (`sk_stream_wait_close`).
 /// [`tcp_close`] follows.
 pub fn tcp_linger(sk: &Arc<Sock>, wait: &mut Wait) -> Poll<()> {
-    let timeout = sk.lingertime.load(Relaxed);
+    let timeout = sk.rare.lingertime();
     if timeout == 0 || sk.state() == TcpState::Listen {
         return Poll::Ready(());
     }
@@ -120,7 +120,7 @@ fn tcp_close_connection(sk: &Arc<Sock>, tp: &mut TcpSock) {
         sk.net.mib.inc(Mib::TcpExtTCPAbortOnClose);
         tcp_set_state(sk, tp, TcpState::Close);
         tcp_send_active_reset(sk, tp);
-    } else if sk.flag(SockFlags::LINGER) && sk.lingertime.load(Relaxed) == 0 {
+    } else if sk.flag(SockFlags::LINGER) && sk.rare.lingertime() == 0 {
         let _ = disconnect(sk, tp);
         sk.net.mib.inc(Mib::TcpExtTCPAbortOnData);
     } else if tcp_close_state(sk, tp) {

@@ -20,9 +20,7 @@ use crate::ipv4::inet_connection_sock::{
     inet_csk_reqsk_queue_is_full, reqsk_queue_removed,
 };
 use crate::ipv4::inet_csk_timers::inet_csk_reset_xmit_timer;
-use crate::ipv4::inet_hashtables::{
-    EhashEntry, inet_csk, inet_ehash_insert, inet_ehash_replace_request, inet_inherit_port,
-};
+use crate::ipv4::inet_hashtables::{inet_csk, inet_ehash_insert, inet_ehash_replace_request, inet_inherit_port};
 use crate::ipv4::inet_sock::InetTuple;
 use crate::ipv4::request_sock::{RequestSock, sk_acceptq_is_full};
 use crate::ipv4::secure_seq::{
@@ -144,7 +142,7 @@ fn tcp_syn_flood_action(sk: &Sock, full: bool) -> bool {
     let cookies = net.sysctl.tcp_syncookies.on();
     net.mib.inc(if cookies { Mib::TcpExtTCPReqQFullDoCookies } else { Mib::TcpExtTCPReqQFullDrop });
     if cookies && full {
-        inet_csk(sk).rare().synq_overflow.store(net.kernel().jiffies(), Relaxed);
+        inet_csk(sk).synq_overflow.store(net.kernel().jiffies(), Relaxed);
     }
     cookies
 }
@@ -152,7 +150,7 @@ fn tcp_syn_flood_action(sk: &Sock, full: bool) -> bool {
 /// Without cookies, the last quarter of `tcp_max_syn_backlog` is kept free.
 fn syn_queue_short(sk: &Sock) -> bool {
     let max = sk.net.sysctl.tcp_max_syn_backlog.get();
-    let len = inet_csk(sk).accept_queue().len() as i64;
+    let len = inet_csk(sk).accept_queue.len() as i64;
     !sk.net.sysctl.tcp_syncookies.on() && max - len < max >> 2
 }
 
@@ -352,13 +350,13 @@ fn fill_child(
 }
 
 /// The third packet: a child takes the request's place in `ehash`, is queued for `accept`, and gets the packet
-/// (`tcp_v4_syn_recv_sock`, `inet_csk_complete_hashdance`, `tcp_child_process`). `entry` is the request's, or none for one that
-/// came out of a cookie. Of two packets that do this at once, one succeeds.
+/// (`tcp_v4_syn_recv_sock`, `inet_csk_complete_hashdance`, `tcp_child_process`). `hashed`: the request is there, which one out of
+/// a cookie is not. Of two packets that do this at once, one succeeds.
 pub fn tcp_v4_syn_recv_sock(
     listener: &Arc<Sock>,
     ltp: &TcpSock,
     req: &RequestSock,
-    entry: Option<&Arc<EhashEntry>>,
+    hashed: bool,
     skb: Box<Skb>,
 ) -> std::result::Result<(), NoChild> {
     kernel::tp!(tcp_v4_syn_recv_sock, skb, listener.as_ref());
@@ -371,16 +369,16 @@ pub fn tcp_v4_syn_recv_sock(
     fill_child(&child, tp, ltp, req, &skb, &th, dst);
     tcp_synack_rtt_meas(&child, tp, req);
 
-    let hashed = match entry {
-        Some(e) => inet_ehash_replace_request(&child, e),
-        None => inet_ehash_insert(&child, req.tuple).is_ok(),
+    let found = match hashed {
+        true => inet_ehash_replace_request(&child, req),
+        false => inet_ehash_insert(&child, &req.tuple).is_ok(),
     };
-    if !hashed {
+    if !found {
         child.set_state(TcpState::Close);
         return Err(NoChild::Lost(skb));
     }
     inet_inherit_port(&child, &tp.inet);
-    if entry.is_some() {
+    if hashed {
         reqsk_queue_removed(req);
     }
     if !inet_csk_reqsk_queue_add(listener, &child, None) {
@@ -478,14 +476,14 @@ fn tcp_fastopen_create_child(
     let mut guard = child.bh_lock_sock_nested();
     let tp = tcp_sk(guard.state()?);
     fill_child(&child, tp, ltp, req, skb, th, dst.clone());
-    if inet_ehash_insert(&child, req.tuple).is_err() {
+    if inet_ehash_insert(&child, &req.tuple).is_err() {
         child.set_state(TcpState::Close);
         return None;
     }
     inet_inherit_port(&child, &tp.inet);
     req.tfo_listener.store(true, Release);
     handshake(tp).fastopen_rsk = Some(req.clone());
-    inet_csk(listener).accept_queue().fastopenq.add();
+    inet_csk(listener).accept_queue.fastopenq.add();
     // RFC 7323, 2.2: the window of a SYN is not scaled.
     tp.snd_wnd = th.window.get() as u32;
     tp.max_window = tp.snd_wnd;
@@ -530,7 +528,7 @@ pub fn tcp_v4_cookie_check(sk: &Arc<Sock>, ltp: &TcpSock, skb: &Skb, th: &TcpHdr
     if !net.sysctl.tcp_syncookies.on() || th.flags & (ACK | crate::hdr::tcp_flag::RST) != ACK {
         return None;
     }
-    let overflow = inet_csk(sk).rare().synq_overflow.load(Relaxed);
+    let overflow = inet_csk(sk).synq_overflow.load(Relaxed);
     let recent = overflow != 0 && net.kernel().jiffies().wrapping_sub(overflow) <= TCP_SYNCOOKIE_VALID;
     if !recent && net.sysctl.tcp_syncookies.get() != 2 {
         return None;

@@ -59,12 +59,12 @@ pub fn tcp_fastopen_init_key_once(net: &Net) {
 pub fn tcp_fastopen_queue_tune(sk: &Sock, backlog: u32) {
     tcp_fastopen_init_key_once(&sk.net);
     let max = backlog.min(sk.net.sysctl.somaxconn.get() as u32);
-    inet_csk(sk).accept_queue().fastopenq.max_qlen.store(max, Relaxed);
+    inet_csk(sk).accept_queue.fastopenq.max_qlen.store(max, Relaxed);
 }
 
 /// The keys of a listener: its own, else the namespace's (`tcp_fastopen_get_ctx`).
 pub fn tcp_fastopen_keys(sk: &Sock) -> Option<FastopenKeys> {
-    let own = *inet_csk(sk).accept_queue().fastopenq.keys.lock_bh();
+    let own = *inet_csk(sk).accept_queue.fastopenq.keys.lock_bh();
     let text = |net: &Net| net.sysctl.tcp_fastopen_key.lock_bh().clone();
     own.or_else(|| FastopenKeys::parse(&text(&sk.net)).ok())
 }
@@ -115,7 +115,7 @@ pub fn tcp_fastopen_cookie_gen_check(
 
 /// Whether one more child may be made out of a SYN alone (RFC 7413, 5.1; `tcp_fastopen_queue_check`).
 pub fn tcp_fastopen_queue_check(sk: &Sock) -> bool {
-    let q = &inet_csk(sk).accept_queue().fastopenq;
+    let q = &inet_csk(sk).accept_queue.fastopenq;
     let max = q.max_qlen.load(Relaxed);
     if max == 0 {
         return false;
@@ -134,7 +134,7 @@ pub fn reqsk_fastopen_remove(tp: &mut TcpSock, reset: bool) {
     let Some(listener) = req.listener.upgrade() else { return };
     let reset = reset && listener.state() == TcpState::Listen;
     let until = reset.then(|| listener.net.kernel().jiffies() + 60 * HZ);
-    inet_csk(&listener).accept_queue().fastopenq.remove(&req, until);
+    inet_csk(&listener).accept_queue.fastopenq.remove(&req, until);
 }
 
 /// The child's request, while its handshake goes on (`tp->fastopen_rsk`).

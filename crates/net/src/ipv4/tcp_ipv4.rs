@@ -17,8 +17,8 @@ use crate::ipv4::inet_connection_sock::{
     inet_csk_reqsk_queue_drop, inet_rtx_syn_ack, reqsk_listener, reqsk_timer_put_off,
 };
 use crate::ipv4::inet_hashtables::{
-    __inet_hash_connect, __inet_lookup_established, __inet_lookup_listener, __inet_lookup_skb, EhashEntry, EhashSock,
-    Found, inet_bhash2_update_saddr, inet_csk, inet_hashinfo_init, inet_twsk_kill,
+    __inet_hash_connect, __inet_lookup_established, __inet_lookup_listener, __inet_lookup_skb, EhashSock, Found,
+    inet_bhash2_update_saddr, inet_csk, inet_hashinfo_init, inet_twsk_kill,
 };
 use crate::ipv4::inet_sock::{InetTuple, unspecified_like};
 use crate::ipv4::inet_timewait_sock::InetTimewaitSock;
@@ -95,7 +95,7 @@ fn tcp_rcv(net: &Arc<Net>, mut skb: Box<Skb>) {
         Some(Found::Entry(e)) => match &e.sock {
             EhashSock::Sock(sk) => tcp_deliver(sk, skb),
             EhashSock::Timewait(tw) => do_time_wait(net, tw, skb, &th, &tuple),
-            EhashSock::Request(req) => new_syn_recv(net, e, req, skb, &th, &tuple),
+            EhashSock::Request(req) => new_syn_recv(net, req, skb, &th, &tuple),
         },
         Some(Found::Listener(sk)) => tcp_listen_rcv(&sk, skb),
         None => tcp_v4_send_reset(net, None, &skb),
@@ -287,21 +287,14 @@ fn do_time_wait(net: &Arc<Net>, tw: &Arc<InetTimewaitSock>, mut skb: Box<Skb>, t
 
 /// The listener's options as they are at this moment, in a state that nobody changes.
 fn listen_opts<'g>(sk: &Sock, section: &'g RcuReadGuard) -> Option<&'g TcpSock> {
-    inet_csk(sk).rare().listen_opts.dereference(section)
+    inet_csk(sk).listen_opts.dereference(section)
 }
 
 /// A segment for a request. The listener's lock is not needed: whoever puts its child in the request's place makes the
 /// connection.
-fn new_syn_recv(
-    net: &Arc<Net>,
-    e: &Arc<EhashEntry>,
-    req: &Arc<RequestSock>,
-    skb: Box<Skb>,
-    th: &TcpHdr,
-    tuple: &InetTuple,
-) {
+fn new_syn_recv(net: &Arc<Net>, req: &Arc<RequestSock>, skb: Box<Skb>, th: &TcpHdr, tuple: &InetTuple) {
     if let Some(l) = reqsk_listener(net, req) {
-        return tcp_req_rcv(&l, e, req, skb, th);
+        return tcp_req_rcv(&l, req, skb, th);
     }
     // The listener is closed. Another one may have taken its place.
     inet_csk_reqsk_queue_drop(net, req);
@@ -325,7 +318,7 @@ fn tcp_listen_rcv(sk: &Arc<Sock>, skb: Box<Skb>) {
     }
     if th.has(ACK) {
         return match tcp_v4_cookie_check(sk, opts, &skb, &th) {
-            Some(req) => finish_handshake(sk, opts, &Arc::new(req), None, skb),
+            Some(req) => finish_handshake(sk, opts, &Arc::new(req), false, skb),
             None => tcp_v4_send_reset(net, Some(sk), &skb),
         };
     }
@@ -347,7 +340,7 @@ fn listen_auth_ok(net: &Net, opts: &TcpSock, who: Receiver<'_>, skb: &Skb, th: &
     tcp_inbound_hash(net, opts.rare.auth.as_deref(), who, skb, th, &tuple).is_ok()
 }
 
-fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb: Box<Skb>, th: &TcpHdr) {
+fn tcp_req_rcv(sk: &Arc<Sock>, req: &Arc<RequestSock>, skb: Box<Skb>, th: &TcpHdr) {
     let net = &sk.net;
     let section = rcu_read_lock();
     let Some(opts) = listen_opts(sk, &section) else { return };
@@ -372,18 +365,12 @@ fn tcp_req_rcv(sk: &Arc<Sock>, e: &Arc<EhashEntry>, req: &Arc<RequestSock>, skb:
                 net.mib.inc(Mib::TcpExtEmbryonicRsts);
             }
         }
-        CheckReq::Create => finish_handshake(sk, opts, req, Some(e), skb),
+        CheckReq::Create => finish_handshake(sk, opts, req, true, skb),
     }
 }
 
-fn finish_handshake(
-    sk: &Arc<Sock>,
-    opts: &TcpSock,
-    req: &Arc<RequestSock>,
-    e: Option<&Arc<EhashEntry>>,
-    skb: Box<Skb>,
-) {
-    let skb = match tcp_v4_syn_recv_sock(sk, opts, req, e, skb) {
+fn finish_handshake(sk: &Arc<Sock>, opts: &TcpSock, req: &Arc<RequestSock>, hashed: bool, skb: Box<Skb>) {
+    let skb = match tcp_v4_syn_recv_sock(sk, opts, req, hashed, skb) {
         Ok(()) => return,
         Err(NoChild::Overflow(skb)) => skb,
         Err(NoChild::Lost(skb)) => return deliver_to_winner(sk, req, skb),
@@ -394,9 +381,7 @@ fn finish_handshake(
         return;
     }
     tcp_v4_send_reset_signed(&sk.net, Some(sk), &skb, req.auth.as_deref());
-    if let Some(EhashSock::Request(r)) = e.map(|e| &e.sock)
-        && inet_csk_reqsk_queue_drop(&sk.net, r)
-    {
+    if hashed && inet_csk_reqsk_queue_drop(&sk.net, req) {
         sk.net.mib.inc(Mib::TcpExtEmbryonicRsts);
     }
 }
@@ -460,8 +445,8 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     let Some(state) = guard.state() else {
         if too_big {
             // Believed, or not, by the owner, who can see what is under way.
-            inet_csk(sk).rare().mtu_info.store(err.info, Relaxed);
-            inet_csk(sk).rare().mtu_seq.store(seq, Relaxed);
+            inet_csk(sk).mtu_info.store(err.info, Relaxed);
+            inet_csk(sk).mtu_seq.store(seq, Relaxed);
             guard.defer(TCPF_MTU_REDUCED_DEFERRED);
         } else {
             net.mib.inc(Mib::TcpExtLockDroppedIcmps);

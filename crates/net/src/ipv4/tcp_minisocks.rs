@@ -111,7 +111,7 @@ fn timewait_init(sk: &Sock, tp: &TcpSock, substate: TcpState) -> TimewaitInit {
         substate,
         auth: tcp_auth_key(tp),
         bound_dev_if: sk.bound_dev_if.load(Relaxed),
-        mark: sk.mark.load(Relaxed),
+        mark: sk.rare.mark(),
         rcv_nxt: tp.rcv_nxt,
         snd_nxt: tp.snd_nxt,
         rcv_wnd: tp.receive_window(),
@@ -410,7 +410,7 @@ pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
     }
     opts.rx_opt.user_mss = tp.rx_opt.user_mss;
     opts.window_clamp = tp.window_clamp;
-    inet_csk(sk).rare().listen_opts.assign(Some(Arc::from(opts)));
+    inet_csk(sk).listen_opts.assign(Some(Arc::from(opts)));
 }
 
 /// Socket options of TCP's level that a child takes over.

@@ -11,7 +11,6 @@
 use super::tcp_sock::{TCP_INIT_CWND, TcpPacing, TcpSock};
 use crate::core::sock::Sock;
 use kernel::hrtimer::HrtimerRestart;
-use std::sync::atomic::Ordering::Relaxed;
 
 /// What leaves in 2^-10 seconds, about a millisecond, may be built as one packet (`sk_pacing_shift`).
 pub const TCP_PACING_SHIFT: u32 = 10;
@@ -39,7 +38,7 @@ pub fn tcp_need_pacing(sk: &Sock, tp: &mut TcpSock) {
 /// Bytes a second; `u64::MAX`: as fast as can be.
 #[inline]
 pub fn tcp_pacing_rate(sk: &Sock, tp: &TcpSock) -> u64 {
-    tp.pacing_rate.min(sk.max_pacing_rate.load(Relaxed))
+    tp.pacing_rate.min(sk.rare.max_pacing_rate())
 }
 
 /// The time of the next packet, nanoseconds; 0: at once.
@@ -58,7 +57,7 @@ pub fn tcp_pacing_limited(sk: &Sock, tp: &mut TcpSock) {
 /// Whether the next packet must wait; then the timer is set for it.
 #[inline]
 pub fn tcp_pacing_check(sk: &Sock, tp: &mut TcpSock) -> bool {
-    if sk.max_pacing_rate.load(Relaxed) != u64::MAX {
+    if sk.rare.max_pacing_rate() != u64::MAX {
         tcp_pacing_limited(sk, tp);
     }
     let Some(p) = &tp.rare.pacing else { return false };

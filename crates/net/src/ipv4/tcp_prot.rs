@@ -83,7 +83,7 @@ pub const TCP_PROTOSW: InetProtosw = InetProtosw {
 /// Packets must find the options before they can find the listener.
 fn tcp_listen(sk: &Arc<Sock>, state: &mut dyn ProtoSock, backlog: i32) -> Result<()> {
     let tfo = sk.net.sysctl.tcp_fastopen.get();
-    let q = &inet_csk(sk).accept_queue().fastopenq;
+    let q = &inet_csk(sk).accept_queue.fastopenq;
     if tfo & TFO_SERVER_WO_SOCKOPT1 != 0 && tfo & TFO_SERVER_ENABLE != 0 && q.max_qlen.load(Relaxed) == 0 {
         tcp_fastopen_queue_tune(sk, backlog as u32);
     }

@@ -442,7 +442,7 @@ fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
         sk.data_ready();
         if !tp.receive_queue.is_empty() && !skb.is_empty() {
             sk.net.mib.inc(Mib::TcpExtTCPRcvQDrop);
-            sk.drops.fetch_add(1, Relaxed);
+            sk.rare.make().drops.fetch_add(1, Relaxed);
             return;
         }
         // Everybody may have one packet: without it nothing would ever go on.
@@ -517,7 +517,7 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     tcp_ecn_check(sk, tp, &skb);
     if !tcp_try_rmem_schedule(sk, tp, &skb) {
         sk.net.mib.inc(Mib::TcpExtTCPOFODrop);
-        sk.drops.fetch_add(1, Relaxed);
+        sk.rare.make().drops.fetch_add(1, Relaxed);
         sk.data_ready();
         return;
     }

@@ -51,7 +51,7 @@ pub fn tcp_cleanup_rbuf(sk: &Arc<Sock>, tp: &mut TcpSock, copied: usize) {
 pub fn tcp_recvmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
     tp!(tcp_recvmsg, sk);
     if flags & MSG_ERRQUEUE != 0 {
-        return Poll::Ready(inet_csk(sk).rare().errq.recv(sk, msg));
+        return Poll::Ready(inet_csk(sk).errq.recv(sk, msg));
     }
     let now = || sk.net.kernel().ktime_get();
     wait.set_timeout(now, sk.rcvtimeo(flags & MSG_DONTWAIT != 0));

@@ -162,7 +162,7 @@ pub fn tcp_v4_send_reset_signed(net: &Arc<Net>, sk: Option<&Sock>, skb: &Skb, au
         tstamp: None,
         oif: reply_oif(tuple.faddr, dev, skb_dif(skb)),
         tos: 0,
-        mark: sk.map_or(0, |s| s.mark.load(Relaxed)),
+        mark: sk.map_or(0, |s| s.rare.mark()),
         traced: skb.traced,
     }
     .send(net)

@@ -50,7 +50,7 @@ pub fn tcp_setsockopt(sk: &Arc<Sock>, level: i32, name: i32, val: &[u8]) -> Resu
         return tcp_auth_setsockopt(sk, tp, name, val);
     }
     if name == TCP_FASTOPEN_KEY {
-        *inet_csk(sk).accept_queue().fastopenq.keys.lock_bh() = Some(FastopenKeys::from_bytes(val)?);
+        *inet_csk(sk).accept_queue.fastopenq.keys.lock_bh() = Some(FastopenKeys::from_bytes(val)?);
         return Ok(());
     }
     let v = int_option(val)?;
@@ -316,7 +316,7 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Resu
         }
         TCP_SAVED_SYN => return saved_syn(tp, len),
         TCP_FASTOPEN_KEY => return Ok(cut(tcp_fastopen_keys(sk).map_or_else(Vec::new, FastopenKeys::to_bytes), len)),
-        TCP_FASTOPEN => inet_csk(sk).accept_queue().fastopenq.max_qlen.load(Relaxed) as i64,
+        TCP_FASTOPEN => inet_csk(sk).accept_queue.fastopenq.max_qlen.load(Relaxed) as i64,
         TCP_FASTOPEN_CONNECT => hs(tp, |h| h.fastopen_connect as i64),
         TCP_FASTOPEN_NO_COOKIE => hs(tp, |h| h.fastopen_no_cookie as i64),
         TCP_SAVE_SYN => hs(tp, |h| h.save_syn as i64),
@@ -358,7 +358,7 @@ pub fn tcp_getsockopt(sk: &Arc<Sock>, level: i32, name: i32, len: usize) -> Resu
 pub(crate) fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
     tp.mstamp_refresh(sk);
     let state = sk.state();
-    let max_rate = sk.max_pacing_rate.load(Relaxed);
+    let max_rate = sk.rare.max_pacing_rate();
     let mut info = TcpInfo { tcpi_state: state as u8, tcpi_max_pacing_rate: max_rate, ..TcpInfo::default() };
     info.tcpi_reordering = tp.reordering;
     info.tcpi_snd_cwnd = tp.snd_cwnd;
@@ -368,8 +368,8 @@ pub(crate) fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
     info.tcpi_pacing_rate = tp.pacing_rate;
     if state == TcpState::Listen {
         // A listener shows its queue.
-        info.tcpi_unacked = sk.ack_backlog.load(Relaxed);
-        info.tcpi_sacked = sk.max_ack_backlog.load(Relaxed);
+        info.tcpi_unacked = sk.rare.ack_backlog();
+        info.tcpi_sacked = sk.rare.max_ack_backlog();
         return info;
     }
     fill_info_state(tp, &mut info);

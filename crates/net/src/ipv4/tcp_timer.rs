@@ -104,8 +104,8 @@ pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) 
     if deferred & TCPF_MTU_REDUCED_DEFERRED != 0 {
         let csk = inet_csk(sk);
         // RFC 5927, 4.1, as for an error that found the socket free.
-        if between(csk.rare().mtu_seq.load(Relaxed), tp.snd_una, tp.snd_nxt) {
-            tcp_mtu_reduced(sk, tp, csk.rare().mtu_info.load(Relaxed));
+        if between(csk.mtu_seq.load(Relaxed), tp.snd_una, tp.snd_nxt) {
+            tcp_mtu_reduced(sk, tp, csk.mtu_info.load(Relaxed));
         } else {
             sk.net.mib.inc(Mib::TcpExtOutOfWindowIcmps);
         }

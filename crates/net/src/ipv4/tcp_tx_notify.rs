@@ -131,7 +131,7 @@ fn stamp(sk: &Sock, n: &TxNotify, what: u32, seq: u32, payload: &[u8]) {
     let time = (n.tsflags & SOFTWARE != 0).then(|| sk.net.kernel().arch().ktime_get_real());
     let key = if n.tsflags & OPT_ID != 0 { seq.wrapping_sub(n.tskey) } else { 0 };
     let payload = if n.tsflags & OPT_TSONLY != 0 { Vec::new() } else { payload.to_vec() };
-    inet_csk(sk).rare().errq.report(Report::Timestamp { what, key, time, payload });
+    inet_csk(sk).errq.report(Report::Timestamp { what, key, time, payload });
     sk.error_report();
 }
 
@@ -206,6 +206,6 @@ fn tcp_zerocopy_done(sk: &Sock, n: &mut TxNotify, done: impl Fn(u32) -> bool) {
         hi = id;
         n.zerocopy.pop_front();
     }
-    inet_csk(sk).rare().errq.report(Report::Zerocopy { lo, hi });
+    inet_csk(sk).errq.report(Report::Zerocopy { lo, hi });
     sk.error_report();
 }

@@ -82,7 +82,7 @@ pub fn udp_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
     let mut state = UdpSock::default();
     let o = state.inet.opts.make();
     let ext = UdpExt::new(o.mc.groups().clone(), o.v6.mc.groups().clone());
-    let _ = sk.ext.set(Box::new(ext));
+    let _ = sk.rare.make().ext.set(Box::new(ext));
     Ok(Box::new(state))
 }
 

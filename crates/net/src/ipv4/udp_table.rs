@@ -25,9 +25,9 @@ pub type SkLookup = Box<dyn Fn(IpAddr, u16, IpAddr, u16) -> Option<Arc<Sock>> + 
 
 /// The UDP sockets of a namespace.
 pub struct UdpTable {
-    by_port: RcuHashTable<UdpEntry>,
-    by_addr: RcuHashTable<UdpEntry>,
-    connected: RcuHashTable<UdpEntry>,
+    by_port: RcuHashTable<Arc<UdpEntry>>,
+    by_addr: RcuHashTable<Arc<UdpEntry>>,
+    connected: RcuHashTable<Arc<UdpEntry>>,
     sk_lookup: Rcu<SkLookup>,
 }
 
@@ -80,7 +80,7 @@ impl UdpExt {
 
 /// The part of a UDP socket outside its lock.
 pub fn udp_ext(sk: &Sock) -> &UdpExt {
-    match sk.ext.get().and_then(|e| e.downcast_ref()) {
+    match sk.rare.ext() {
         Some(e) => e,
         None => unreachable!("set when the socket was made"),
     }
@@ -280,7 +280,7 @@ fn udp_hash_at(sk: &Arc<Sock>, rcv_saddr: IpAddr, daddr: IpAddr, port: u16) -> R
     let net = &sk.net;
     let table = udp_table(net);
     let e = Arc::new(UdpEntry { sk: sk.clone(), port, rcv_saddr, daddr, dport: 0 });
-    let conflict = |other: &UdpEntry| other.conflicts(&e);
+    let conflict = |other: &Arc<UdpEntry>| other.conflicts(&e);
     table.by_port.insert_unless(hash_port(net, port), e.clone(), conflict).map_err(|_| Errno::EADDRINUSE)?;
     table.by_addr.insert(hash_addr(net, rcv_saddr, port), e.clone());
     *udp_ext(sk).entry.lock_bh() = Some(e);
@@ -298,15 +298,16 @@ pub fn udp_rehash(sk: &Arc<Sock>, rcv_saddr: IpAddr, daddr: IpAddr, dport: u16) 
         table.connected.insert(new.hash_connected(), new.clone());
     }
     table.by_addr.insert(hash_addr(net, rcv_saddr, new.port), new.clone());
-    table.by_port.replace(hash_port(net, old.port), &old, new.clone());
+    table.by_port.replace(hash_port(net, old.port), |e| Arc::ptr_eq(e, &old), |_| new.clone());
     *slot = Some(new);
     unlink_lookups(net, table, &old);
 }
 
 fn unlink_lookups(net: &Net, table: &UdpTable, e: &Arc<UdpEntry>) {
-    table.by_addr.remove(hash_addr(net, e.rcv_saddr, e.port), e);
+    let is = |o: &Arc<UdpEntry>| Arc::ptr_eq(o, e);
+    table.by_addr.remove(hash_addr(net, e.rcv_saddr, e.port), is);
     if e.is_connected() {
-        table.connected.remove(e.hash_connected(), e);
+        table.connected.remove(e.hash_connected(), is);
     }
 }
 
@@ -315,5 +316,5 @@ pub fn udp_unhash(sk: &Arc<Sock>) {
     let Some(e) = udp_ext(sk).entry.lock_bh().take() else { return };
     let table = udp_table(&sk.net);
     unlink_lookups(&sk.net, table, &e);
-    table.by_port.remove(hash_port(&sk.net, e.port), &e);
+    table.by_port.remove(hash_port(&sk.net, e.port), |o| Arc::ptr_eq(o, &e));
 }

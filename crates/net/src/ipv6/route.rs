@@ -137,7 +137,7 @@ pub struct Ip6Route {
     fib: Rcu<Fib6>,
     lock: SpinLock<()>,
     entries: AtomicUsize,
-    exceptions: RcuHashTable<Exception>,
+    exceptions: RcuHashTable<Arc<Exception>>,
     gc: OnceLock<Timer>,
     loopback: Rcu<NetDevice>,
     /// Handed out where there is no route, so that input always has somewhere to go.
@@ -526,7 +526,7 @@ pub fn ip6_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
     let expires = net.kernel().jiffies() + net.sysctl.ipv6_mtu_expires.get() as u64 * HZ;
     let new = Arc::new(Exception { daddr, mtu: AtomicU32::new(mtu), expires, dst: Rcu::default() });
     match old {
-        Some(old) if table.replace(hash, &old, new.clone()) => {}
+        Some(old) if table.replace(hash, |e| Arc::ptr_eq(e, &old), |_| new.clone()) => {}
         _ => table.insert(hash, new),
     }
     net.bump_rt_genid();
@@ -534,14 +534,14 @@ pub fn ip6_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
 }
 
 /// Makes room: the first one met goes. Any choice will do; what is lost is learnt again.
-fn evict_exception(table: &RcuHashTable<Exception>, net: &Net) {
+fn evict_exception(table: &RcuHashTable<Arc<Exception>>, net: &Net) {
     let mut victim = None;
     table.for_each(|e| {
         victim = Some(e.clone());
         false
     });
     if let Some(v) = victim {
-        table.remove(net.hash(&v.daddr), &v);
+        table.remove(net.hash(&v.daddr), |e| Arc::ptr_eq(e, &v));
     }
 }
 
@@ -573,7 +573,7 @@ fn fib6_run_gc(net: &Arc<Net>) {
         true
     });
     for e in &expired {
-        table.remove(net.hash(&e.daddr), e);
+        table.remove(net.hash(&e.daddr), |o| Arc::ptr_eq(o, e));
     }
     remove_where(net, |r| r.spec.expires.is_some_and(|at| at <= now));
     if !expired.is_empty() {

@@ -39,7 +39,7 @@ pub struct NeighStats {
 
 /// A family's table (`struct neigh_table`).
 pub struct NeighTable {
-    pub(super) hash: RcuHashTable<Neighbour>,
+    pub(super) hash: RcuHashTable<Arc<Neighbour>>,
     /// Slots taken; counted before an entry is made, so that the limit holds.
     pub(super) entries: AtomicUsize,
     last_flush: AtomicU64,
@@ -151,7 +151,7 @@ fn collect(t: &NeighTable, gone: impl Fn(&Neighbour) -> bool) {
 
 /// Takes an entry out of the table. What waited for it is dropped.
 fn neigh_remove(t: &NeighTable, n: &Arc<Neighbour>) {
-    if !t.hash.remove(n.hash, n) {
+    if !t.hash.remove(n.hash, |o| Arc::ptr_eq(o, n)) {
         return;
     }
     t.entries.fetch_sub(1, Relaxed);

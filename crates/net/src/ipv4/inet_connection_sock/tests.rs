@@ -160,7 +160,7 @@ fn a_port_of_choice_is_free_until_none_is_left() {
         assert_eq!(s.bind(&how, 0), 0);
         socks.push(s);
     }
-    let mut ports: Vec<u16> = socks.iter().map(|s| inet_csk(&s.0).bind_port()).collect();
+    let mut ports: Vec<u16> = socks.iter().map(|s| s.0.hashed.bind_port()).collect();
     ports.sort_unstable();
     assert_eq!(ports, (40000..40010).collect::<Vec<u16>>());
     let s = OurSock::new(&t, &how);
@@ -339,7 +339,7 @@ fn the_accept_queue_has_a_limit() {
 fn a_backlog_is_cut_to_somaxconn() {
     let t = TestNet::new();
     let _inside = t.kernel.enter();
-    assert_eq!(listener(&t, -1).max_ack_backlog.load(SeqCst), 4096);
+    assert_eq!(listener(&t, -1).rare.max_ack_backlog(), 4096);
 }
 
 // --- Requests ---
@@ -368,7 +368,7 @@ fn a_syn_ack_is_sent_again_with_growing_pauses() {
     let l = listener(&t, 5);
     let req = request(l.weak(), 1000, 0);
     assert!(inet_csk_reqsk_queue_hash_add(&l, &req, |_, _| true));
-    let queue = inet_csk(&l).accept_queue();
+    let queue = &inet_csk(&l).accept_queue;
     assert_eq!((queue.len(), queue.len_young()), (1, 1));
     assert!(!inet_csk_reqsk_queue_hash_add(&l, &request(l.weak(), 1000, 0), |_, _| true), "the same connection twice");
     assert_eq!(queue.len(), 1);
@@ -428,10 +428,9 @@ fn one_child_takes_a_request_s_place() {
     let l = listener(&t, 5);
     let req = request(l.weak(), 1000, 0);
     assert!(inet_csk_reqsk_queue_hash_add(&l, &req, |_, _| true));
-    let e = __inet_lookup_established(&t.net, &req.tuple, 0).unwrap();
     let (a, b) = (bare_sock(&t.net, AF_INET), bare_sock(&t.net, AF_INET));
-    assert!(crate::ipv4::inet_hashtables::inet_ehash_replace_request(&a, &e));
-    assert!(!crate::ipv4::inet_hashtables::inet_ehash_replace_request(&b, &e), "the second third packet");
+    assert!(crate::ipv4::inet_hashtables::inet_ehash_replace_request(&a, &req));
+    assert!(!crate::ipv4::inet_hashtables::inet_ehash_replace_request(&b, &req), "the second third packet");
     assert!(!inet_csk_reqsk_queue_drop(&t.net, &req), "already gone");
-    assert_eq!(inet_ehash_insert(&b, req.tuple), Err(Errno::EADDRNOTAVAIL));
+    assert_eq!(inet_ehash_insert(&b, &req.tuple), Err(Errno::EADDRNOTAVAIL));
 }

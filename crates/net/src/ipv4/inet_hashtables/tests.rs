@@ -102,14 +102,14 @@ fn ports_run_out_for_each_destination_by_itself() {
     t.net.sysctl.ip_local_port_max.set(40099).unwrap();
     let (first, r) = connecting(&t, "127.0.0.1", 80);
     assert!(r.is_ok());
-    assert_eq!(inet_csk(&first).bind_port() % 2, 0, "connect takes even ports first");
+    assert_eq!(first.hashed.bind_port() % 2, 0, "connect takes even ports first");
     let mut socks = vec![first];
     for _ in 1..100 {
         let (sk, r) = connecting(&t, "127.0.0.1", 80);
         assert!(r.is_ok());
         socks.push(sk);
     }
-    let mut ports: Vec<u16> = socks.iter().map(|s| inet_csk(s).bind_port()).collect();
+    let mut ports: Vec<u16> = socks.iter().map(|s| s.hashed.bind_port()).collect();
     ports.sort_unstable();
     assert_eq!(ports, (40000..40100).collect::<Vec<u16>>());
     assert_eq!(connecting(&t, "127.0.0.1", 80).1.err(), Some(Errno::EADDRNOTAVAIL));
@@ -129,7 +129,7 @@ fn connect_leaves_bound_ports_alone() {
     tcp_hashinfo(&t.net).bind_bucket(40000).bind(&bound, ip("127.0.0.1"), 40000);
     let (sk, r) = connecting(&t, "127.0.0.1", 80);
     assert!(r.is_ok());
-    assert_eq!(inet_csk(&sk).bind_port(), 40001);
+    assert_eq!(sk.hashed.bind_port(), 40001);
     assert_eq!(connecting(&t, "127.0.0.1", 80).1.err(), Some(Errno::EADDRNOTAVAIL));
 }
 
@@ -171,7 +171,7 @@ fn a_time_wait_entry_takes_the_socket_s_place_for_a_minute() {
     let tw = time_wait(&sk, 0);
     let at = |t: &TestNet| __inet_lookup_established(&t.net, &tw.tuple, 0);
     assert!(matches!(&at(&t).unwrap().sock, EhashSock::Timewait(x) if Arc::ptr_eq(x, &tw)));
-    assert_eq!(inet_csk(&sk).bind_port(), 0, "the port is the entry's now");
+    assert_eq!(sk.hashed.bind_port(), 0, "the port is the entry's now");
     inet_unhash(&sk);
     inet_put_port(&sk);
     assert!(at(&t).is_some(), "what the socket does no longer matters");
@@ -234,7 +234,7 @@ fn lookups_see_every_connection_that_stays_while_others_come_and_go() {
     };
     for (sk, tuple) in &stays {
         let _inside = t.kernel.enter();
-        inet_ehash_insert(sk, *tuple).unwrap();
+        inet_ehash_insert(sk, tuple).unwrap();
     }
     std::thread::scope(|s| {
         let writers: Vec<_> = (0..2u16)
@@ -246,7 +246,7 @@ fn lookups_see_every_connection_that_stays_while_others_come_and_go() {
                         let socks: Vec<_> = (0..1000u16)
                             .map(|n| {
                                 let sk = bare_sock(&t.net, AF_INET);
-                                inet_ehash_insert(&sk, tuple("10.0.0.1", w, "10.0.0.3", round * 1000 + n)).unwrap();
+                                inet_ehash_insert(&sk, &tuple("10.0.0.1", w, "10.0.0.3", round * 1000 + n)).unwrap();
                                 sk
                             })
                             .collect();

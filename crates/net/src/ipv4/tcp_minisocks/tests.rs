@@ -76,7 +76,7 @@ fn a_deferred_connection_waits_for_data() {
 fn time_wait(t: &TestNet, substate: TcpState, with_ts: bool) -> Arc<InetTimewaitSock> {
     let sk = bare_sock(&t.net, AF_INET);
     let tuple = tuple("10.0.0.1", 80, "10.0.0.2", 1000);
-    inet_ehash_insert(&sk, tuple).unwrap();
+    inet_ehash_insert(&sk, &tuple).unwrap();
     let init = TimewaitInit {
         tuple,
         family: AF_INET as u16,

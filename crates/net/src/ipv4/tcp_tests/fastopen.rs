@@ -99,7 +99,7 @@ fn the_second_connection_carries_data_in_its_syn() {
     assert_eq!(w.a.mib.get(Mib::TcpExtTCPFastOpenActive), 1);
     assert_eq!(w.b.mib.get(Mib::TcpExtTCPFastOpenPassive), 1);
     assert_eq!((w.a.mib.get(Mib::TcpRetransSegs), w.b.mib.get(Mib::TcpRetransSegs)), (0, 0), "{}", w.mibs());
-    assert!(inet_csk(&l.sk).accept_queue().fastopenq.is_empty());
+    assert!(inet_csk(&l.sk).accept_queue.fastopenq.is_empty());
     w.transfer(&c, &s, &pattern(200_000));
     w.transfer(&s, &c, &pattern(200_000));
     c.release();
@@ -267,7 +267,7 @@ fn a_child_whose_client_has_gone_is_given_up() {
     let s = accept(&l).unwrap();
     w.run(200_000);
     assert_eq!(s.sk.state(), TcpState::Close, "{}", w.mibs());
-    assert!(inet_csk(&l.sk).accept_queue().fastopenq.is_empty());
+    assert!(inet_csk(&l.sk).accept_queue.fastopenq.is_empty());
     drop(c);
 }
 
@@ -283,7 +283,7 @@ fn no_more_children_than_the_listener_wants() {
     w.run(10);
     assert_eq!(w.b.mib.get(Mib::TcpExtTCPFastOpenPassive), 2);
     assert_eq!(w.b.mib.get(Mib::TcpExtTCPFastOpenListenOverflow), 2);
-    assert_eq!(inet_csk(&l.sk).accept_queue().fastopenq.len(), 2);
+    assert_eq!(inet_csk(&l.sk).accept_queue.fastopenq.len(), 2);
     drop(clients);
 }
 
@@ -292,7 +292,7 @@ fn a_reset_child_keeps_its_place_for_a_minute() {
     let (w, l) = world(1, 2);
     set_int(&l, IPPROTO_TCP, TCP_FASTOPEN, 1);
     warm_up(&w, &l);
-    let q = &inet_csk(&l.sk).accept_queue().fastopenq;
+    let q = &inet_csk(&l.sk).accept_queue.fastopenq;
     let (c, _) = open_with(&w, b"early");
     w.run(3);
     // The client forgets the connection: the SYN-ACK is answered with a RST.

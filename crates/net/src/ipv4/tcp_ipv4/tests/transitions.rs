@@ -127,7 +127,7 @@ impl Conn {
         let seg = self.seg(0);
         let t = InetTuple { laddr: HOST.into(), faddr: PEER.into(), lport: seg.dport, fport: seg.sport };
         let entry = crate::ipv4::inet_hashtables::__inet_lookup_established(net, &t, ANY_DEVICE);
-        let state = match entry.as_deref().map(|e| &e.sock) {
+        let state = match entry.as_ref().map(|e| &e.sock) {
             Some(EhashSock::Sock(sk)) => sk.state(),
             Some(EhashSock::Request(_)) => TcpState::SynRecv,
             Some(EhashSock::Timewait(tw)) => TcpState::from_u8(tw.substate.load(Relaxed)),
