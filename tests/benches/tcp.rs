@@ -200,7 +200,7 @@ fn lookups() {
         let (host, net) = stack();
         let t = FdTable::new(&net, 64);
         let l = listener(&t, 5301);
-        let sk = t.sockfd_lookup(l).expect("listener").sock.sk.clone();
+        let sk = t.sockfd_lookup(l).expect("listener").sk.clone();
         let tuple = |i: u32| InetTuple {
             laddr: Ipv4Addr::LOCALHOST.into(),
             faddr: Ipv4Addr::from_bits(0x0a00_0000 | i >> 8).into(),

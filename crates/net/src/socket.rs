@@ -13,11 +13,15 @@ use crate::security::*;
 use kernel::module::Registered;
 use kernel::{Wait, tp, wait};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering::*};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
-use uapi::socket::{NPROTO, SOCK_MAX};
+use uapi::socket::{NPROTO, SOCK_MAX, SOCK_NONBLOCK};
 use uapi::{Errno, Result, SockAddr};
+
+/// `O_NONBLOCK` and `SOCK_NONBLOCK` are the same bit.
+pub const O_NONBLOCK: i32 = SOCK_NONBLOCK;
+pub const O_RDWR: i32 = 2;
 
 /// The association's state as the socket layer sees it (`socket_state`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,12 +33,13 @@ pub enum SocketState {
     Disconnecting = 4,
 }
 
-/// A socket as a process sees it (`struct socket`).
+/// A socket as a process sees it (`struct socket`), with what `dup` shares of its descriptors (`struct file`). It is released
+/// with its last reference.
 pub struct Socket {
     state: AtomicU8,
     released: AtomicBool,
-    /// `SOCK_STREAM` and its like.
-    pub kind: i32,
+    /// `f_flags`: `O_NONBLOCK` and what else `F_SETFL` has set.
+    flags: AtomicI32,
     pub ops: &'static ProtoOps,
     pub sk: Arc<Sock>,
 }
@@ -124,7 +129,7 @@ impl Socket {
         Arc::new(Socket {
             state: AtomicU8::new(SocketState::Unconnected as u8),
             released: AtomicBool::new(false),
-            kind: sk.kind,
+            flags: AtomicI32::new(O_RDWR),
             ops,
             sk,
         })
@@ -142,6 +147,20 @@ impl Socket {
     /// For the address family, under the socket lock.
     pub fn set_state(&self, s: SocketState) {
         self.state.store(s as u8, Release);
+    }
+
+    /// `f_flags`.
+    pub fn flags(&self) -> i32 {
+        self.flags.load(Relaxed)
+    }
+
+    /// Sets those of `which` that are in `to`, and clears the others of it.
+    pub fn set_flags(&self, which: i32, to: i32) {
+        let _ = self.flags.fetch_update(Relaxed, Relaxed, |old| Some(old & !which | to & which));
+    }
+
+    pub fn nonblock(&self) -> bool {
+        self.flags() & O_NONBLOCK != 0
     }
 
     /// Runs a blocking call to its end as a thread: `sock.block_on(|w| sock.connect(&addr, false, w))`.

@@ -1,16 +1,16 @@
 //! The socket system calls on file descriptors.
 //!
-//! Interface: [`FdTable`] (a process: its descriptors, and each call on them), [`File`], [`PollFd`], [`PollTable`].
+//! Interface: [`FdTable`] (a process: its descriptors, and each call on them), [`PollFd`], [`PollTable`].
 //! Linux counterpart: the `__sys_*` half of `net/socket.c`, `fs/file.c`, `fs/fcntl.c`, `fs/select.c`.
 //! Locks and context: process context. Calls that can block are there twice: as the thread's call, and as a poll (`poll_*`).
 
 use crate::core::iov_iter::{IovIter, MsgHdr};
 use crate::core::net_namespace::Net;
 use crate::core::sock::SockFlags;
+pub use crate::socket::{O_NONBLOCK, O_RDWR};
 use crate::socket::{Socket, sock_create};
 use kernel::{SpinLock, Wait, WaitQueueEntry, tp, wait};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering::*};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
 use uapi::socket::*;
@@ -18,9 +18,6 @@ use uapi::{Errno, Result, SockAddr};
 
 /// `SOCK_TYPE_MASK`.
 const SOCK_TYPE_MASK: i32 = 0xf;
-/// `O_NONBLOCK` and `SOCK_NONBLOCK` are the same bit.
-pub const O_NONBLOCK: i32 = SOCK_NONBLOCK;
-pub const O_RDWR: i32 = 2;
 const O_APPEND: i32 = 0o2000;
 /// What `F_SETFL` may change (`SETFL_MASK`).
 const SETFL_MASK: i32 = O_NONBLOCK | O_APPEND;
@@ -45,77 +42,71 @@ pub const FIOCLEX: u32 = 0x5451;
 /// `UIO_MAXIOV`.
 const UIO_MAXIOV: usize = 1024;
 
-/// An open file description (`struct file`): what `dup` shares. The socket is released with its last reference.
-pub struct File {
-    pub sock: Arc<Socket>,
-    flags: AtomicI32,
+/// `MSG_DONTWAIT` if the description is non-blocking.
+fn with_nonblock(sock: &Socket, flags: i32) -> i32 {
+    if sock.nonblock() { flags | MSG_DONTWAIT } else { flags }
 }
 
-impl File {
-    pub fn new(sock: Arc<Socket>, flags: i32) -> Arc<File> {
-        Arc::new(File { sock, flags: AtomicI32::new(O_RDWR | flags & O_NONBLOCK) })
-    }
-
-    pub fn nonblock(&self) -> bool {
-        self.flags.load(Relaxed) & O_NONBLOCK != 0
-    }
-
-    fn set_nonblock(&self, on: bool) {
-        if on {
-            self.flags.fetch_or(O_NONBLOCK, Relaxed);
-        } else {
-            self.flags.fetch_and(!O_NONBLOCK, Relaxed);
-        }
-    }
-
-    /// `MSG_DONTWAIT` if the description is non-blocking.
-    fn with_nonblock(&self, flags: i32) -> i32 {
-        if self.nonblock() { flags | MSG_DONTWAIT } else { flags }
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        self.sock.release();
-    }
-}
-
-struct Slot {
-    file: Arc<File>,
-    cloexec: bool,
-}
-
+/// The descriptors (`struct fdtable`).
 #[derive(Default)]
 struct Fds {
-    slots: Vec<Option<Slot>>,
+    fd: Vec<Option<Arc<Socket>>>,
+    close_on_exec: BitVec,
     /// No free descriptor is below.
     next_fd: usize,
+}
+
+/// Bits; those that were never set are clear.
+#[derive(Default)]
+struct BitVec(Vec<u64>);
+
+impl BitVec {
+    fn get(&self, at: usize) -> bool {
+        self.0.get(at / 64).is_some_and(|w| w >> (at % 64) & 1 != 0)
+    }
+
+    fn set(&mut self, at: usize, on: bool) {
+        if self.0.len() <= at / 64 {
+            if !on {
+                return;
+            }
+            self.0.resize(at / 64 + 1, 0);
+        }
+        let bit = 1 << (at % 64);
+        self.0[at / 64] = self.0[at / 64] & !bit | if on { bit } else { 0 };
+    }
 }
 
 impl Fds {
     /// The lowest free descriptor from `from` on, below `limit` (`alloc_fd`).
     fn lowest_free(&self, from: usize, limit: usize) -> Result<usize> {
         let mut at = from.max(self.next_fd);
-        while self.slots.get(at).is_some_and(Option::is_some) {
+        while self.fd.get(at).is_some_and(Option::is_some) {
             at += 1;
         }
         if at < limit { Ok(at) } else { Err(Errno::EMFILE) }
     }
 
-    fn install(&mut self, from: usize, limit: usize, slot: Slot) -> Result<i32> {
+    fn install(&mut self, from: usize, limit: usize, sock: Arc<Socket>, cloexec: bool) -> Result<i32> {
         let at = self.lowest_free(from, limit)?;
-        self.put(at, slot);
+        self.put(at, sock, cloexec);
         if from <= self.next_fd {
             self.next_fd = at + 1;
         }
         Ok(at as i32)
     }
 
-    fn put(&mut self, at: usize, slot: Slot) -> Option<Slot> {
-        if self.slots.len() <= at {
-            self.slots.resize_with(at + 1, || None);
+    fn put(&mut self, at: usize, sock: Arc<Socket>, cloexec: bool) -> Option<Arc<Socket>> {
+        if self.fd.len() <= at {
+            self.fd.resize_with(at + 1, || None);
         }
-        self.slots.get_mut(at).and_then(|s| s.replace(slot))
+        self.close_on_exec.set(at, cloexec);
+        self.fd[at].replace(sock)
+    }
+
+    fn get(&self, fd: i32) -> Result<(usize, &Arc<Socket>)> {
+        let at = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.fd.get(at).and_then(Option::as_ref).map(|s| (at, s)).ok_or(Errno::EBADF)
     }
 }
 
@@ -137,19 +128,19 @@ impl FdTable {
         &self.net
     }
 
-    /// `sockfd_lookup`: the open file, `EBADF` if the descriptor is none.
-    pub fn sockfd_lookup(&self, fd: i32) -> Result<Arc<File>> {
-        let at = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        let fds = self.fds.lock_bh();
-        fds.slots.get(at).and_then(Option::as_ref).map(|s| s.file.clone()).ok_or(Errno::EBADF)
+    /// `sockfd_lookup`: the socket, `EBADF` if the descriptor is none.
+    pub fn sockfd_lookup(&self, fd: i32) -> Result<Arc<Socket>> {
+        self.fds.lock_bh().get(fd).map(|(_, s)| s.clone())
     }
 
     /// `sock_map_fd`: gives the socket the lowest free descriptor. `flags`: `SOCK_NONBLOCK`, `SOCK_CLOEXEC`.
     pub fn sock_map_fd(&self, sock: Arc<Socket>, flags: i32) -> Result<i32> {
-        let file = File::new(sock, flags);
-        // Refused, the file is dropped after the lock: that releases the socket.
-        let slot = Slot { file: file.clone(), cloexec: flags & SOCK_CLOEXEC != 0 };
-        self.fds.lock_bh().install(0, self.limit, slot)
+        sock.set_flags(O_NONBLOCK, flags);
+        // Refused, it is dropped after the lock: that releases it.
+        let keep = sock.clone();
+        let fd = self.fds.lock_bh().install(0, self.limit, sock, flags & SOCK_CLOEXEC != 0);
+        drop(keep);
+        fd
     }
 
     /// Runs a call to its end as the calling thread.
@@ -163,27 +154,30 @@ impl FdTable {
     /// `close(2)`. Calls of other threads on the descriptor keep its socket until they return. The last descriptor of a socket with
     /// `SO_LINGER` waits until all is said.
     pub fn close(&self, fd: i32) -> Result<()> {
-        let at = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        let slot = {
+        let sock = {
             let mut fds = self.fds.lock_bh();
-            let slot = fds.slots.get_mut(at).and_then(Option::take).ok_or(Errno::EBADF)?;
+            let (at, _) = fds.get(fd)?;
             fds.next_fd = fds.next_fd.min(at);
-            slot
+            fds.fd[at].take()
         };
-        if slot.file.sock.sk.flag(SockFlags::LINGER) && Arc::strong_count(&slot.file) == 1 {
-            self.block_on(|w| slot.file.sock.close(w));
+        if let Some(sock) = &sock
+            && sock.sk.flag(SockFlags::LINGER)
+            && Arc::strong_count(sock) == 1
+        {
+            self.block_on(|w| sock.close(w));
         }
-        drop(slot);
+        drop(sock);
         Ok(())
     }
 
     /// Closes every descriptor (`close_files`, at exit), or only those marked so (`do_close_on_exec`).
     pub fn close_all(&self, only_cloexec: bool) {
-        let gone: Vec<Slot> = {
+        let gone: Vec<Arc<Socket>> = {
             let mut fds = self.fds.lock_bh();
             fds.next_fd = 0;
-            let doomed = |s: &&mut Option<Slot>| s.as_ref().is_some_and(|s| s.cloexec || !only_cloexec);
-            fds.slots.iter_mut().filter(doomed).filter_map(Option::take).collect()
+            let Fds { fd, close_on_exec, .. } = &mut *fds;
+            let doomed = fd.iter_mut().enumerate().filter(|(at, _)| !only_cloexec || close_on_exec.get(*at));
+            doomed.filter_map(|(_, s)| s.take()).collect()
         };
         drop(gone);
     }
@@ -194,8 +188,12 @@ impl FdTable {
     }
 
     fn dup_from(&self, fd: i32, from: usize, cloexec: bool) -> Result<i32> {
-        let file = self.sockfd_lookup(fd)?;
-        self.fds.lock_bh().install(from, self.limit, Slot { file, cloexec })
+        let sock = self.sockfd_lookup(fd)?;
+        // Refused, it is dropped after the lock, if it is the last.
+        let keep = sock.clone();
+        let new = self.fds.lock_bh().install(from, self.limit, sock, cloexec);
+        drop(keep);
+        new
     }
 
     /// `dup3(2)`; `EINVAL` for the same descriptor twice, `EBADF` for a target over the limit.
@@ -204,54 +202,52 @@ impl FdTable {
             return Err(Errno::EINVAL);
         }
         let at = usize::try_from(new).ok().filter(|&n| n < self.limit).ok_or(Errno::EBADF)?;
-        let file = self.sockfd_lookup(old)?;
-        let before = self.fds.lock_bh().put(at, Slot { file, cloexec: flags & SOCK_CLOEXEC != 0 });
+        let sock = self.sockfd_lookup(old)?;
+        let before = self.fds.lock_bh().put(at, sock, flags & SOCK_CLOEXEC != 0);
         drop(before);
         Ok(new)
     }
 
     /// `fcntl(2)`: `F_DUPFD`, `F_DUPFD_CLOEXEC`, `F_GETFD`, `F_SETFD`, `F_GETFL`, `F_SETFL`; else `EINVAL`.
     pub fn fcntl(&self, fd: i32, cmd: i32, arg: i32) -> Result<i32> {
-        let file = self.sockfd_lookup(fd)?;
+        let sock = self.sockfd_lookup(fd)?;
         match cmd {
             F_DUPFD | F_DUPFD_CLOEXEC => {
                 let from = usize::try_from(arg).ok().filter(|&a| a < self.limit).ok_or(Errno::EINVAL)?;
                 self.dup_from(fd, from, cmd == F_DUPFD_CLOEXEC)
             }
-            F_GETFD => self.with_slot(fd, |s| s.cloexec as i32),
-            F_SETFD => self.with_slot(fd, |s| {
-                s.cloexec = arg & FD_CLOEXEC != 0;
-                0
-            }),
-            F_GETFL => Ok(file.flags.load(Relaxed)),
+            F_GETFD => {
+                let fds = self.fds.lock_bh();
+                let (at, _) = fds.get(fd)?;
+                Ok(fds.close_on_exec.get(at) as i32)
+            }
+            F_SETFD => self.set_close_on_exec(fd, arg & FD_CLOEXEC != 0),
+            F_GETFL => Ok(sock.flags()),
             F_SETFL => {
-                let set = |old: i32| Some(old & !SETFL_MASK | arg & SETFL_MASK);
-                let _ = file.flags.fetch_update(Relaxed, Relaxed, set);
+                sock.set_flags(SETFL_MASK, arg);
                 Ok(0)
             }
             _ => Err(Errno::EINVAL),
         }
     }
 
-    fn with_slot(&self, fd: i32, f: impl FnOnce(&mut Slot) -> i32) -> Result<i32> {
-        let at = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+    fn set_close_on_exec(&self, fd: i32, on: bool) -> Result<i32> {
         let mut fds = self.fds.lock_bh();
-        fds.slots.get_mut(at).and_then(Option::as_mut).map(f).ok_or(Errno::EBADF)
+        let (at, _) = fds.get(fd)?;
+        fds.close_on_exec.set(at, on);
+        Ok(0)
     }
 
     /// `ioctl(2)`. `arg` is the integer given (`FIONBIO`); the answer is the integer read (`FIONREAD`, `SIOCOUTQ`).
     pub fn ioctl(&self, fd: i32, cmd: u32, arg: i32) -> Result<i32> {
-        let file = self.sockfd_lookup(fd)?;
+        let sock = self.sockfd_lookup(fd)?;
         match cmd {
             FIONBIO => {
-                file.set_nonblock(arg != 0);
+                sock.set_flags(O_NONBLOCK, if arg != 0 { O_NONBLOCK } else { 0 });
                 Ok(0)
             }
-            FIOCLEX | FIONCLEX => self.with_slot(fd, |s| {
-                s.cloexec = cmd == FIOCLEX;
-                0
-            }),
-            _ => file.sock.ioctl(cmd).map_err(Errno::to_user),
+            FIOCLEX | FIONCLEX => self.set_close_on_exec(fd, cmd == FIOCLEX),
+            _ => sock.ioctl(cmd).map_err(Errno::to_user),
         }
     }
 }
@@ -271,39 +267,39 @@ impl FdTable {
     }
 
     pub fn bind(&self, fd: i32, addr: &SockAddr) -> Result<()> {
-        self.sockfd_lookup(fd)?.sock.bind(addr)
+        self.sockfd_lookup(fd)?.bind(addr)
     }
 
     pub fn listen(&self, fd: i32, backlog: i32) -> Result<()> {
-        self.sockfd_lookup(fd)?.sock.listen(backlog)
+        self.sockfd_lookup(fd)?.listen(backlog)
     }
 
     pub fn shutdown(&self, fd: i32, how: i32) -> Result<()> {
-        self.sockfd_lookup(fd)?.sock.shutdown(how)
+        self.sockfd_lookup(fd)?.shutdown(how)
     }
 
     pub fn getsockname(&self, fd: i32) -> Result<SockAddr> {
-        self.sockfd_lookup(fd)?.sock.getname(false)
+        self.sockfd_lookup(fd)?.getname(false)
     }
 
     pub fn getpeername(&self, fd: i32) -> Result<SockAddr> {
-        self.sockfd_lookup(fd)?.sock.getname(true)
+        self.sockfd_lookup(fd)?.getname(true)
     }
 
     pub fn setsockopt(&self, fd: i32, level: i32, name: i32, val: &[u8]) -> Result<()> {
-        self.sockfd_lookup(fd)?.sock.setsockopt(level, name, val)
+        self.sockfd_lookup(fd)?.setsockopt(level, name, val)
     }
 
     pub fn getsockopt(&self, fd: i32, level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
-        self.sockfd_lookup(fd)?.sock.getsockopt(level, name, len)
+        self.sockfd_lookup(fd)?.getsockopt(level, name, len)
     }
 }
 
 // The socket calls that may block, as polls. An answer of `ERESTARTSYS` has become `EINTR`.
 impl FdTable {
     pub fn poll_connect(&self, fd: i32, addr: &SockAddr, wait: &mut Wait) -> Poll<Result<()>> {
-        let file = self.sockfd_lookup(fd)?;
-        to_user(file.sock.connect(addr, file.nonblock(), wait))
+        let sock = self.sockfd_lookup(fd)?;
+        to_user(sock.connect(addr, sock.nonblock(), wait))
     }
 
     /// `accept4(2)`: the connection's descriptor and the peer's address.
@@ -311,23 +307,23 @@ impl FdTable {
         if flags & !(SOCK_CLOEXEC | SOCK_NONBLOCK) != 0 {
             return Poll::Ready(Err(Errno::EINVAL));
         }
-        let file = self.sockfd_lookup(fd)?;
+        let sock = self.sockfd_lookup(fd)?;
         // Without a descriptor to be had no connection is taken.
         self.fds.lock_bh().lowest_free(0, self.limit)?;
-        let sock = std::task::ready!(to_user(file.sock.accept(file.nonblock(), wait)))?;
+        let sock = std::task::ready!(to_user(sock.accept(sock.nonblock(), wait)))?;
         let peer = sock.accepted_from().map_err(|_| Errno::ECONNABORTED)?;
         Poll::Ready(self.sock_map_fd(sock, flags).map(|fd| (fd, peer)))
     }
 
     pub fn poll_sendmsg(&self, fd: i32, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<Result<usize>> {
-        let file = self.sockfd_lookup(fd)?;
-        msg.flags = file.with_nonblock(msg.flags);
-        to_user(file.sock.sendmsg(msg, wait))
+        let sock = self.sockfd_lookup(fd)?;
+        msg.flags = with_nonblock(&sock, msg.flags);
+        to_user(sock.sendmsg(msg, wait))
     }
 
     pub fn poll_recvmsg(&self, fd: i32, msg: &mut MsgHdr<'_>, flags: i32, wait: &mut Wait) -> Poll<Result<usize>> {
-        let file = self.sockfd_lookup(fd)?;
-        to_user(file.sock.recvmsg(msg, file.with_nonblock(flags), wait))
+        let sock = self.sockfd_lookup(fd)?;
+        to_user(sock.recvmsg(msg, with_nonblock(&sock, flags), wait))
     }
 
     /// `poll(2)`. `timeout` in nanoseconds, `None` for ever. `table` is a new one for each call, and the same for its polls.
@@ -363,12 +359,12 @@ impl FdTable {
             }
             p.revents = match self.sockfd_lookup(p.fd) {
                 Err(_) => PollMask::NVAL,
-                Ok(file) => {
+                Ok(sock) => {
                     let wanted = p.events | PollMask::ERR | PollMask::HUP;
                     if !table.armed {
-                        table.poll_wait(&file, wanted, wait);
+                        table.poll_wait(&sock, wanted, wait);
                     }
-                    file.sock.poll() & wanted
+                    sock.poll() & wanted
                 }
             };
             ready += !p.revents.is_empty() as usize;
@@ -441,9 +437,9 @@ impl FdTable {
 
     /// `splice(2)` from a socket. Only the socket's `O_NONBLOCK` counts: `SPLICE_F_NONBLOCK` is about the pipe.
     pub fn splice_read(&self, fd: i32, msg: &mut MsgHdr<'_>) -> Result<usize> {
-        let file = self.sockfd_lookup(fd)?;
-        let flags = if file.nonblock() { MSG_DONTWAIT } else { 0 };
-        self.block_on(|w| to_user(file.sock.splice_read(msg, flags, w)))
+        let sock = self.sockfd_lookup(fd)?;
+        let flags = if sock.nonblock() { MSG_DONTWAIT } else { 0 };
+        self.block_on(|w| to_user(sock.splice_read(msg, flags, w)))
     }
 
     /// `read(2)`; of nothing it is nothing (`sock_read_iter`).
@@ -503,13 +499,13 @@ impl PollFd {
 /// Where one `poll(2)` has put its entries (`struct poll_wqueues`). Its drop takes them off.
 #[derive(Default)]
 pub struct PollTable {
-    entries: Vec<(Arc<File>, Arc<WaitQueueEntry>)>,
+    entries: Vec<(Arc<Socket>, Arc<WaitQueueEntry>)>,
     armed: bool,
 }
 
 impl PollTable {
     /// `poll_wait`, with `pollwake` as the wake function: events nobody asked for wake nobody.
-    fn poll_wait(&mut self, file: &Arc<File>, wanted: PollMask, wait: &Wait) {
+    fn poll_wait(&mut self, sock: &Arc<Socket>, wanted: PollMask, wait: &Wait) {
         let task = wait.task().clone();
         let e = WaitQueueEntry::callback(move |key| {
             if key == 0 || key & wanted.bits() != 0 {
@@ -518,13 +514,13 @@ impl PollTable {
             // Not exclusive: it counts for nothing.
             false
         });
-        file.sock.sk.wq.add(&e);
-        self.entries.push((file.clone(), e));
+        sock.sk.wq.add(&e);
+        self.entries.push((sock.clone(), e));
     }
 
     fn free(&mut self) {
-        for (file, e) in self.entries.drain(..) {
-            file.sock.sk.wq.remove(&e);
+        for (sock, e) in self.entries.drain(..) {
+            sock.sk.wq.remove(&e);
         }
     }
 }

@@ -270,7 +270,7 @@ fn nothing_is_left_of_a_closed_connection() {
     let (host, f) = files();
     let (l, to) = listener(&f, "127.0.0.1:0", 5);
     let (c, s) = connected(&f, l, &to);
-    let weak = |fd| f.sockfd_lookup(fd).expect("file").sock.sk.weak();
+    let weak = |fd| f.sockfd_lookup(fd).expect("file").sk.weak();
     let socks = [weak(c), weak(s), weak(l)];
     // One more in the accept queue, and one that was refused.
     let waiting = tcp(&f, AF_INET);

@@ -156,7 +156,7 @@ fn a_gateway_receives_everything_and_answers_from_anywhere() {
     for o in [IP_PKTINFO, IP_ORIGDSTADDR] {
         f.setsockopt(gw, IPPROTO_IP, o, &1i32.to_ne_bytes()).expect("option");
     }
-    let sk = Arc::downgrade(&f.sockfd_lookup(gw).expect("file").sock.sk);
+    let sk = Arc::downgrade(&f.sockfd_lookup(gw).expect("file").sk);
     let hook = move |_, _, daddr: std::net::IpAddr, _| sk.upgrade().filter(|_| !daddr.is_loopback());
     udp_set_sk_lookup(&net, Some(Box::new(hook)));
 
@@ -218,7 +218,7 @@ fn a_closed_socket_is_freed_with_all_that_waits_in_it() {
         f.send(a, &[1; 2000], 0).expect("send");
     }
     f.send(a, b"corked", MSG_MORE).expect("send");
-    let weak: Vec<_> = [a, b].iter().map(|&fd| Arc::downgrade(&f.sockfd_lookup(fd).expect("file").sock.sk)).collect();
+    let weak: Vec<_> = [a, b].iter().map(|&fd| Arc::downgrade(&f.sockfd_lookup(fd).expect("file").sk)).collect();
     f.close(b).expect("close");
     f.close(a).expect("close");
     kernel::synchronize_rcu();

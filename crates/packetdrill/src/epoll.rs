@@ -6,7 +6,8 @@
 
 use kernel::task::{TASK_INTERRUPTIBLE, TASK_RUNNING, Task};
 use kernel::{WaitQueueEntry, wait};
-use net::syscall::{FdTable, File};
+use net::socket::Socket;
+use net::syscall::FdTable;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Poll;
@@ -26,10 +27,10 @@ const EPOLLET: u32 = 1 << 31;
 /// The events asked for or reported, and what the caller has stored with them.
 pub type Event = (u32, u64);
 
-/// It does not keep the file: a descriptor that is closed leaves the set.
+/// It does not keep the socket: a descriptor that is closed leaves the set.
 struct Item {
     fd: i32,
-    file: Weak<File>,
+    sock: Weak<Socket>,
     entry: Arc<WaitQueueEntry>,
     event: Event,
     /// Something has happened since it was last reported.
@@ -38,8 +39,8 @@ struct Item {
 
 impl Drop for Item {
     fn drop(&mut self) {
-        if let Some(file) = self.file.upgrade() {
-            file.sock.sk.wq.remove(&self.entry);
+        if let Some(sock) = self.sock.upgrade() {
+            sock.sk.wq.remove(&self.entry);
         }
     }
 }
@@ -83,12 +84,12 @@ impl Epolls {
     /// `epoll_ctl(2)`.
     pub fn ctl(&self, fds: &FdTable, epfd: i32, op: i32, fd: i32, event: Event) -> Result<()> {
         let ep = self.get(epfd)?;
-        let file = fds.sockfd_lookup(fd)?;
+        let sock = fds.sockfd_lookup(fd)?;
         let mut items = lock(&ep.items);
-        items.retain(|i| i.file.strong_count() > 0);
+        items.retain(|i| i.sock.strong_count() > 0);
         let at = items.iter().position(|i| i.fd == fd);
         match (op, at) {
-            (EPOLL_CTL_ADD, None) => items.push(ep.item(fd, file, event)),
+            (EPOLL_CTL_ADD, None) => items.push(ep.item(fd, sock, event)),
             (EPOLL_CTL_MOD, Some(at)) => {
                 items[at].event = event;
                 items[at].fresh.store(true, SeqCst);
@@ -127,7 +128,7 @@ impl Epolls {
 }
 
 impl Epoll {
-    fn item(&self, fd: i32, file: Arc<File>, event: Event) -> Item {
+    fn item(&self, fd: i32, sock: Arc<Socket>, event: Event) -> Item {
         let fresh = Arc::new(AtomicBool::new(true));
         let (mark, sleepers) = (fresh.clone(), self.sleepers.clone());
         let entry = WaitQueueEntry::callback(move |_| {
@@ -137,8 +138,8 @@ impl Epoll {
             }
             false
         });
-        file.sock.sk.wq.add(&entry);
-        Item { fd, file: Arc::downgrade(&file), entry, event, fresh }
+        sock.sk.wq.add(&entry);
+        Item { fd, sock: Arc::downgrade(&sock), entry, event, fresh }
     }
 
     /// What is to be reported now (`ep_send_events`).
@@ -151,9 +152,9 @@ impl Epoll {
             if out.len() >= max || off || !i.fresh.load(SeqCst) {
                 continue;
             }
-            let Some(file) = i.file.upgrade() else { continue };
+            let Some(sock) = i.sock.upgrade() else { continue };
             let always = (PollMask::ERR | PollMask::HUP).bits();
-            let events = file.sock.poll().bits() & (wanted | always);
+            let events = sock.poll().bits() & (wanted | always);
             if events == 0 || wanted & EPOLLET != 0 {
                 i.fresh.store(false, SeqCst);
             }
@@ -184,7 +185,7 @@ mod tests {
         m.epolls.ctl(&m.fds, ep, EPOLL_CTL_ADD, fd, (PollMask::HUP.bits(), 7)).unwrap();
         let ready = m.epolls.wait(&m.fds, ep, 8, 0).unwrap();
         assert_eq!(ready, [(PollMask::HUP.bits(), 7)], "never connected");
-        let sk = Arc::downgrade(&m.fds.sockfd_lookup(fd).unwrap().sock.sk);
+        let sk = Arc::downgrade(&m.fds.sockfd_lookup(fd).unwrap().sk);
         m.fds.close(fd).unwrap();
         assert!(sk.upgrade().is_none(), "the set keeps nobody's socket");
         assert_eq!(m.epolls.wait(&m.fds, ep, 8, 0), Ok(vec![]));

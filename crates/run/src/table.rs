@@ -167,7 +167,7 @@ pub struct Table {
 impl Table {
     /// A new socket with a pair of its own; answers its number and the program's end, which is to be injected and closed.
     pub fn insert(&mut self, sock: Arc<Socket>, role: Role, wakeups: &Arc<Wakeups>) -> Result<(Id, OwnedFd)> {
-        let stream = sock.kind == uapi::socket::SOCK_STREAM;
+        let stream = sock.sk.kind == uapi::socket::SOCK_STREAM;
         let (ours, theirs) = new_pair(stream)?;
         let ino = sys::socket_inode(theirs.as_fd()).unwrap_or_default();
         let slot = self.free.pop().unwrap_or_else(|| {

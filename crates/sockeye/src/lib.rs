@@ -56,7 +56,7 @@ pub use udp::UdpSocket;
 /// The bare socket calls, on descriptors of a table of their own ([`Stack::files`]).
 pub mod bsd {
     pub use net::core::iov_iter::{CMsg, IovIter, MsgHdr};
-    pub use net::syscall::{FdTable, File, PollFd, PollTable};
+    pub use net::syscall::{FdTable, PollFd, PollTable};
     pub use uapi::poll::Poll as PollMask;
     pub use uapi::{Errno, SockAddr, socket, tcp};
 }

@@ -460,7 +460,7 @@ fn inet_listen(sock: &Socket, backlog: i32) -> Result<()> {
     let sk = &sock.sk;
     let mut state = sk.lock_sock();
     let may_listen = TcpState::Close.flag() | TcpState::Listen.flag();
-    if sock.state() != SocketState::Unconnected || sock.kind != SOCK_STREAM || !sk.state().is_in(may_listen) {
+    if sock.state() != SocketState::Unconnected || sock.sk.kind != SOCK_STREAM || !sk.state().is_in(may_listen) {
         return Err(Errno::EINVAL);
     }
     (sk.prot.listen)(sk, &mut *state, backlog)

@@ -39,7 +39,7 @@ pub fn inet6_setsockopt(sock: &Socket, level: i32, name: i32, val: &[u8]) -> Res
             sock_options_changed(&sock.sk);
             Ok(())
         }
-        IPPROTO_IP if sock.kind == SOCK_RAW => unsupported(&sock.sk),
+        IPPROTO_IP if sock.sk.kind == SOCK_RAW => unsupported(&sock.sk),
         _ => inet_setsockopt(sock, level, name, val),
     }
 }
@@ -48,7 +48,7 @@ pub fn inet6_setsockopt(sock: &Socket, level: i32, name: i32, val: &[u8]) -> Res
 pub fn inet6_getsockopt(sock: &Socket, level: i32, name: i32, len: usize) -> Result<Vec<u8>> {
     match level {
         IPPROTO_IPV6 => ipv6_getsockopt(&sock.sk, name, len),
-        IPPROTO_IP if sock.kind == SOCK_RAW => unsupported(&sock.sk),
+        IPPROTO_IP if sock.sk.kind == SOCK_RAW => unsupported(&sock.sk),
         _ => inet_getsockopt(sock, level, name, len),
     }
 }

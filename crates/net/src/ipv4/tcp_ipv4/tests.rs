@@ -374,7 +374,7 @@ fn a_new_connection_takes_over_one_in_time_wait() {
 fn a_listener_can_answer_for_any_address() {
     let m = Machine::new();
     let l = m.listener(5);
-    let sk = m.files.sockfd_lookup(l).unwrap().sock.sk.clone();
+    let sk = m.files.sockfd_lookup(l).unwrap().sk.clone();
     ip_route_add(m.net(), RouteSpec::local(Ipv4Addr::new(93, 0, 0, 0), 8, m.dev.ifindex)).unwrap();
     set_sk_lookup(m.net(), Some(Box::new(move |_| Some(sk.clone()))));
     let far = Ipv4Addr::new(93, 184, 216, 34);
@@ -396,7 +396,7 @@ fn a_listener_can_answer_for_any_address() {
 fn a_handshake_does_not_wait_for_the_listener_s_owner() {
     let m = Machine::new();
     let l = m.listener(5);
-    let sk = m.files.sockfd_lookup(l).unwrap().sock.sk.clone();
+    let sk = m.files.sockfd_lookup(l).unwrap().sk.clone();
     let _inside = m.t.kernel.enter();
     let owner = sk.lock_sock();
     let sent = m.ask(Seg::new(100, 0, SYN));
@@ -503,7 +503,7 @@ fn packet_too_big_makes_smaller_segments() {
         let synack = m.ask_one(Seg::new(100, 0, SYN).with(&[2, 4, 5, 180]));
         m.ask(Seg::new(101, synack.seq.wrapping_add(1), ACK));
         let fd = m.accept(l).unwrap();
-        let sk = m.files.sockfd_lookup(fd).unwrap().sock.sk.clone();
+        let sk = m.files.sockfd_lookup(fd).unwrap().sk.clone();
         m.files.send(fd, &[7; 2920], 0).unwrap();
         let first = m.sent();
         assert_eq!(first.iter().map(|s| s.payload.len()).collect::<Vec<_>>(), [1460, 1460]);

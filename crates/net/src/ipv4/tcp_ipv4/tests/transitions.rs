@@ -132,7 +132,7 @@ impl Conn {
             Some(EhashSock::Request(_)) => TcpState::SynRecv,
             Some(EhashSock::Timewait(tw)) => TcpState::from_u8(tw.substate.load(Relaxed)),
             None if self.closed || self.listener.is_some() => TcpState::Close,
-            None => self.m.files.sockfd_lookup(self.fd).unwrap().sock.sk.state(),
+            None => self.m.files.sockfd_lookup(self.fd).unwrap().sk.state(),
         };
         name(state)
     }
@@ -258,7 +258,7 @@ fn rows() -> Vec<Row> {
             let sends = sent(&c.m.sent());
             if event.starts_with("connect()") && from == "CLOSE" {
                 // Its port is the kernel's choice.
-                rows.push(Row { from, event, sends, to: name(c.m.files.sockfd_lookup(c.fd).unwrap().sock.sk.state()) });
+                rows.push(Row { from, event, sends, to: name(c.m.files.sockfd_lookup(c.fd).unwrap().sk.state()) });
                 continue;
             }
             rows.push(Row { from, event, sends, to: c.state() });
