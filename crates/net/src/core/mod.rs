@@ -27,6 +27,7 @@ pub mod skbuff;
 pub mod snmp;
 pub mod sock;
 pub mod sock_hashed;
+pub mod sock_mem;
 pub mod sock_options;
 pub mod sock_rare;
 pub mod sysctl;

@@ -12,6 +12,7 @@ use crate::core::net_namespace::Net;
 use crate::core::skb_queue::{SkbChain, SkbQueue};
 use crate::core::skbuff::Skb;
 use crate::core::sock_hashed::SockHashed;
+use crate::core::sock_mem::SockMem;
 use crate::core::sock_rare::{NO_TIMEOUT, SockRare};
 use kernel::sock_lock::{BhGuard, OwnerGuard};
 use kernel::tp;
@@ -19,7 +20,7 @@ use kernel::trace::{Subject, Traceable};
 use kernel::{SockLock, SpinLock, Wait, WaitQueueHead};
 use std::any::Any;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU16, AtomicU32, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use uapi::poll::Poll as PollMask;
@@ -88,7 +89,7 @@ pub trait ProtoSock: Any + Send {
 pub struct Backlog {
     list: SkbChain,
     /// Truesize of what is in it, and of what its owner is working off.
-    pub len: usize,
+    pub len: u32,
     /// Timers that fired meanwhile (`sk_tsq_flags`): bits of the protocol's choosing, handed to `release_cb`.
     pub deferred: u32,
 }
@@ -106,10 +107,10 @@ impl Backlog {
 
     /// Gives the packet back when there are more than `limit` bytes.
     fn add(&mut self, skb: Box<Skb>, limit: usize) -> std::result::Result<(), Box<Skb>> {
-        if self.len > limit {
+        if self.len as usize > limit {
             return Err(skb);
         }
-        self.len += skb.truesize as usize;
+        self.len += skb.truesize;
         self.list.push(skb);
         Ok(())
     }
@@ -196,11 +197,11 @@ pub struct Sock {
     pub rcvbuf: AtomicU32,
     pub sndbuf: AtomicU32,
     /// Memory of packets queued for the process (`sk_rmem_alloc`).
-    pub rmem_alloc: AtomicUsize,
+    pub rmem_alloc: SockMem,
     /// Memory of packets below the socket that are not yet gone (`sk_wmem_alloc`).
-    pub wmem_alloc: AtomicUsize,
+    pub wmem_alloc: SockMem,
     /// Memory of everything queued to be sent, acknowledged or not (`sk_wmem_queued`).
-    pub wmem_queued: AtomicUsize,
+    pub wmem_queued: SockMem,
     /// What the sender left to be done when the device has taken its packets (`sk_tsq_flags`).
     pub tsq_flags: AtomicU32,
     /// What the backlog's packets left to be done behind the last of them.
@@ -245,9 +246,9 @@ impl Sock {
             traced: AtomicBool::new(false),
             rcvbuf: AtomicU32::new(net.sysctl.rmem_default.get() as u32),
             sndbuf: AtomicU32::new(net.sysctl.wmem_default.get() as u32),
-            rmem_alloc: AtomicUsize::new(0),
-            wmem_alloc: AtomicUsize::new(0),
-            wmem_queued: AtomicUsize::new(0),
+            rmem_alloc: SockMem::default(),
+            wmem_alloc: SockMem::default(),
+            wmem_queued: SockMem::default(),
             tsq_flags: AtomicU32::new(0),
             release_bits: AtomicU32::new(0),
             rcvlowat: AtomicU32::new(1),
@@ -543,7 +544,7 @@ impl BhSockGuard<'_> {
 
     /// A packet of the backlog has grown by `truesize` bytes.
     pub fn backlog_grown(&mut self, truesize: u32) {
-        self.0.backlog().len += truesize as usize;
+        self.0.backlog().len += truesize;
     }
 
     /// Leaves a bit for the owner's `release_cb`.

@@ -22,7 +22,7 @@ pub fn inet_csk_reset_xmit_timer(sk: &Sock, tp: &mut TcpSock, what: u8, when: u3
     // A packet's way here leads past `tcp_mstamp_refresh`.
     let expires = sk.net.kernel().jiffies_coarse() + when.min(max).min(tp.icsk_rto_max).max(1) as u64;
     tp.icsk_pending = what;
-    tp.icsk_timeout = expires;
+    tp.icsk_timeout = expires as u32;
     let ops = tp.ops;
     tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, ops.write_timer)).mod_timer_coarse(expires);
 }

@@ -131,7 +131,7 @@ fn tcp_ack_update_window(sk: &Sock, tp: &mut TcpSock, th: &TcpHdr, ack: u32, seq
 /// What Accurate ECN's counters say (RFC 9768, 3.2.2). Marks that are new are like an echo.
 #[inline]
 fn tcp_ack_accecn(sk: &Sock, tp: &mut TcpSock, skb: &Skb, flag: &mut Ack, delivered: u32, bytes: u32) {
-    if tp.accecn.is_some() {
+    if tp.rare.accecn.is_some() {
         ack_accecn(sk, tp, skb, flag, delivered, bytes);
     }
 }
@@ -251,7 +251,7 @@ fn tcp_newly_delivered(sk: &Sock, tp: &TcpSock, prior: u32, flag: Ack) -> u32 {
     let n = tp.delivered.wrapping_sub(prior);
     if n > 0 {
         sk.net.mib.add(Mib::TcpExtTCPDelivered, n as u64);
-        if flag.contains(Ack::ECE) && tp.accecn.is_none() {
+        if flag.contains(Ack::ECE) && tp.rare.accecn.is_none() {
             sk.net.mib.add(Mib::TcpExtTCPDeliveredCE, n as u64);
         }
     }

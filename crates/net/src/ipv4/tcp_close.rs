@@ -213,6 +213,11 @@ fn forget_connection(tp: &mut TcpSock) {
     let old = std::mem::replace(tp, fresh);
     tp.inet = old.inet;
     TcpRare::inherit(&mut tp.rare, &old.rare);
+    if let Some(h) = old.rare.hs.as_ref().filter(|h| h.fastopen_connect || h.fastopen_no_cookie || h.save_syn != 0) {
+        let (fastopen_connect, fastopen_no_cookie, save_syn) = (h.fastopen_connect, h.fastopen_no_cookie, h.save_syn);
+        let hs = TcpHandshake { fastopen_connect, fastopen_no_cookie, save_syn, ..TcpHandshake::default() };
+        tp.rare.make().hs = Some(Box::new(hs));
+    }
     tp.inet.dport = 0;
     (tp.retransmit_timer, tp.delack_timer, tp.sk_timer) = (old.retransmit_timer, old.delack_timer, old.sk_timer);
     // Far beyond what the last connection used.
@@ -222,10 +227,6 @@ fn forget_connection(tp: &mut TcpSock) {
     tp.icsk_bound = old.icsk_bound;
     (tp.icsk_rto_min, tp.icsk_rto_max) = (old.icsk_rto_min, old.icsk_rto_max);
     tp.nonagle = old.nonagle;
-    tp.hs = old.hs.filter(|h| h.fastopen_connect || h.fastopen_no_cookie || h.save_syn != 0).map(|h| {
-        let (fastopen_connect, fastopen_no_cookie, save_syn) = (h.fastopen_connect, h.fastopen_no_cookie, h.save_syn);
-        Box::new(TcpHandshake { fastopen_connect, fastopen_no_cookie, save_syn, ..TcpHandshake::default() })
-    });
     tp.tcp_mstamp = old.tcp_mstamp;
     tp.orphan = old.orphan;
 }

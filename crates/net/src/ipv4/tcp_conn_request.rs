@@ -507,7 +507,7 @@ fn tcp_fastopen_create_child(
 
 /// The headers of a SYN whose listener wants them kept (`tcp_reqsk_record_syn`): 1: from the IP header, 2: from the MAC header.
 fn tcp_reqsk_record_syn(ltp: &TcpSock, skb: &Skb, th: &TcpHdr) -> Option<Box<[u8]>> {
-    let how = ltp.hs.as_ref().map_or(0, |h| h.save_syn);
+    let how = ltp.rare.hs.as_ref().map_or(0, |h| h.save_syn);
     if how == 0 {
         return None;
     }

@@ -50,9 +50,15 @@ pub fn tcp_ecn_mode_any(tp: &TcpSock) -> bool {
 fn tcp_ecn_mode_set(tp: &mut TcpSock, mode: u8) {
     tp.ecn_flags = tp.ecn_flags & !TCP_ECN_MODE_ANY | mode;
     if mode & TCP_ECN_MODE_ACCECN == 0 {
-        tp.accecn = None;
+        forget_accecn(tp);
     } else {
-        tp.accecn.get_or_insert_default();
+        tp.rare.make().accecn.get_or_insert_default();
+    }
+}
+
+fn forget_accecn(tp: &mut TcpSock) {
+    if let Some(r) = tp.rare.if_used() {
+        r.accecn = None;
     }
 }
 
@@ -69,13 +75,14 @@ pub fn tcp_ecn_send_syn(sk: &Sock, tp: &mut TcpSock) -> u8 {
     let accecn = wants == IN_ACCECN_OUT_ACCECN;
     let ecn = matches!(wants, IN_ECN_OUT_ECN | IN_ACCECN_OUT_ECN) || accecn || tcp_ca_needs_ecn(tp);
     let ecn = ecn || tp.rare.route.as_ref().is_some_and(|r| r.feature(RTAX_FEATURE_ECN));
-    (tp.ecn_flags, tp.accecn) = (0, None);
+    tp.ecn_flags = 0;
+    forget_accecn(tp);
     if !ecn {
         return 0;
     }
     tcp_ecn_mode_set(tp, if accecn { TCP_ECN_MODE_PENDING } else { TCP_ECN_MODE_RFC3168 });
     let ect = ca_ect(tp);
-    if let Some(a) = &mut tp.accecn {
+    if let Some(a) = tp.accecn_mut() {
         a.syn_ect_snt = ect;
     }
     ACE_FLAGS
@@ -106,7 +113,7 @@ pub fn tcp_ecn_rcv_synack(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr, o
     }
     let ect = tcp_skb_cb(skb).ip_dsfield & INET_ECN_MASK;
     let check = sk.net.sysctl.tcp_ecn_fallback.on();
-    let Some(a) = &mut tp.accecn else { return };
+    let Some(a) = tp.accecn_mut() else { return };
     a.syn_ect_rcv = ect;
     a.prev_ecnfield = ect;
     a.reflect = true;
@@ -124,7 +131,7 @@ pub fn tcp_ecn_rcv_syn(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
         if tcp_accecn_syn_requested(th) {
             tcp_ecn_mode_set(tp, TCP_ECN_MODE_ACCECN);
             let ect = tcp_skb_cb(skb).ip_dsfield & INET_ECN_MASK;
-            if let Some(a) = &mut tp.accecn {
+            if let Some(a) = tp.accecn_mut() {
                 (a.syn_ect_rcv, a.prev_ecnfield) = (ect, ect);
             }
             return;
@@ -138,7 +145,7 @@ pub fn tcp_ecn_rcv_syn(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
 
 /// The flags of the SYN-ACK that answers such a SYN (`tcp_ecn_send_synack`).
 pub fn tcp_ecn_send_synack(tp: &TcpSock) -> u8 {
-    match &tp.accecn {
+    match &tp.rare.accecn {
         Some(a) => ace_flags(ace_of_ect(a.syn_ect_rcv)),
         None if tcp_ecn_mode_rfc3168(tp) => tcp_flag::ECE,
         None => 0,
@@ -208,7 +215,7 @@ pub fn tcp_ecn_openreq_child(net: &Net, tp: &mut TcpSock, req: &RequestSock, skb
     }
     tcp_ecn_mode_set(tp, TCP_ECN_MODE_ACCECN);
     let cb = tcp_skb_cb(skb);
-    let Some(a) = &mut tp.accecn else { return };
+    let Some(a) = tp.rare.if_used().and_then(|r| r.accecn.as_mut()) else { return };
     a.syn_ect_snt = req.tos & INET_ECN_MASK;
     a.syn_ect_rcv = req.syn_ect_rcv;
     a.prev_ecnfield = req.syn_ect_rcv;
@@ -271,7 +278,7 @@ pub struct EcnMark {
 
 /// Marks of a SYN or of a SYN-ACK that a socket sends; its flags without AE are `flags`.
 pub fn tcp_ecn_mark_syn(tp: &TcpSock, flags: u8) -> EcnMark {
-    let ae = match &tp.accecn {
+    let ae = match &tp.rare.accecn {
         Some(a) if flags & tcp_flag::ACK != 0 => ace_ae(ace_of_ect(a.syn_ect_rcv)),
         Some(_) => flags & ACE_FLAGS == ACE_FLAGS,
         None => false,
@@ -286,7 +293,7 @@ pub fn tcp_ecn_send(tp: &mut TcpSock, skb: &mut Skb, seq: u32) -> EcnMark {
 }
 
 fn ecn_send(tp: &mut TcpSock, skb: &mut Skb, seq: u32) -> EcnMark {
-    if let Some(a) = &mut tp.accecn {
+    if let Some(a) = tp.accecn_mut() {
         return accecn_send(a, skb);
     }
     let mut m = EcnMark { tos: ca_ect(tp), ..EcnMark::default() };
@@ -329,7 +336,7 @@ fn accecn_send(a: &mut AccEcn, skb: &mut Skb) -> EcnMark {
 /// The next segment repeats how the peer's SYN came (RFC 9768, 3.2.2.1; `tcp_send_ack_reflect_ect`).
 pub fn tcp_accecn_reflect(tp: &mut TcpSock, syn: &Skb) {
     if tcp_ecn_mode_accecn(tp)
-        && let Some(a) = &mut tp.accecn
+        && let Some(a) = tp.accecn_mut()
     {
         a.syn_ect_rcv = tcp_skb_cb(syn).ip_dsfield & INET_ECN_MASK;
         a.reflect = true;
@@ -339,7 +346,7 @@ pub fn tcp_accecn_reflect(tp: &mut TcpSock, syn: &Skb) {
 /// The option for a segment of a synchronised connection whose other options leave `room` bytes (RFC 9768, 3.2.3.3).
 /// `saving`: padding that it may use.
 pub fn tcp_accecn_fit(sk: &Sock, tp: &TcpSock, room: usize, saving: usize) -> Option<AccEcnOut> {
-    let a = tp.accecn.as_ref().filter(|_| tcp_ecn_mode_accecn(tp))?;
+    let a = tp.rare.accecn.as_ref().filter(|_| tcp_ecn_mode_accecn(tp))?;
     let wants = sk.net.sysctl.tcp_ecn_option.get();
     if wants == 0 || a.saw_opt == OptSeen::NotSeen || a.fail_mode & OPT_FAIL_SEND != 0 {
         return None;
@@ -357,7 +364,7 @@ pub fn tcp_accecn_fit(sk: &Sock, tp: &TcpSock, room: usize, saving: usize) -> Op
 /// Such an option is on its way.
 pub fn tcp_accecn_option_sent(tp: &mut TcpSock) {
     let now = tp.tcp_mstamp;
-    if let Some(a) = &mut tp.accecn {
+    if let Some(a) = tp.accecn_mut() {
         a.minlen = 0;
         a.opt_tstamp = now;
         a.opt_demand = a.opt_demand.saturating_sub(1);
@@ -434,7 +441,7 @@ fn data_ecn_check(tp: &mut TcpSock, skb: &Skb) -> DataEcn {
 /// header.
 #[inline]
 pub fn tcp_ecn_received_counters(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
-    if tp.accecn.is_some() {
+    if tp.rare.accecn.is_some() {
         accecn_received(tp, skb, th);
     }
 }
@@ -442,7 +449,7 @@ pub fn tcp_ecn_received_counters(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
 fn accecn_received(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
     let ect = tcp_skb_cb(skb).ip_dsfield & INET_ECN_MASK;
     let len = skb.len().saturating_sub(th.header_len()) as u32;
-    let Some(a) = &mut tp.accecn else { return };
+    let Some(a) = tp.accecn_mut() else { return };
     let edge = a.received(ect, (skb.gso_segs as u32).max(1), len);
     // RFC 9768, 3.2.2.5.1: an ACK at once for a change, and before three bits could wrap.
     if edge || a.received_ce_pending >= ACE_MAX_DELTA {
@@ -456,7 +463,7 @@ fn accecn_received(tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) {
 /// Whether the header's ECN flags are those that say nothing new (the flags' part of `pred_flags`).
 #[inline]
 pub fn tcp_ecn_predicted(tp: &TcpSock, th: &TcpHdr) -> bool {
-    match &tp.accecn {
+    match &tp.rare.accecn {
         None => th.flags & ACE_FLAGS == 0,
         Some(_) => tcp_accecn_ace(th) as u32 == tp.delivered_ce.wrapping_add(CEP_INIT_OFFSET) & 7,
     }
@@ -464,10 +471,11 @@ pub fn tcp_ecn_predicted(tp: &TcpSock, th: &TcpHdr) -> bool {
 
 /// What an ACK newly says to have been marked of ours, in segments (`tcp_accecn_process`). Counted in `delivered_ce`.
 pub fn tcp_accecn_process(tp: &mut TcpSock, sample: &AceSample<'_>) -> u32 {
-    let known = tp.delivered_ce;
-    let Some(a) = tp.accecn.as_mut().filter(|_| tp.ecn_flags & TCP_ECN_MODE_ANY == TCP_ECN_MODE_ACCECN) else {
+    if tp.ecn_flags & TCP_ECN_MODE_ANY != TCP_ECN_MODE_ACCECN {
         return 0;
-    };
+    }
+    let known = tp.delivered_ce;
+    let Some(a) = tp.accecn_mut() else { return 0 };
     let n = a.newly_marked(sample, known);
     tp.delivered_ce = known.wrapping_add(n);
     n
@@ -475,7 +483,7 @@ pub fn tcp_accecn_process(tp: &mut TcpSock, sample: &AceSample<'_>) -> u32 {
 
 /// A segment for a closed or half-open connection came with its SYN's option (`tcp_accecn_option_init` in the SYN's checks).
 pub fn tcp_accecn_syn_option(tp: &mut TcpSock, opt: Option<&[u8]>) {
-    if let Some(a) = &mut tp.accecn {
+    if let Some(a) = tp.accecn_mut() {
         a.note_option(opt);
     }
 }

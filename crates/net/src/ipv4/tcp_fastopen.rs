@@ -130,7 +130,7 @@ pub fn tcp_fastopen_queue_check(sk: &Sock) -> bool {
 /// The child's handshake has ended, one way or the other. After a RST (`reset`) its place stays taken for a minute: whoever
 /// sent SYNs from another's address gets that one's RSTs (`reqsk_fastopen_remove`). Socket lock held.
 pub fn reqsk_fastopen_remove(tp: &mut TcpSock, reset: bool) {
-    let Some(req) = tp.hs.as_mut().and_then(|h| h.fastopen_rsk.take()) else { return };
+    let Some(req) = tp.hs_mut().and_then(|h| h.fastopen_rsk.take()) else { return };
     let Some(listener) = req.listener.upgrade() else { return };
     let reset = reset && listener.state() == TcpState::Listen;
     let until = reset.then(|| listener.net.kernel().jiffies() + 60 * HZ);
@@ -140,7 +140,7 @@ pub fn reqsk_fastopen_remove(tp: &mut TcpSock, reset: bool) {
 /// The child's request, while its handshake goes on (`tp->fastopen_rsk`).
 #[inline]
 pub fn fastopen_rsk(tp: &TcpSock) -> Option<&std::sync::Arc<crate::ipv4::request_sock::RequestSock>> {
-    tp.hs.as_ref().and_then(|h| h.fastopen_rsk.as_ref())
+    tp.rare.hs.as_ref().and_then(|h| h.fastopen_rsk.as_ref())
 }
 
 /// Whether the socket is a server's whose client may already be answered (`tcp_passive_fastopen`).
@@ -189,7 +189,7 @@ pub fn tcp_fastopen_cache_set(sk: &Sock, tp: &TcpSock, mss: u16, cookie: &Fastop
 /// (`tcp_fastopen_no_cookie`).
 pub fn tcp_fastopen_no_cookie(sk: &Sock, tp: &TcpSock, route: Option<&DstMetrics>, bit: i64) -> bool {
     let by_route = route.is_some_and(|r| r.get(Rtax::FastopenNoCookie) != 0);
-    by_route || sk.net.sysctl.tcp_fastopen.get() & bit != 0 || tp.hs.as_ref().is_some_and(|h| h.fastopen_no_cookie)
+    by_route || sk.net.sysctl.tcp_fastopen.get() & bit != 0 || tp.rare.hs.as_ref().is_some_and(|h| h.fastopen_no_cookie)
 }
 
 /// Whether data may go into the SYN, with which cookie (`len` -1: none, 0: it asks for one), and the server's MSS if known
@@ -211,13 +211,13 @@ pub fn tcp_fastopen_cookie_check(sk: &Sock, tp: &mut TcpSock) -> (bool, u16, Fas
 
 /// The rarely needed part of the state.
 pub fn handshake(tp: &mut TcpSock) -> &mut TcpHandshake {
-    tp.hs.get_or_insert_with(Default::default)
+    tp.rare.make().hs.get_or_insert_default()
 }
 
 /// `TCP_FASTOPEN_CONNECT` is on: `true` if `connect` has nothing to send, as the first write will carry the SYN
 /// (`tcp_fastopen_defer_connect`).
 pub fn tcp_fastopen_defer_connect(sk: &Sock, tp: &mut TcpSock) -> bool {
-    if !tp.hs.as_ref().is_some_and(|h| h.fastopen_connect && h.fastopen_req.is_none()) {
+    if !tp.rare.hs.as_ref().is_some_and(|h| h.fastopen_connect && h.fastopen_req.is_none()) {
         return false;
     }
     let (ok, _, cookie) = tcp_fastopen_cookie_check(sk, tp);
@@ -265,7 +265,7 @@ fn tcp_fastopen_active_should_disable(sk: &Sock, tp: &mut TcpSock) -> bool {
 /// The connection ends: a lone FIN beyond a hole says that its data was eaten; data that came, that all is well
 /// (`tcp_fastopen_active_disable_ofo_check`).
 pub fn tcp_fastopen_active_disable_ofo_check(sk: &Sock, tp: &TcpSock) {
-    let Some(h) = tp.hs.as_ref().filter(|h| h.syn_fastopen) else { return };
+    let Some(h) = tp.rare.hs.as_ref().filter(|h| h.syn_fastopen) else { return };
     if tp.data_segs_in == 0 {
         let mut ofo = tp.ofo.out_of_order_queue.values();
         if let (Some(only), None) = (ofo.next(), ofo.next())
@@ -285,7 +285,7 @@ pub fn tcp_fastopen_active_disable_ofo_check(sk: &Sock, tp: &TcpSock) {
 /// Third timeout in a row, or the last one, of a connection that used Fast Open (`tcp_fastopen_active_detect_blackhole`).
 pub fn tcp_fastopen_active_detect_blackhole(sk: &Sock, tp: &TcpSock, expired: bool) {
     let n = tp.icsk_retransmits;
-    let used = tp.hs.as_ref().is_some_and(|h| h.syn_fastopen || h.syn_data || h.syn_data_acked);
+    let used = tp.rare.hs.as_ref().is_some_and(|h| h.syn_fastopen || h.syn_data || h.syn_data_acked);
     if used && (n == 2 || (n < 2 && expired)) {
         tcp_fastopen_active_disable(&sk.net);
     }

@@ -47,7 +47,7 @@ pub fn tcp_fastopen_begin(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHd
 /// sent, and what a zero-copy send is told about.
 pub fn tcp_fastopen_end(sk: &Arc<Sock>, state: &mut dyn ProtoSock, opened: Result<()>) -> usize {
     let tp = tcp_sk(state);
-    let Some(req) = tp.hs.as_mut().and_then(|h| h.fastopen_req.take()) else { return 0 };
+    let Some(req) = tp.hs_mut().and_then(|h| h.fastopen_req.take()) else { return 0 };
     sk.set_flag(SockFlags::DEFER_CONNECT, false);
     if req.zerocopy && req.copied > 0 && opened == Err(Errno::EINPROGRESS) {
         tcp_zerocopy_sent(sk, tp);

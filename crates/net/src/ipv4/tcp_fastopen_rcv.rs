@@ -26,14 +26,14 @@ use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 /// A writer waits for the connection with more to send (`sk_write_pending`).
 pub fn tcp_write_pending(tp: &TcpSock) -> bool {
-    let req = tp.hs.as_ref().and_then(|h| h.fastopen_req.as_ref());
+    let req = tp.rare.hs.as_ref().and_then(|h| h.fastopen_req.as_ref());
     req.is_some_and(|r| r.waits && r.copied < r.size)
 }
 
 /// What a SYN-ACK makes of Fast Open (RFC 7413, 4.1.3.1; `tcp_rcv_fastopen_synack`). `true`: the SYN's data was not taken and is
 /// sent again.
 pub fn tcp_rcv_fastopen_synack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>, mut foc: FastopenCookie) -> bool {
-    let Some(h) = tp.hs.as_ref().filter(|h| h.syn_fastopen || h.syn_data) else { return false };
+    let Some(h) = tp.rare.hs.as_ref().filter(|h| h.syn_fastopen || h.syn_data) else { return false };
     let (syn_data, asked, exp) = (h.syn_data, h.syn_fastopen, h.syn_fastopen_exp);
     let unacked = syn_data && !tp.tx.rtx_is_empty();
     let mut mss = tp.rx_opt.mss_clamp;

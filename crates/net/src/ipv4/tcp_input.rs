@@ -138,7 +138,7 @@ fn tcp_validate_incoming(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, th: &TcpHd
         if cb.seq == tp.rcv_nxt || tcp_reset_check(sk, tp, &cb) || rst_at_sack_edge(tp, cb.seq) {
             tcp_reset(sk, tp);
         } else {
-            if tp.hs.as_ref().is_some_and(|h| h.syn_fastopen)
+            if tp.rare.hs.as_ref().is_some_and(|h| h.syn_fastopen)
                 && tp.data_segs_in == 0
                 && sk.state() == TcpState::Established
             {

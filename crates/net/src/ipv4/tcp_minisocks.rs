@@ -420,7 +420,7 @@ fn inherit_options(tp: &mut TcpSock, ltp: &TcpSock) {
     tp.icsk_ack.pingpong = ltp.icsk_ack.pingpong;
     tp.ca_setsockopt = ltp.ca_setsockopt;
     tp.nonagle = ltp.nonagle;
-    if let Some(l) = ltp.hs.as_ref().filter(|h| h.save_syn != 0 || h.fastopen_no_cookie) {
+    if let Some(l) = ltp.rare.hs.as_ref().filter(|h| h.save_syn != 0 || h.fastopen_no_cookie) {
         let h = handshake(tp);
         (h.save_syn, h.fastopen_no_cookie) = (l.save_syn, l.fastopen_no_cookie);
     }

@@ -101,7 +101,7 @@ pub fn tcp_established_options_size(sk: &Sock, tp: &TcpSock) -> u32 {
     if blocks > 0 {
         n += TCPOLEN_SACK_BASE_ALIGNED + blocks * TCPOLEN_SACK_PERBLOCK;
     }
-    if tp.accecn.is_some() {
+    if tp.rare.accecn.is_some() {
         let saving = if blocks > 0 { 2 } else { 0 };
         n += tcp_accecn_fit(sk, tp, MAX_TCP_OPTION_SPACE - n, saving).map_or(0, |o| o.size as usize);
     }

@@ -611,7 +611,7 @@ pub fn tcp_connect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
     tcp_queue_nondata(sk, tp, seq, flags);
     tp.write_seq = seq.wrapping_add(1);
     tp.retrans_stamp = tp.time_stamp().max(1);
-    let (r, sent) = match tp.hs.as_ref().is_some_and(|h| h.fastopen_req.is_some()) {
+    let (r, sent) = match tp.rare.hs.as_ref().is_some_and(|h| h.fastopen_req.is_some()) {
         true => tcp_send_syn_data(sk, tp),
         false => (tcp_xmit_piece(sk, tp, 0), 1),
     };

@@ -218,7 +218,7 @@ pub fn tcp_remove_reno_sacks(sk: &Sock, tp: &mut TcpSock, acked: u32, ece: bool)
 pub fn tcp_count_delivered(tp: &mut TcpSock, n: u32, ece: bool) {
     tp.delivered = tp.delivered.wrapping_add(n);
     // With Accurate ECN the counters say how many were marked.
-    if ece && tp.accecn.is_none() {
+    if ece && tp.rare.accecn.is_none() {
         tp.delivered_ce = tp.delivered_ce.wrapping_add(n);
     }
 }

@@ -288,7 +288,7 @@ pub fn tcp_xmit_retransmit_queue(sk: &Arc<Sock>, tp: &mut TcpSock) {
 pub fn tcp_simple_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
     let mss = tcp_current_mss(sk, tp);
     // A SYN with data is two pieces here and was one packet on the wire: neither is too large, both are lost.
-    let syn_data = sk.state() == TcpState::SynSent && tp.hs.as_ref().is_some_and(|h| h.syn_data);
+    let syn_data = sk.state() == TcpState::SynSent && tp.rare.hs.as_ref().is_some_and(|h| h.syn_data);
     let mut i = 0;
     while let Some(s) = tp.tx.rtx(i) {
         let seglen = if s.gso_segs > 1 { s.gso_size as u32 } else { s.len };

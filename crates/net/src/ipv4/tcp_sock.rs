@@ -84,7 +84,7 @@ pub struct TcpSock {
     /// `sk_timer`: keepalive, FIN_WAIT2, SYN-ACK of old.
     pub sk_timer: Option<Timer>,
     /// When the retransmission timer is due (`icsk_timeout`), jiffies.
-    pub icsk_timeout: u64,
+    pub icsk_timeout: u32,
     pub icsk_pending: u8,
     pub icsk_retransmits: u8,
     pub icsk_backoff: u8,
@@ -196,8 +196,6 @@ pub struct TcpSock {
     pub mem_pages: u32,
     pub nonagle: u8,
     pub ecn_flags: u8,
-    /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
-    pub accecn: Option<Box<AccEcn>>,
     pub urg_data: u16,
     pub chrono_type: TcpChrono,
     pub chrono_start: u32,
@@ -212,8 +210,6 @@ pub struct TcpSock {
     pub bytes_acked: u64,
     pub bytes_received: u64,
 
-    /// What only some connections need of the handshake.
-    pub hs: Option<Box<TcpHandshake>>,
     /// Counted in `orphan_count`.
     pub orphan: bool,
 }
@@ -232,7 +228,7 @@ impl ProtoSock for TcpSock {
 
 /// What an idle connection costs. (The tests count steps in `tx`.)
 #[cfg(not(test))]
-const _: () = assert!(size_of::<TcpSock>() <= 672);
+const _: () = assert!(size_of::<TcpSock>() <= 648);
 
 /// The TCP part of a locked socket (`tcp_sk`).
 #[inline]
@@ -342,7 +338,6 @@ impl TcpSock {
             mem_pages: 0,
             nonagle: 0,
             ecn_flags: 0,
-            accecn: None,
             urg_data: 0,
             chrono_type: TcpChrono::Unspec,
             chrono_start: 0,
@@ -354,16 +349,26 @@ impl TcpSock {
             bytes_sent: 0,
             bytes_acked: 0,
             bytes_received: 0,
-            hs: None,
             orphan: false,
         })
     }
 
-    /// Bytes of this and of what it has allocated, beside packets, timers, and what few connections have in `rare`, `hs` and
-    /// `accecn`.
+    /// Bytes of this and of what it has allocated, beside packets, timers, and what few connections have behind `rare`.
     pub fn memory(&self) -> usize {
         let parts = self.rec.memory() + self.ofo.memory() + self.rare.memory() + self.inet.opts.memory();
         size_of::<TcpSock>() + parts + self.tx.memory() + self.receive_queue.memory() + self.ca_priv.memory()
+    }
+
+    /// What only some connections need of the handshake.
+    #[inline]
+    pub fn hs_mut(&mut self) -> Option<&mut TcpHandshake> {
+        self.rare.if_used()?.hs.as_deref_mut()
+    }
+
+    /// What Accurate ECN counts.
+    #[inline]
+    pub fn accecn_mut(&mut self) -> Option<&mut AccEcn> {
+        self.rare.if_used()?.accecn.as_deref_mut()
     }
 
     /// Whether the connection runs over IPv6.

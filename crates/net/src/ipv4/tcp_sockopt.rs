@@ -167,9 +167,9 @@ fn set_fastopen(sk: &Sock, tp: &mut TcpSock, name: i32, v: i32) -> Result<()> {
 
 /// `TCP_SAVED_SYN`: the headers of the SYN, once. `EINVAL` when there is no room for all of them.
 fn saved_syn(tp: &mut TcpSock, len: usize) -> Result<Vec<u8>> {
-    match tp.hs.as_mut().and_then(|h| h.saved_syn.take_if(|s| s.len() <= len)) {
+    match tp.hs_mut().and_then(|h| h.saved_syn.take_if(|s| s.len() <= len)) {
         Some(s) => Ok(s.into_vec()),
-        None if tp.hs.as_ref().is_some_and(|h| h.saved_syn.is_some()) => Err(Errno::EINVAL),
+        None if tp.rare.hs.as_ref().is_some_and(|h| h.saved_syn.is_some()) => Err(Errno::EINVAL),
         None => Ok(Vec::new()),
     }
 }
@@ -295,7 +295,7 @@ fn retrans_to_secs(retrans: u8) -> i32 {
 
 /// A field of the rarely needed state; 0 where there is none.
 fn hs(tp: &TcpSock, f: impl FnOnce(&TcpHandshake) -> i64) -> i64 {
-    tp.hs.as_ref().map_or(0, |h| f(h))
+    tp.rare.hs.as_ref().map_or(0, |h| f(h))
 }
 
 /// Reads an option; at most `len` bytes.
@@ -400,7 +400,7 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
     if tp.ecn_flags & TCP_ECN_SEEN != 0 {
         i.tcpi_options |= TCPI_OPT_ECN_SEEN;
     }
-    if let Some(h) = &tp.hs {
+    if let Some(h) = &tp.rare.hs {
         i.tcpi_options |= if h.syn_data_acked { TCPI_OPT_SYN_DATA } else { 0 };
         i.tcpi_delivery_rate_app_limited = h.fastopen_client_fail << 1;
     }
@@ -456,7 +456,7 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
     i.tcpi_rcv_ooopack = tp.ofo.rcv_ooopack;
     i.tcpi_snd_wnd = tp.snd_wnd;
     i.tcpi_rcv_wnd = tp.rcv_wnd;
-    if let Some(a) = &tp.accecn {
+    if let Some(a) = &tp.rare.accecn {
         i.tcpi_received_ce = a.received_ce;
         [i.tcpi_delivered_e1_bytes, i.tcpi_delivered_e0_bytes, i.tcpi_delivered_ce_bytes] = a.delivered_bytes;
         [i.tcpi_received_e1_bytes, i.tcpi_received_e0_bytes, i.tcpi_received_ce_bytes] = a.received_bytes;

@@ -119,11 +119,11 @@ pub fn inet_csk_destroy_sock(sk: &Arc<Sock>, tp: &mut TcpSock) {
     tcp_clear_xmit_timers(tp);
     tcp_pacing_stop(tp);
     tcp_cleanup_congestion_control(sk, tp);
-    if tp.hs.is_some() {
+    if tp.rare.hs.is_some() {
         // Aborted before its handshake was over, perhaps.
         reqsk_fastopen_remove(tp, false);
         tcp_fastopen_active_disable_ofo_check(sk, tp);
-        tp.hs = None;
+        tp.rare.make().hs = None;
     }
     tcp_write_queue_purge(sk, tp);
     tcp_receive_queue_purge(sk, tp);

@@ -134,9 +134,11 @@ fn tcp_write_timer_handler(sk: &Arc<Sock>, tp: &mut TcpSock) {
         tp.retransmit_timer = None;
         return;
     }
-    if tp.icsk_timeout > sk.net.kernel().jiffies() {
+    let now = sk.net.kernel().jiffies();
+    let left = tp.icsk_timeout.wrapping_sub(now as u32) as i32;
+    if left > 0 {
         if let Some(t) = &tp.retransmit_timer {
-            t.mod_timer(tp.icsk_timeout);
+            t.mod_timer(now + left as u64);
         }
         return;
     }
@@ -335,7 +337,7 @@ fn tcp_rtx_probe0_timed_out(tp: &TcpSock) -> bool {
         }
         timeout = timeout.min(user);
     }
-    let silent = (tp.icsk_timeout as u32).wrapping_sub(tp.rcv_tstamp) as i32;
+    let silent = tp.icsk_timeout.wrapping_sub(tp.rcv_tstamp) as i32;
     silent > timeout as i32 && since_first > timeout
 }
 

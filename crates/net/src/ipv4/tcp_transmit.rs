@@ -159,7 +159,7 @@ fn tcp_syn_options(sk: &Sock, tp: &mut TcpSock, synack: bool) -> TcpOutOptions {
         o.wscale = Some(tp.rx_opt.rcv_wscale);
     }
     o.sack_perm = agreed(s.tcp_sack.on(), tp.rx_opt.sack_ok);
-    if let Some(h) = tp.hs.as_mut().filter(|h| h.fastopen_req.is_some() && h.fastopen_cookie.len >= 0)
+    if let Some(h) = tp.hs_mut().filter(|h| h.fastopen_req.is_some() && h.fastopen_cookie.len >= 0)
         && o.size() + fastopen_option_size(&h.fastopen_cookie) <= MAX_TCP_OPTION_SPACE
     {
         (h.syn_fastopen, h.syn_fastopen_exp) = (true, h.fastopen_cookie.exp);
@@ -180,7 +180,7 @@ fn tcp_established_options(sk: &Sock, tp: &mut TcpSock) -> TcpOutOptions {
     if tp.rx_opt.num_sacks != 0 || tp.ofo.duplicate_sack.is_some() {
         tcp_sack_options(tp, &mut o);
     }
-    if tp.accecn.is_some() {
+    if tp.rare.accecn.is_some() {
         tcp_accecn_options(sk, tp, &mut o);
     }
     o

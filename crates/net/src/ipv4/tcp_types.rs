@@ -4,6 +4,7 @@
 //! Linux counterpart: the parts of `struct tcp_sock` and `struct inet_connection_sock`.
 //! Locks and context: plain data, under the socket lock.
 
+use super::tcp_accecn::AccEcn;
 use super::tcp_ao::TcpAuth;
 use super::tcp_ca_types::TcpPacing;
 use super::tcp_consts::*;
@@ -256,6 +257,10 @@ pub struct TcpRare {
     pub auth: Option<Box<TcpAuth>>,
     /// What the sender wants to be told about its bytes.
     pub tx_notify: Option<Box<TxNotify>>,
+    /// What only some connections need of the handshake.
+    pub hs: Option<Box<TcpHandshake>>,
+    /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
+    pub accecn: Option<Box<AccEcn>>,
 }
 
 /// As the namespace and Linux have it.
@@ -275,7 +280,17 @@ const NO_OPTS: TcpOpts = TcpOpts {
 
 unused!(
     TcpRare,
-    TcpRare { opts: NO_OPTS, urg_seq: 0, route: None, mtup: None, pacing: None, auth: None, tx_notify: None }
+    TcpRare {
+        opts: NO_OPTS,
+        urg_seq: 0,
+        route: None,
+        mtup: None,
+        pacing: None,
+        auth: None,
+        tx_notify: None,
+        hs: None,
+        accecn: None,
+    }
 );
 
 impl TcpRare {

@@ -152,7 +152,7 @@ impl Game {
             "{:?}, timer {} in {} ms, {} out, {} queued, window {}, {} retransmits, {} probes, rto {}, user timeout {}",
             self.s.sk.state(),
             tp.icsk_pending,
-            tp.icsk_timeout.wrapping_sub(self.m.kernel.jiffies()) as i64,
+            tp.icsk_timeout.wrapping_sub(self.m.kernel.jiffies() as u32) as i32,
             tp.packets_out,
             tp.write_seq.wrapping_sub(tp.snd_una),
             tp.snd_wnd,

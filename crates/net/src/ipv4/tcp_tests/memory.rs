@@ -17,7 +17,7 @@ fn with<R>(c: &Socket, f: impl FnOnce(&mut TcpSock) -> R) -> R {
 
 fn memory(s: &Socket) -> usize {
     with(s, |tp| {
-        assert!(tp.frag.is_none() && tp.hs.is_none() && tp.accecn.is_none() && tp.tx.is_empty());
+        assert!(tp.frag.is_none() && tp.rare.hs.is_none() && tp.rare.accecn.is_none() && tp.tx.is_empty());
         tp.memory()
     })
 }
