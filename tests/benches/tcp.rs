@@ -157,9 +157,9 @@ fn connections() {
 
 /// Live heap bytes of an idle established connection, one end; what it consists of with `SIZES=1`.
 fn memory() {
-    const N: usize = 20_000;
+    const N: usize = 100_000;
     let (host, net) = stack();
-    let t = FdTable::new(&net, 200_000);
+    let t = FdTable::new(&net, 300_000);
     let l = listener(&t, 5301);
     let mut b = [1];
     let mut open = |from: usize, n: usize| {

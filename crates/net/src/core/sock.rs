@@ -91,7 +91,7 @@ pub struct Backlog {
     /// Truesize of what is in it, and of what its owner is working off.
     pub len: u32,
     /// Timers that fired meanwhile (`sk_tsq_flags`): bits of the protocol's choosing, handed to `release_cb`.
-    pub deferred: u32,
+    pub deferred: u16,
 }
 
 impl Backlog {
@@ -170,10 +170,12 @@ pub struct Proto {
     /// A packet that was on the backlog. Lock held.
     pub backlog_rcv: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>),
     /// What timers left to do while the lock was owned. Lock held.
-    pub release_cb: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32),
+    pub release_cb: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u16),
     /// Claims a port; `port` 0 picks one (`inet_csk_get_port`, `udp_lib_get_port`). Lock held.
     pub get_port: fn(sk: &Arc<Sock>, state: &mut dyn ProtoSock, port: u16) -> Result<()>,
     pub poll: fn(sk: &Arc<Sock>) -> PollMask,
+    /// What the transport's lower files call in its higher ones, or `&()`.
+    pub inner: &'static (dyn Any + Sync),
 }
 
 /// A socket (`struct sock`).
@@ -203,9 +205,9 @@ pub struct Sock {
     /// Memory of everything queued to be sent, acknowledged or not (`sk_wmem_queued`).
     pub wmem_queued: SockMem,
     /// What the sender left to be done when the device has taken its packets (`sk_tsq_flags`).
-    pub tsq_flags: AtomicU32,
+    pub tsq_flags: AtomicU16,
     /// What the backlog's packets left to be done behind the last of them.
-    release_bits: AtomicU32,
+    release_bits: AtomicU16,
     pub rcvlowat: AtomicU32,
     /// Index of the device it is bound to; 0: none.
     pub bound_dev_if: AtomicU32,
@@ -249,8 +251,8 @@ impl Sock {
             rmem_alloc: SockMem::default(),
             wmem_alloc: SockMem::default(),
             wmem_queued: SockMem::default(),
-            tsq_flags: AtomicU32::new(0),
-            release_bits: AtomicU32::new(0),
+            tsq_flags: AtomicU16::new(0),
+            release_bits: AtomicU16::new(0),
             rcvlowat: AtomicU32::new(1),
             bound_dev_if: AtomicU32::new(0),
             inet_id: AtomicU16::new(net.hash(&cookie) as u16),
@@ -484,7 +486,7 @@ impl SockGuard<'_> {
 
 impl Sock {
     /// Leaves `bits` for `release_cb`, which comes behind the last packet of the backlog. From `backlog_rcv`.
-    pub fn release_later(&self, bits: u32) {
+    pub fn release_later(&self, bits: u16) {
         self.release_bits.fetch_or(bits, Relaxed);
     }
 }
@@ -548,7 +550,7 @@ impl BhSockGuard<'_> {
     }
 
     /// Leaves a bit for the owner's `release_cb`.
-    pub fn defer(&mut self, bit: u32) {
+    pub fn defer(&mut self, bit: u16) {
         self.0.backlog().deferred |= bit;
     }
 }

@@ -76,9 +76,9 @@ impl<T: Bound> BoundList<T> {
     pub fn add(&mut self, o: T) {
         let i = self.owners.len();
         o.index().store(i as u32, Relaxed);
-        if i == 0 {
-            // Most ports have one holder.
-            self.owners.reserve_exact(1);
+        if i < 4 && i == self.owners.capacity() {
+            // Most ports have one holder, others two.
+            self.owners.reserve_exact(i.max(1));
         }
         self.owners.push(o);
         match self.by_addr {

@@ -6,7 +6,7 @@
 //! Locks and context: socket lock. What a timer does is in `tcp_timer`, reached through `TcpOps`. A timer is made when it is
 //! armed, and goes when it fires with nothing to do: a connection that rests has none.
 
-use super::tcp_sock::TcpSock;
+use super::tcp_sock::{TcpSock, tcp_ops};
 use crate::core::sock::Sock;
 use kernel::{Timer, TimerOwner};
 use std::sync::Arc;
@@ -23,8 +23,7 @@ pub fn inet_csk_reset_xmit_timer(sk: &Sock, tp: &mut TcpSock, what: u8, when: u3
     let expires = sk.net.kernel().jiffies_coarse() + when.min(max).min(tp.icsk_rto_max).max(1) as u64;
     tp.icsk_pending = what;
     tp.icsk_timeout = expires as u32;
-    let ops = tp.ops;
-    tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, ops.write_timer)).mod_timer_coarse(expires);
+    tp.retransmit_timer.get_or_insert_with(|| new_timer(sk, tcp_ops(sk).write_timer)).mod_timer_coarse(expires);
 }
 
 /// Nothing is to be retransmitted or probed. The timer may stay on its wheel; when it fires it finds nothing to do.
@@ -36,14 +35,12 @@ pub fn inet_csk_clear_xmit_timer(tp: &mut TcpSock) {
 /// Arms the delayed-ACK timer for the jiffy `expires`.
 pub fn inet_csk_reset_delack_timer(sk: &Sock, tp: &mut TcpSock, expires: u64) {
     tp.icsk_ack.timeout = expires as u32;
-    let ops = tp.ops;
-    tp.delack_timer.get_or_insert_with(|| new_timer(sk, ops.delack_timer)).mod_timer_coarse(expires);
+    tp.delack_timer.get_or_insert_with(|| new_timer(sk, tcp_ops(sk).delack_timer)).mod_timer_coarse(expires);
 }
 
 /// Arms `sk_timer` `len` milliseconds from now.
 pub fn inet_csk_reset_keepalive_timer(sk: &Sock, tp: &mut TcpSock, len: u32) {
-    let ops = tp.ops;
-    tp.sk_timer.get_or_insert_with(|| new_timer(sk, ops.keepalive_timer)).mod_timer_in(len as u64);
+    tp.sk_timer.get_or_insert_with(|| new_timer(sk, tcp_ops(sk).keepalive_timer)).mod_timer_in(len as u64);
 }
 
 pub fn inet_csk_delete_keepalive_timer(tp: &mut TcpSock) {

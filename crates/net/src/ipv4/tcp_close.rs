@@ -209,7 +209,7 @@ fn disconnect(sk: &Arc<Sock>, tp: &mut TcpSock) -> Result<()> {
 
 /// A new state that keeps what the process has set.
 fn forget_connection(tp: &mut TcpSock) {
-    let fresh = *TcpSock::new(tp.ops, tp.ca_ops);
+    let fresh = *TcpSock::new(tp.ca_ops);
     let old = std::mem::replace(tp, fresh);
     tp.inet = old.inet;
     TcpRare::inherit(&mut tp.rare, &old.rare);

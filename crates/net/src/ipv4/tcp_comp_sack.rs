@@ -18,8 +18,8 @@ use std::sync::Arc;
 /// SACK blocks that an ACK is sure to have room for.
 pub const TCP_SACK_BLOCKS_EXPECTED: usize = 2;
 
-fn new_timer(sk: &Sock, ops: &'static TcpOps) -> HrTimer {
-    let weak = sk.weak();
+fn new_timer(sk: &Sock) -> HrTimer {
+    let (weak, ops) = (sk.weak(), tcp_ops(sk));
     sk.net.kernel().hrtimer(move |_| {
         if let Some(sk) = weak.upgrade() {
             (ops.comp_sack_timer)(&sk);
@@ -34,9 +34,9 @@ pub fn tcp_compress_ack(sk: &Sock, tp: &mut TcpSock) -> bool {
     if !tp.rx_opt.sack_ok {
         return false;
     }
-    let (rcv_nxt, ops) = (tp.rcv_nxt, tp.ops);
+    let rcv_nxt = tp.rcv_nxt;
     let c = tp.ofo.make().comp_sack.get_or_insert_with(|| {
-        Box::new(CompSack { timer: new_timer(sk, ops), rcv_nxt: rcv_nxt.wrapping_sub(1), held: 0, dup_acks: 0 })
+        Box::new(CompSack { timer: new_timer(sk), rcv_nxt: rcv_nxt.wrapping_sub(1), held: 0, dup_acks: 0 })
     });
     if c.held as i64 >= s.tcp_comp_sack_nr.get() {
         return false;

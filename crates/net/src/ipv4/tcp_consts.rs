@@ -71,13 +71,13 @@ pub const ICSK_TIME_LOSS_PROBE: u8 = 5;
 pub const ICSK_TIME_REO_TIMEOUT: u8 = 6;
 
 /// Bits left for the owner of the socket lock (`TCPF_*_DEFERRED`).
-pub const TCPF_TSQ_DEFERRED: u32 = 1 << 0;
-pub const TCPF_WRITE_TIMER_DEFERRED: u32 = 1 << 1;
-pub const TCPF_DELACK_TIMER_DEFERRED: u32 = 1 << 2;
-pub const TCPF_MTU_REDUCED_DEFERRED: u32 = 1 << 3;
-pub const TCPF_KEEPALIVE_DEFERRED: u32 = 1 << 4;
-pub const TCPF_COMP_SACK_DEFERRED: u32 = 1 << 5;
-pub const TCPF_ACK_DEFERRED: u32 = 1 << 6;
+pub const TCPF_TSQ_DEFERRED: u16 = 1 << 0;
+pub const TCPF_WRITE_TIMER_DEFERRED: u16 = 1 << 1;
+pub const TCPF_DELACK_TIMER_DEFERRED: u16 = 1 << 2;
+pub const TCPF_MTU_REDUCED_DEFERRED: u16 = 1 << 3;
+pub const TCPF_KEEPALIVE_DEFERRED: u16 = 1 << 4;
+pub const TCPF_COMP_SACK_DEFERRED: u16 = 1 << 5;
+pub const TCPF_ACK_DEFERRED: u16 = 1 << 6;
 
 /// `tp->nonagle`.
 pub const TCP_NAGLE_OFF: u8 = 1;

@@ -120,7 +120,7 @@ pub fn tcp_fastopen_check_req(
         CheckReq::Create => return Continue(skb),
         CheckReq::Drop | CheckReq::Reset => {}
         CheckReq::SendSynAck => {
-            if (tp.ops.rtx_syn_ack)(sk, &req) {
+            if (tcp_ops(sk).rtx_syn_ack)(sk, &req) {
                 req.snt_synack.store(0, Relaxed);
                 req.num_retrans.fetch_add(1, AcqRel);
             }

@@ -402,7 +402,7 @@ pub fn tcp_create_openreq_child(
 /// Shows packets the options that the listener has now. To be called whenever one is set. Socket lock held.
 pub fn tcp_listen_publish(sk: &Sock, state: &mut dyn ProtoSock) {
     let tp = tcp_sk(state);
-    let mut opts = TcpSock::new(tp.ops, tp.ca_ops);
+    let mut opts = TcpSock::new(tp.ca_ops);
     inherit_options(&mut opts, tp);
     opts.inet = tp.inet.clone();
     if tp.rare.auth.is_some() {

@@ -326,8 +326,12 @@ pub fn tcp_chrono_set(tp: &mut TcpSock, want: TcpChrono) {
         return;
     }
     let now = tp.jiffies32();
-    if tp.chrono_type != TcpChrono::Unspec {
-        tp.chrono_stat[tp.chrono_type as usize - 1] += now.wrapping_sub(tp.chrono_start);
+    let past = now.wrapping_sub(tp.chrono_start);
+    match tp.chrono_type {
+        TcpChrono::Unspec => {}
+        TcpChrono::Busy => tp.chrono_busy += past,
+        TcpChrono::RwndLimited => tp.rare.make().chrono_rwnd_limited += past,
+        TcpChrono::SndbufLimited => tp.rare.make().chrono_sndbuf_limited += past,
     }
     tp.chrono_start = now;
     tp.chrono_type = want;

@@ -8,7 +8,7 @@
 //! high-resolution timer goes on with it. Congestion control asks for it (BBR), or the process (`SO_MAX_PACING_RATE`); nobody
 //! else has the timer.
 
-use super::tcp_sock::{TCP_INIT_CWND, TcpPacing, TcpSock};
+use super::tcp_sock::{TCP_INIT_CWND, TcpPacing, TcpSock, tcp_ops};
 use crate::core::sock::Sock;
 use kernel::hrtimer::HrtimerRestart;
 
@@ -24,7 +24,7 @@ pub fn tcp_need_pacing(sk: &Sock, tp: &mut TcpSock) {
     if tp.rare.pacing.is_some() {
         return;
     }
-    let (weak, kick) = (sk.weak(), tp.ops.tsq);
+    let (weak, kick) = (sk.weak(), tcp_ops(sk).tsq);
     // `tcp_pace_kick`: as when the device has taken a packet.
     let timer = sk.net.kernel().hrtimer(move |_| {
         if let Some(sk) = weak.upgrade() {

@@ -65,6 +65,7 @@ pub static TCP_PROT: Proto = Proto {
     release_cb: tcp_release_cb,
     get_port: inet_csk_get_port,
     poll: tcp_poll,
+    inner: &TCP_OPS,
 };
 
 /// TCP for sockets of AF_INET6.
@@ -99,7 +100,7 @@ fn tcp_backlog_rcv(sk: &Arc<Sock>, state: &mut dyn ProtoSock, skb: Box<Skb>) {
 }
 
 fn tcp_v4_init_sock(sk: &Arc<Sock>) -> Result<Box<dyn ProtoSock>> {
-    let state: Box<dyn ProtoSock> = tcp_init_sock(sk, &TCP_OPS)?;
+    let state: Box<dyn ProtoSock> = tcp_init_sock(sk)?;
     Ok(state)
 }
 

@@ -440,7 +440,12 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
         i.tcpi_delivery_rate = tp.rate_delivered as u64 * tp.mss_cache as u64 * 1_000_000 / tp.rate_interval_us as u64;
     }
     let running = |kind: TcpChrono| {
-        let past = tp.chrono_stat[kind as usize - 1];
+        let past = match kind {
+            TcpChrono::Unspec => 0,
+            TcpChrono::Busy => tp.chrono_busy,
+            TcpChrono::RwndLimited => tp.rare.chrono_rwnd_limited,
+            TcpChrono::SndbufLimited => tp.rare.chrono_sndbuf_limited,
+        };
         let now = if tp.chrono_type == kind { tp.jiffies32().wrapping_sub(tp.chrono_start) } else { 0 };
         (past + now) as u64 * 1000
     };

@@ -23,9 +23,9 @@ use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
 
 /// The state of a new socket, with the namespace's defaults (`tcp_init_sock`).
-pub fn tcp_init_sock(sk: &Arc<Sock>, ops: &'static TcpOps) -> Result<Box<TcpSock>> {
+pub fn tcp_init_sock(sk: &Arc<Sock>) -> Result<Box<TcpSock>> {
     let s = &sk.net.sysctl;
-    let mut tp = TcpSock::new(ops, tcp_assign_congestion_control(&sk.net));
+    let mut tp = TcpSock::new(tcp_assign_congestion_control(&sk.net));
     tp.icsk_rto_min = (s.tcp_rto_min_us.get() / 1000).max(1) as u32;
     tp.icsk_rto_max = s.tcp_rto_max_ms.get() as u32;
     tp.reordering = s.tcp_reordering.get() as u32;

@@ -32,7 +32,7 @@ use uapi::tcp::TcpState;
 const TCP_THIN_LINEAR_RETRIES: u8 = 6;
 
 /// Takes the socket lock for `f`, or leaves `bit` for the owner: `false`.
-fn with_sock(sk: &Arc<Sock>, bit: u32, f: fn(&Arc<Sock>, &mut TcpSock)) -> bool {
+fn with_sock(sk: &Arc<Sock>, bit: u16, f: fn(&Arc<Sock>, &mut TcpSock)) -> bool {
     let _bh = kernel::local_bh_disable();
     let mut guard = sk.bh_lock_sock();
     match guard.state() {
@@ -81,7 +81,7 @@ pub fn tcp_tsq_handler(sk: &Arc<Sock>) {
 }
 
 /// What was left for the owner of the lock (`tcp_release_cb`).
-pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u32) {
+pub fn tcp_release_cb(sk: &Arc<Sock>, state: &mut dyn ProtoSock, deferred: u16) {
     let tp = tcp_sk(state);
     if deferred & TCPF_TSQ_DEFERRED != 0 {
         tcp_tsq_write(sk, tp);
@@ -271,7 +271,7 @@ fn tcp_fastopen_synack_timer(sk: &Arc<Sock>, tp: &mut TcpSock, req: &Arc<Request
         tcp_enter_loss(sk, tp);
     }
     // One that cannot be sent now is sent by the next timeout: the child may be in use already.
-    if (tp.ops.rtx_syn_ack)(sk, req) {
+    if (tcp_ops(sk).rtx_syn_ack)(sk, req) {
         tp.rec.make().total_retrans = tp.rec.total_retrans.wrapping_add(1);
         req.num_retrans.fetch_add(1, Relaxed);
     }

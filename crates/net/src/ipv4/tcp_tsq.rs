@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, SeqCst};
 
 /// `TSQ_THROTTLED`: the sender stopped for its device.
-const TSQF_THROTTLED: u32 = 1;
+const TSQF_THROTTLED: u16 = 1;
 /// `TSQ_QUEUED`: it is on a CPU's list.
-const TSQF_QUEUED: u32 = 2;
+const TSQF_QUEUED: u16 = 2;
 
 /// Sockets to be looked at, by CPU (`struct tsq_tasklet`). Each is on one list at most.
 struct TsqTasklet {

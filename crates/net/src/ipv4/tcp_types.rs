@@ -261,6 +261,9 @@ pub struct TcpRare {
     pub hs: Option<Box<TcpHandshake>>,
     /// Counters of Accurate ECN, on connections that ask for it or have agreed on it.
     pub accecn: Option<Box<AccEcn>>,
+    /// How long the peer's window and our buffer have held the sender up, milliseconds.
+    pub chrono_rwnd_limited: u32,
+    pub chrono_sndbuf_limited: u32,
 }
 
 /// As the namespace and Linux have it.
@@ -290,6 +293,8 @@ unused!(
         tx_notify: None,
         hs: None,
         accecn: None,
+        chrono_rwnd_limited: 0,
+        chrono_sndbuf_limited: 0,
     }
 );
 

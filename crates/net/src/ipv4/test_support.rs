@@ -93,6 +93,7 @@ static BARE_PROT: Proto = Proto {
     release_cb: |_, _, _| {},
     get_port: inet_csk_get_port,
     poll: |_| PollMask::empty(),
+    inner: &(),
 };
 
 /// A socket of that transport.

@@ -56,6 +56,7 @@ pub static UDP_PROT: Proto = Proto {
     release_cb: |_, _, _| {},
     get_port: udp_get_port,
     poll: |sk| datagram_poll(sk, &udp_ext(sk).errq),
+    inner: &(),
 };
 
 /// `SOCK_DGRAM` of AF_INET. AF_INET6 registers [`UDP_PROT`] with its own operations.
