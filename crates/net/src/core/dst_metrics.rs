@@ -80,8 +80,8 @@ impl DstMetrics {
         self.locked |= 1 << which as u8;
     }
 
-    /// The congestion control of this route's connections (`congctl NAME`), if there is one of that name when they are made.
-    /// `EINVAL` for what cannot be a name.
+    /// The congestion control of this route's connections (`congctl NAME`); there must be one when the route is added. `EINVAL`
+    /// for what cannot be a name.
     pub fn set_cc_algo(&mut self, name: &str) -> Result<()> {
         if name.is_empty() || name.len() >= NAME_MAX || name.contains([' ', '\0']) {
             return Err(Errno::EINVAL);

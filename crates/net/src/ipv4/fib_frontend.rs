@@ -13,6 +13,7 @@ use crate::ipv4::fib_trie::{
     FibInfo, FibKey, FibTables, IfThere, RT_SCOPE_HOST, RT_SCOPE_LINK, RT_SCOPE_UNIVERSE, RT_TABLE_LOCAL,
     RT_TABLE_MAIN, RTPROT_BOOT, fib_lookup, inet_make_mask,
 };
+use crate::ipv4::metrics::ip_fib_metrics_init;
 use crate::ipv4::route::inet_addr_type;
 use kernel::{Rcu, rcu_read_lock};
 use std::net::Ipv4Addr;
@@ -78,7 +79,8 @@ impl RouteSpec {
     }
 }
 
-/// Adds a route (`RTM_NEWROUTE` with `NLM_F_CREATE | NLM_F_EXCL`). `EINVAL` for what makes no sense, `EEXIST` for a prefix and
+/// Adds a route (`RTM_NEWROUTE` with `NLM_F_CREATE | NLM_F_EXCL`). `EINVAL` for what makes no sense (a congestion control that there is not),
+/// `EEXIST` for a prefix and
 /// metric that has one, `ENETUNREACH` for a gateway that is not on a link of ours, `ENODEV`, `ENETDOWN`.
 pub fn ip_route_add(net: &Arc<Net>, spec: RouteSpec) -> Result<()> {
     insert(net, spec, IfThere::Refuse)
@@ -99,6 +101,7 @@ fn insert(net: &Arc<Net>, spec: RouteSpec, how: IfThere) -> Result<()> {
     if spec.plen > 32 || host_bits != 0 {
         return Err(Errno::EINVAL);
     }
+    ip_fib_metrics_init(net, &spec.metrics)?;
     let dev = fib_check_nh(net, &spec)?;
     fib_check_prefsrc(net, &spec)?;
     let fi = FibInfo {

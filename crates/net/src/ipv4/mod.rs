@@ -31,6 +31,7 @@ pub mod ip_input;
 pub mod ip_options;
 pub mod ip_output;
 pub mod l3_ops;
+pub mod metrics;
 pub mod ping;
 pub mod ping_prot;
 pub mod proc;

@@ -1,7 +1,7 @@
 //! Which congestion control algorithms there are, and which one a socket has.
 //!
 //! Interface: [`tcp_register_congestion_control`], [`tcp_unregister_congestion_control`], [`tcp_set_congestion_control`],
-//! [`tcp_assign_congestion_control`], the tunables `net.ipv4.tcp_{,available_,allowed_}congestion_control`.
+//! [`tcp_assign_congestion_control`], [`tcp_ca_known`], the tunables `net.ipv4.tcp_{,available_,allowed_}congestion_control`.
 //! Linux counterpart: `tcp_register_congestion_control` and around it in `net/ipv4/tcp_cong.c`.
 //! Locks and context: registering in process context, unregistering sleeps; choosing under the socket lock, in any context.
 //!
@@ -55,6 +55,11 @@ fn entries(reg: &Registries) -> Vec<Arc<Registered<Entry>>> {
 /// The registered algorithm of that name; it stays registered while it is held.
 fn tcp_ca_find(reg: &Registries, name: &str) -> Option<CaRef> {
     entries(reg).into_iter().find(|e| e.value().ops.name == name)?.try_module_get()
+}
+
+/// Whether a route may name it (`tcp_ca_get_key_by_name`).
+pub fn tcp_ca_known(reg: &Registries, name: &str) -> bool {
+    tcp_ca_find(reg, name).is_some()
 }
 
 /// Adds an algorithm to the kernel: sockets of all its namespaces can choose it from now on. `EINVAL` without a name or with

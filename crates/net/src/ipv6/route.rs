@@ -14,6 +14,7 @@ use crate::core::dst_metrics::{DstMetrics, Rtax};
 use crate::core::flow::Flow;
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
+use crate::ipv4::metrics::ip_fib_metrics_init;
 use kernel::{HZ, Rcu, RcuHashTable, SpinLock, Timer};
 use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
@@ -215,6 +216,7 @@ fn complete(net: &Arc<Net>, mut spec: Route6Spec) -> Result<(Route6Spec, Arc<Net
     if spec.prefix_len > 128 || spec.gateway.is_some_and(|g| g.is_multicast() || g.is_unspecified()) {
         return Err(Errno::EINVAL);
     }
+    ip_fib_metrics_init(net, &spec.metrics)?;
     spec.dst = ipv6_addr_prefix(&spec.dst, spec.prefix_len);
     if spec.metric == 0 && spec.kind != RtnType::Local {
         spec.metric = IP6_RT_PRIO_USER;
@@ -234,7 +236,8 @@ fn complete(net: &Arc<Net>, mut spec: Route6Spec) -> Result<(Route6Spec, Arc<Net
     Ok((spec, dev))
 }
 
-/// `ip6_route_add`. `EEXIST` for one that is there, `ENODEV`, `EHOSTUNREACH`, `EINVAL`; `ENOBUFS` over `route.max_size`.
+/// `ip6_route_add`. `EEXIST` for one that is there, `ENODEV`, `EHOSTUNREACH`, `EINVAL` (also for a congestion control that there
+/// is not); `ENOBUFS` over `route.max_size`.
 /// Process or softirq context.
 pub fn ip6_route_add(net: &Arc<Net>, spec: Route6Spec) -> Result<()> {
     let (spec, dev) = complete(net, spec)?;

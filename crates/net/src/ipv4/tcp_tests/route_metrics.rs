@@ -10,9 +10,12 @@ use crate::core::dst_metrics::{DstMetrics, RTAX_FEATURE_ECN, Rtax};
 use crate::core::flow::Flow;
 use crate::core::netfilter::{HookPoint, Verdict};
 use crate::hdr::IpHdr;
-use crate::ipv4::fib_frontend::{RouteSpec, ip_route_del, ip_route_replace};
+use crate::ipv4::fib_frontend::{RouteSpec, ip_route_add, ip_route_change, ip_route_del, ip_route_replace};
 use crate::ipv4::route::ip_update_pmtu;
-use crate::ipv4::tcp_sock::tcp_sk;
+use crate::ipv4::tcp_ca::{tcp_register_congestion_control, tcp_unregister_congestion_control};
+use crate::ipv4::tcp_cong::RENO_OPS;
+use crate::ipv4::tcp_sock::{TcpCongestionOps, tcp_sk};
+use crate::ipv6::route::{Route6Spec, ip6_route_add};
 use std::sync::atomic::AtomicU32;
 
 /// The route from `net` to `dst` says this.
@@ -157,8 +160,35 @@ fn a_route_chooses_the_congestion_control() {
         let (_c, s) = w.connect();
         assert_eq!(name(&s), "reno", "the side that listens");
     }
-    let (_w, c, _s) = connected(|m| m.set_cc_algo("nosuch").unwrap());
-    assert_eq!(name(&c), "cubic");
+}
+
+/// What the kernel answered to `ip route`: before it looks at the next hop, or at what is there already.
+#[test]
+fn a_route_names_a_congestion_control_that_there_is() {
+    static GOES: TcpCongestionOps = TcpCongestionOps { name: "goes", ..RENO_OPS };
+    let w = World::new();
+    let inside = w.t.kernel.enter();
+    let oif = dev_get_by_name(&w.a, "eth0").unwrap().ifindex;
+    let mut metrics = DstMetrics::default();
+    metrics.set_cc_algo("goes").unwrap();
+    let v4 = RouteSpec { oif, metrics, ..RouteSpec::new(B, 32) };
+    let v6 = Route6Spec { metrics, ..Route6Spec::new("2001:db8::".parse().unwrap(), 32).dev(oif) };
+    let far = Route6Spec { oif: 0, gateway: Some("3000::1".parse().unwrap()), ..v6 };
+    for change in [ip_route_add, ip_route_replace, ip_route_change] {
+        assert_eq!(change(&w.a, v4.clone()), Err(Errno::EINVAL));
+    }
+    assert_eq!(ip_route_add(&w.a, RouteSpec { oif: 99, ..v4.clone() }), Err(Errno::EINVAL));
+    assert_eq!((ip6_route_add(&w.a, v6), ip6_route_add(&w.a, far)), (Err(Errno::EINVAL), Err(Errno::EINVAL)));
+    tcp_register_congestion_control(&w.a.reg, &GOES).unwrap();
+    ip_route_add(&w.a, v4.clone()).unwrap();
+    assert_eq!(ip6_route_add(&w.a, v6), Ok(()));
+    // One that goes again is nobody's, and its route can go too.
+    drop(inside);
+    tcp_unregister_congestion_control(&w.a.reg, &GOES).unwrap();
+    let (c, _s) = w.connect();
+    assert_eq!(&c.getsockopt(IPPROTO_TCP, TCP_CONGESTION, 16).unwrap()[..6], b"cubic\0");
+    let _inside = w.t.kernel.enter();
+    assert_eq!(ip_route_del(&w.a, &v4), Ok(()));
 }
 
 /// `RTAX_FEATURE_ECN`: ECN without the namespace's.
