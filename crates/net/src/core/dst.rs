@@ -10,7 +10,7 @@ use crate::core::net_namespace::Net;
 use crate::core::skbuff::Skb;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use uapi::Result;
 
 /// What kind of destination a route leads to (`RTN_*`).
@@ -35,6 +35,8 @@ pub struct Dst {
     pub prefsrc: IpAddr,
     /// Path MTU in bytes; 0: the device's.
     pub pmtu: AtomicU32,
+    /// It was said to take less than is believed of any path (`rt_mtu_locked`).
+    pub pmtu_locked: AtomicBool,
     /// What the route says beyond that; most say nothing.
     pub metrics: Option<Arc<DstMetrics>>,
     /// The namespace's routing generation when it was made.
@@ -52,6 +54,16 @@ impl Dst {
             0 => self.dev.mtu(),
             m => m.min(self.dev.mtu()),
         }
+    }
+
+    /// The largest for a sender who may not care for the path (`ip_skb_dst_mtu`).
+    pub fn mtu_of(&self, ignore_pmtu: bool) -> u32 {
+        if ignore_pmtu { self.dev.mtu() } else { self.mtu() }
+    }
+
+    /// Whether routers may cut what takes this route, because its MTU is not to be discovered (`ip_mtu_locked`).
+    pub fn mtu_locked(&self) -> bool {
+        self.pmtu_locked.load(Relaxed) || self.metric_locked(Rtax::Mtu)
     }
 
     /// One of the route's metrics; 0: not set (`dst_metric`).

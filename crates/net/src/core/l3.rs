@@ -1,6 +1,6 @@
 //! The operations in which the two versions of IP differ, as a table; what lets transports be written once over both.
 //!
-//! Interface: [`L3Ops`], [`Registries`](crate::core::net_namespace::Registries)`::l3`.
+//! Interface: [`L3Ops`], [`XmitParams`], [`DontFragment`], [`Registries`](crate::core::net_namespace::Registries)`::l3`.
 //! Linux counterpart: `struct inet_connection_sock_af_ops`, `struct ipv6_stub`.
 //! Locks and context: the functions may be called in process and softirq context.
 
@@ -12,6 +12,39 @@ use crate::core::sock::Sock;
 use std::net::IpAddr;
 use std::sync::Arc;
 use uapi::Result;
+use uapi::socket::{IP_PMTUDISC_DO, IP_PMTUDISC_WANT};
+
+/// Which packets carry DF (IPv4), and so are refused with `EMSGSIZE` and not fragmented when they are over the MTU (both
+/// versions).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DontFragment {
+    #[default]
+    Never,
+    /// Not where the MTU is locked: there routers may cut.
+    UnlessLocked,
+    Always,
+}
+
+impl DontFragment {
+    /// What `IP_MTU_DISCOVER` says of a connection's packets. Datagrams that probe the path carry it too.
+    pub fn of(pmtudisc: u8) -> DontFragment {
+        match pmtudisc as i32 {
+            IP_PMTUDISC_WANT => DontFragment::UnlessLocked,
+            IP_PMTUDISC_DO => DontFragment::Always,
+            _ => DontFragment::Never,
+        }
+    }
+
+    /// Whether packets of this route have it (`ip_dont_fragment`).
+    #[inline]
+    pub fn on(self, dst: &Dst) -> bool {
+        match self {
+            DontFragment::Never => false,
+            DontFragment::UnlessLocked => !dst.mtu_locked(),
+            DontFragment::Always => true,
+        }
+    }
+}
 
 /// How a socket wants its packets to look.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,8 +53,9 @@ pub struct XmitParams {
     pub ttl: u8,
     /// TOS or traffic class.
     pub tos: u8,
-    /// Set DF (IPv4); packets over the path MTU are refused with `EMSGSIZE` and not fragmented (both versions).
-    pub dont_fragment: bool,
+    pub dont_fragment: DontFragment,
+    /// As large as the device takes, whatever is known of the path (`ip_sk_use_pmtu` says no).
+    pub ignore_pmtu: bool,
     pub flowlabel: u32,
     pub priority: u32,
     pub mark: u32,

@@ -127,6 +127,8 @@ pub struct Skb {
     pub skb_iif: u32,
     /// Came through loopback or from this kernel: not to be trusted less.
     pub encapsulation: bool,
+    /// May be as large as its device takes, whatever is known of the path.
+    pub ignore_pmtu: bool,
     /// Device it arrived on or leaves by.
     pub dev: Option<Arc<NetDevice>>,
     /// The socket it belongs to, with what to tell it when the packet is gone.
@@ -200,6 +202,7 @@ impl Skb {
             tstamp: 0,
             skb_iif: 0,
             encapsulation: false,
+            ignore_pmtu: false,
             dev: None,
             sk: None,
             destructor: None,
@@ -645,6 +648,7 @@ impl Skb {
         self.tstamp = from.tstamp;
         self.skb_iif = from.skb_iif;
         self.encapsulation = from.encapsulation;
+        self.ignore_pmtu = from.ignore_pmtu;
         self.dev = from.dev.clone();
         self.dst = from.dst.clone();
         self.cb = from.cb;

@@ -83,6 +83,7 @@ fn skb_scrub_packet(skb: &mut Skb) {
     skb.priority = 0;
     skb.skb_iif = 0;
     skb.tstamp = 0;
+    skb.ignore_pmtu = false;
     skb.cb.clear();
 }
 

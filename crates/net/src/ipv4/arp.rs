@@ -223,6 +223,7 @@ mod tests {
             gateway: None,
             prefsrc: US.into(),
             pmtu: Default::default(),
+            pmtu_locked: Default::default(),
             metrics: None,
             genid: 0,
             input: |_, _| (),

@@ -12,7 +12,7 @@ use crate::core::net_namespace::Net;
 use kernel::{HZ, Rcu, SpinLock, rcu_read_lock};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// `FNHE_HASH_SIZE`, `FNHE_RECLAIM_DEPTH`.
 const BUCKETS: usize = 512;
@@ -31,6 +31,8 @@ pub fn min_pmtu(net: &Net) -> u32 {
 pub struct Exception {
     pub daddr: Ipv4Addr,
     pub pmtu: AtomicU32,
+    /// See [`Dst::pmtu_locked`].
+    pub locked: AtomicBool,
     /// In jiffies.
     expires: AtomicU64,
     /// The route it is an exception to, with the smaller MTU.
@@ -74,7 +76,7 @@ impl Exceptions {
 
     /// Notes a path MTU (`update_or_create_fnhe`); `true` if routes must be looked up anew, because the destination had no
     /// exception, or another one had to go.
-    pub fn update(&self, net: &Net, daddr: Ipv4Addr, pmtu: u32) -> bool {
+    pub fn update(&self, net: &Net, daddr: Ipv4Addr, pmtu: u32, locked: bool) -> bool {
         let now = net.kernel().jiffies();
         let expires = now + mtu_expires(net);
         let _l = self.lock.lock_bh();
@@ -82,8 +84,10 @@ impl Exceptions {
         let list = bucket.get();
         if let Some(e) = list.as_ref().and_then(|l| l.iter().find(|e| e.daddr == daddr)) {
             e.pmtu.store(pmtu, Relaxed);
+            e.locked.store(locked, Relaxed);
             if let Some(d) = e.rth.get() {
                 d.pmtu.store(pmtu, Relaxed);
+                d.pmtu_locked.store(locked, Relaxed);
             }
             return e.expires.swap(expires, Relaxed) <= now;
         }
@@ -94,8 +98,8 @@ impl Exceptions {
             new.swap_remove(oldest);
             self.count.fetch_sub(1, Relaxed);
         }
-        let (pmtu, expires) = (AtomicU32::new(pmtu), AtomicU64::new(expires));
-        new.push(Arc::new(Exception { daddr, pmtu, expires, rth: Rcu::default() }));
+        let (pmtu, locked, expires) = (AtomicU32::new(pmtu), AtomicBool::new(locked), AtomicU64::new(expires));
+        new.push(Arc::new(Exception { daddr, pmtu, locked, expires, rth: Rcu::default() }));
         self.count.fetch_add(1, Relaxed);
         bucket.assign(Some(Arc::new(new)));
         true

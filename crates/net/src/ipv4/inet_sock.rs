@@ -5,14 +5,14 @@
 //! Locks and context: under the socket lock.
 
 use crate::core::flow::Flow;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::on_use::{OnUse, unused};
 use crate::core::sock::{ProtoSock, Sock, SockFlags};
 use kernel::SpinLock;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use uapi::socket::{IP_PMTUDISC_DO, IP_PMTUDISC_PROBE, IP_PMTUDISC_WANT};
+use uapi::socket::{IP_PMTUDISC_PROBE, IP_PMTUDISC_WANT};
 use uapi::{Errno, Result};
 
 /// What every socket of the Internet families has (`struct inet_sock`). Ports are in host order. On an IPv6 socket an
@@ -313,7 +313,8 @@ impl InetSock {
         XmitParams {
             ttl: u8::try_from(ttl).unwrap_or(0),
             tos,
-            dont_fragment: matches!(pmtudisc as i32, IP_PMTUDISC_WANT | IP_PMTUDISC_DO | IP_PMTUDISC_PROBE),
+            dont_fragment: DontFragment::of(pmtudisc),
+            ignore_pmtu: pmtudisc as i32 >= IP_PMTUDISC_PROBE,
             flowlabel: self.opts.flowlabel,
             priority: sk.rare.priority(),
             mark: sk.rare.mark(),

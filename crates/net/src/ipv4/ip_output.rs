@@ -24,7 +24,6 @@ use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::icmp::{ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED};
 use crate::hdr::{IP_DF, IP_MF, IP_OFFSET, IPPROTO_TCP, IPPROTO_UDP, IpHdr, TcpHdr, UdpHdr};
-use crate::ipv4::fnhe::min_pmtu;
 use crate::ipv4::ip_options::ip_options_fragment;
 use crate::ipv4::route::ip_route_output_flow;
 use kernel::{HZ, rcu_read_lock};
@@ -80,8 +79,9 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
     };
     let (IpAddr::V4(saddr), IpAddr::V4(daddr)) = (flow.saddr, flow.daddr) else { return Err(Errno::EAFNOSUPPORT) };
     let len = IpHdr::LEN + skb.len();
-    let dont_fragment = ip_dont_fragment(net, &dst, p);
-    let too_big = len > 65535 || (dont_fragment && flow.proto == IPPROTO_UDP && len > dst.mtu() as usize);
+    let dont_fragment = p.dont_fragment.on(&dst);
+    let mtu = dst.mtu_of(p.ignore_pmtu) as usize;
+    let too_big = len > 65535 || (dont_fragment && flow.proto == IPPROTO_UDP && len > mtu);
     if too_big && !skb.is_gso() {
         return Err(Errno::EMSGSIZE);
     }
@@ -113,16 +113,9 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
     ip_send_check(skb.data_mut());
     skb.priority = p.priority;
     skb.mark = p.mark;
+    skb.ignore_pmtu = p.ignore_pmtu;
     skb.dst = Some(dst);
     ip_local_out(net, skb)
-}
-
-/// Whether packets of this route carry DF (`ip_dont_fragment`). Not when the path was said to take less than any path should:
-/// then routers cut; nor when the route's MTU is not to be changed.
-fn ip_dont_fragment(net: &Net, dst: &Dst, p: &XmitParams) -> bool {
-    let pmtu = dst.pmtu.load(Relaxed);
-    let locked = pmtu != 0 && pmtu <= min_pmtu(net) && dst.dev.mtu() > pmtu;
-    p.dont_fragment && !locked && !dst.metric_locked(Rtax::Mtu)
 }
 
 fn default_ttl(net: &Net, dst: &Dst) -> u8 {
@@ -198,7 +191,7 @@ pub fn ip_mc_output(net: &Arc<Net>, mut skb: Box<Skb>) -> Result<()> {
 /// `ip_finish_output`: cuts what does not fit the path.
 fn ip_finish_output(net: &Arc<Net>, skb: Box<Skb>) -> Result<()> {
     kernel::tp!(ip_finish_output, skb);
-    let mtu = skb.dst.as_ref().ok_or(Errno::EHOSTUNREACH)?.mtu() as usize;
+    let mtu = skb.dst.as_ref().ok_or(Errno::EHOSTUNREACH)?.mtu_of(skb.ignore_pmtu) as usize;
     if skb.is_gso() {
         return ip_finish_output_gso(net, skb, mtu);
     }

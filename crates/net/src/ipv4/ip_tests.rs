@@ -11,7 +11,7 @@ use crate::core::dev::{
 };
 use crate::core::dst::RtnType;
 use crate::core::flow::Flow;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::net_namespace::{Net, NetProtocol, Registries};
 use crate::core::netfilter::{HookPoint, Verdict};
 use crate::core::skbuff::{MAX_HEADER, PktType, Skb};
@@ -171,6 +171,7 @@ impl Machine {
         skb.reserve(MAX_HEADER);
         skb.add_frag(Frag::copy_of(payload));
         skb.dst = Some(dst);
+        let dont_fragment = if dont_fragment { DontFragment::UnlessLocked } else { DontFragment::Never };
         ip_queue_xmit(&self.net, None, skb, &flow, &XmitParams { dont_fragment, ..XmitParams::default() })
     }
 }

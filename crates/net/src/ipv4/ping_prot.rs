@@ -8,7 +8,6 @@
 
 use crate::core::checksum::{csum_fold, csum_tcpudp_magic, skb_checksum};
 use crate::core::iov_iter::MsgHdr;
-use crate::core::l3::XmitParams;
 use crate::core::net_namespace::{Net, NetId, Registries};
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
@@ -132,8 +131,7 @@ fn ping_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Poll<R
 fn ping_push(sk: &Arc<Sock>, mut skb: Box<Skb>, c: &Cork, ident: u16, len: usize) -> Result<()> {
     let v6 = c.flow.is_v6();
     let l3 = sk.net.l3(v6).ok_or(Errno::ENETUNREACH)?;
-    let whole = l3.header_len + len <= c.dst.mtu() as usize;
-    if l3.header_len + len > 65535 || (!whole && c.strict) {
+    if l3.header_len + len > 65535 || (c.strict && l3.header_len + len > c.mtu()) {
         return Err(Errno::EMSGSIZE);
     }
     // The header may lie in a fragment, shared with whoever gave the page: from here on it is the packet's own.
@@ -148,8 +146,7 @@ fn ping_push(sk: &Arc<Sock>, mut skb: Box<Skb>, c: &Cork, ident: u16, len: usize
     skb.dst = Some(c.dst.clone());
     (skb.priority, skb.mark) = (c.params.priority, c.params.mark);
     sk.skb_set_owner_w(&mut skb);
-    let params = XmitParams { dont_fragment: c.params.dont_fragment && (whole || c.strict), ..c.params };
-    (l3.queue_xmit)(&sk.net, Some(sk), skb, &c.flow, &params)?;
+    (l3.queue_xmit)(&sk.net, Some(sk), skb, &c.flow, &c.params_of(l3.header_len + len))?;
     let counters = if v6 { [Mib::Icmp6OutMsgs, Mib::Icmp6OutEchos] } else { [Mib::IcmpOutMsgs, Mib::IcmpOutEchos] };
     counters.into_iter().for_each(|m| sk.net.mib.inc(m));
     Ok(())

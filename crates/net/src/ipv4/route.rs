@@ -21,7 +21,7 @@ use kernel::rcu::RcuReadGuard;
 use kernel::{Fault, HZ, Rcu, SpinLock, Timer, rcu_read_lock, should_fail};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use uapi::{Errno, Result};
 
 type Input = fn(net: &Arc<Net>, skb: Box<Skb>);
@@ -138,6 +138,7 @@ fn rth_of(net: &Net, fi: &FibInfo, section: &RcuReadGuard) -> Result<Arc<Dst>> {
         gateway: fi.gateway.map(IpAddr::V4),
         prefsrc: IpAddr::V4(src.unwrap_or(Ipv4Addr::UNSPECIFIED)),
         pmtu: AtomicU32::new(fi.metrics.as_ref().map_or(0, |m| m.get(Rtax::Mtu))),
+        pmtu_locked: Default::default(),
         metrics: fi.metrics.clone(),
         genid,
         input: if fi.kind == RtnType::Unicast { ops.forward } else { ops.local_deliver },
@@ -165,6 +166,7 @@ fn special(net: &Net, dev: &Arc<NetDevice>, kind: RtnType, local: bool) -> Arc<D
         gateway: None,
         prefsrc: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         pmtu: AtomicU32::new(0),
+        pmtu_locked: Default::default(),
         metrics: None,
         genid: net.rt_genid(),
         input: rt.ops.local_deliver,
@@ -195,6 +197,7 @@ fn with_exception(net: &Net, daddr: Ipv4Addr, base: Arc<Dst>) -> Arc<Dst> {
         gateway: base.gateway,
         prefsrc: base.prefsrc,
         pmtu: AtomicU32::new(pmtu.min(base.mtu())),
+        pmtu_locked: AtomicBool::new(e.locked.load(Relaxed)),
         metrics: base.metrics.clone(),
         genid: base.genid,
         input: base.input,
@@ -418,13 +421,15 @@ pub fn ip_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
     let mut key = *flow;
     key.anysrc = true;
     let Ok(dst) = ip_route_output_flow(net, &mut key) else { return };
-    if dst.kind != RtnType::Unicast || dst.mtu() <= mtu || dst.metric_locked(Rtax::Mtu) {
+    if dst.kind != RtnType::Unicast || dst.mtu() <= mtu || dst.mtu_locked() {
         return;
     }
-    // Below the least that is believed the path is left to fragment (see `ip_dont_fragment`).
-    let mtu = mtu.max(min_pmtu(net).min(dst.mtu()));
+    // Below the least that is believed the path is left to fragment.
+    let least = min_pmtu(net);
+    let locked = mtu < least;
+    let mtu = mtu.max(least.min(dst.mtu()));
     let rt = Ipv4Route::of(net);
-    if rt.exceptions.update(net, daddr, mtu) {
+    if rt.exceptions.update(net, daddr, mtu, locked) {
         net.bump_rt_genid();
     }
     if !rt.expiry.pending() {

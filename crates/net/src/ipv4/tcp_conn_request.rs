@@ -8,7 +8,7 @@ use crate::core::dst::{Dst, RtnType};
 use crate::core::dst_metrics::{RTAX_FEATURE_ECN, Rtax};
 use crate::core::eth::ETH_HLEN;
 use crate::core::flow::Flow;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
@@ -302,7 +302,13 @@ fn send_synack(
     }
     skb.dst = Some(dst);
     skb.traced = req.traced;
-    let p = XmitParams { ttl: req.ttl, tos: req.tos, dont_fragment: true, mark: req.mark, ..XmitParams::default() };
+    let p = XmitParams {
+        ttl: req.ttl,
+        tos: req.tos,
+        dont_fragment: DontFragment::Always,
+        mark: req.mark,
+        ..XmitParams::default()
+    };
     (l3.queue_xmit)(net, None, skb, flow, &p)
 }
 

@@ -6,7 +6,7 @@
 
 use crate::core::dev::ETH_P_IPV6;
 use crate::core::flow::Flow;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::{MAX_HEADER, Skb};
 use crate::core::snmp::Mib;
@@ -91,7 +91,8 @@ impl Reply<'_> {
         if self.flags & RST != 0 {
             net.mib.inc(Mib::TcpOutRsts);
         }
-        let p = XmitParams { tos: self.tos, dont_fragment: true, mark: self.mark, ..XmitParams::default() };
+        let p =
+            XmitParams { tos: self.tos, dont_fragment: DontFragment::Always, mark: self.mark, ..XmitParams::default() };
         // A reply that cannot be sent is lost like one on the wire.
         let _ = (l3.queue_xmit)(net, None, skb, &flow, &p);
     }

@@ -13,6 +13,7 @@ use super::tcp_pacing::tcp_pacing_check;
 use super::tcp_queue::*;
 use super::tcp_sock::*;
 use super::tcp_tsq::tcp_small_queue_check;
+use crate::core::l3::DontFragment;
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
 use crate::hdr::tcp_flag;
@@ -333,9 +334,10 @@ pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
     }
     // The route that says so is another than the one at hand.
     *sk.dst_cache.lock_bh() = None;
-    let pmtu = tcp_dst(sk, tp).map_or(mtu, |d| d.mtu());
+    let dst = tcp_dst(sk, tp);
+    let pmtu = dst.as_ref().map_or(mtu, |d| d.mtu());
     let mode = (if v6 { tp.inet.opts.v6.pmtudisc } else { tp.inet.pmtudisc }) as i32;
-    if mtu < pmtu && mode != IP_PMTUDISC_DONT {
+    if mtu < pmtu && !v6 && dst.is_ok_and(|d| DontFragment::of(tp.inet.pmtudisc).on(&d)) {
         // Less than is believed: if the connection ends, this was the reason.
         sk.err_soft.store(Errno::EMSGSIZE.0, Release);
     }

@@ -10,6 +10,7 @@ mod buffers;
 mod closing;
 mod congestion;
 mod cut;
+mod dont_fragment;
 mod ecn;
 mod fastopen;
 mod hostile_found;

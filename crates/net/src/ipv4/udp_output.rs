@@ -8,7 +8,7 @@ use crate::core::checksum::{csum_partial_seed, csum_tcpudp_magic, skb_checksum};
 use crate::core::dst::{Dst, RtnType};
 use crate::core::flow::Flow;
 use crate::core::iov_iter::MsgHdr;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::net_namespace::Net;
 use crate::core::skbuff::{GsoType, MAX_HEADER, MAX_SKB_FRAGS, Skb};
 use crate::core::snmp::Mib;
@@ -96,7 +96,7 @@ pub struct Cork {
     pub params: XmitParams,
     gso_size: u16,
     no_check: bool,
-    /// `IP_PMTUDISC_DO` or `_PROBE`: nothing is fragmented. By default only what fits is sent with DF.
+    /// `IP_PMTUDISC_DO`, `_PROBE` or `_INTERFACE`: nothing is fragmented. By default only what fits is sent with DF.
     pub strict: bool,
     frags: SmallVec<[Frag; 4]>,
     len: usize,
@@ -196,7 +196,24 @@ pub fn prepare(sk: &Arc<Sock>, state: &mut dyn ProtoSock, msg: &MsgHdr<'_>) -> R
     let gso_size = ipc.gso_size.unwrap_or(up.gso_size);
     let pmtudisc = if v6 { up.inet.opts.v6.pmtudisc } else { up.inet.pmtudisc } as i32;
     let strict = matches!(pmtudisc, IP_PMTUDISC_DO | IP_PMTUDISC_PROBE | IP_PMTUDISC_INTERFACE);
+    if pmtudisc == IP_PMTUDISC_PROBE {
+        params.dont_fragment = DontFragment::Always;
+    }
     Ok(Cork { flow, dst, params, gso_size, no_check, strict, frags: SmallVec::new(), len: 0 })
+}
+
+impl Cork {
+    /// What is larger is cut, or refused (`cork->fragsize`).
+    pub fn mtu(&self) -> usize {
+        self.dst.mtu_of(self.params.ignore_pmtu) as usize
+    }
+
+    /// How a packet of `len` bytes looks, headers included: where DF is a wish, it is one for what fits the path.
+    pub fn params_of(&self, len: usize) -> XmitParams {
+        let fits = self.params.dont_fragment == DontFragment::Always || len <= self.dst.mtu() as usize;
+        let dont_fragment = if fits { self.params.dont_fragment } else { DontFragment::Never };
+        XmitParams { dont_fragment, ..self.params }
+    }
 }
 
 /// The destination of a message; `None`: the connected peer.
@@ -275,18 +292,22 @@ fn route(sk: &Sock, flow: &mut Flow, connected: bool) -> Result<Arc<Dst>> {
 
 // --- What it is ---
 
-/// `EMSGSIZE` for what no datagram, or none that may not be fragmented, can hold; `EINVAL` for impossible segments.
+/// `EMSGSIZE` for what no datagram, or none that may not be fragmented, can hold, and for segments that do not fit; `EINVAL` for
+/// too many of them, or without checksum.
 fn check_size(sk: &Sock, c: &Cork, len: usize) -> Result<()> {
     let v6 = c.flow.is_v6();
     let headers = if v6 { 40 } else { 20 } + UdpHdr::LEN;
     if len > if v6 { MAX_V6 } else { MAX_V4 } {
         return Err(Errno::EMSGSIZE);
     }
-    let mtu = c.dst.mtu() as usize;
-    if c.gso_size > 0 && len > c.gso_size as usize {
-        let gso = c.gso_size as usize;
-        let impossible = c.no_check || headers + gso > mtu || len.div_ceil(gso) > UDP_MAX_SEGMENTS;
-        return if impossible { Err(Errno::EINVAL) } else { Ok(()) };
+    let mtu = c.mtu();
+    let gso = c.gso_size as usize;
+    if gso > 0 {
+        return match len {
+            _ if headers + len.min(gso) > mtu => Err(Errno::EMSGSIZE),
+            _ if c.no_check || len.div_ceil(gso) > UDP_MAX_SEGMENTS => Err(Errno::EINVAL),
+            _ => Ok(()),
+        };
     }
     if headers + len > mtu && c.strict {
         if sk.flag(SockFlags::RECVERR) {
@@ -374,7 +395,7 @@ fn udp_send_skb(sk: &Arc<Sock>, mut skb: Box<Skb>, c: &Cork, len: usize) -> Resu
     let (net, v6) = (&sk.net, c.flow.is_v6());
     let l3 = net.l3(v6).ok_or(Errno::ENETUNREACH)?;
     let total = len + UdpHdr::LEN;
-    let fits = l3.header_len + total <= c.dst.mtu() as usize;
+    let fits = l3.header_len + total <= c.mtu();
     let is_gso = c.gso_size > 0 && len > c.gso_size as usize;
     put_header(&mut skb, c, total);
     if is_gso {
@@ -391,7 +412,7 @@ fn udp_send_skb(sk: &Arc<Sock>, mut skb: Box<Skb>, c: &Cork, len: usize) -> Resu
     skb.dst = Some(c.dst.clone());
     (skb.priority, skb.mark) = (c.params.priority, c.params.mark);
     sk.skb_set_owner_w(&mut skb);
-    let params = XmitParams { dont_fragment: c.params.dont_fragment && (fits || is_gso || c.strict), ..c.params };
+    let params = c.params_of(l3.header_len + total);
     match (l3.queue_xmit)(net, Some(sk), skb, &c.flow, &params) {
         Ok(()) => {
             mib(net, v6, Mib::UdpOutDatagrams);

@@ -18,7 +18,7 @@ use crate::core::dst::Dst;
 use crate::core::dst_metrics::Rtax;
 use crate::core::flow::Flow;
 use crate::core::gso::skb_gso_segment;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::neighbour::neigh_output;
 use crate::core::net_namespace::Net;
 use crate::core::netfilter::HookPoint;
@@ -90,8 +90,8 @@ pub fn ip6_xmit(net: &Arc<Net>, _sk: Option<&Sock>, mut skb: Box<Skb>, flow: &Fl
     let Some(dst) = &skb.dst else { return no_route(net) };
     let payload = u16::try_from(skb.len()).map_err(|_| Errno::EMSGSIZE)?;
     // A connection's segment that was cut for a larger path is better fragmented than lost (`skb->ignore_df`).
-    let whole = p.dont_fragment && flow.proto == IPPROTO_UDP && !skb.is_gso();
-    if whole && skb.len() + Ipv6Hdr::LEN > dst.mtu() as usize {
+    let whole = p.dont_fragment != DontFragment::Never && flow.proto == IPPROTO_UDP && !skb.is_gso();
+    if whole && skb.len() + Ipv6Hdr::LEN > dst.mtu_of(p.ignore_pmtu) as usize {
         net.mib.inc(Mib::Ip6FragFails);
         return Err(Errno::EMSGSIZE);
     }
@@ -110,6 +110,7 @@ pub fn ip6_xmit(net: &Arc<Net>, _sk: Option<&Sock>, mut skb: Box<Skb>, flow: &Fl
     skb.reset_network_header();
     skb.priority = p.priority;
     skb.mark = p.mark;
+    skb.ignore_pmtu = p.ignore_pmtu;
     skb.cb.clear();
     net.mib.inc(Mib::Ip6OutRequests);
     ip6_local_out(net, skb)
@@ -155,7 +156,7 @@ pub fn ip6_pkt_discard_out(net: &Arc<Net>, _skb: Box<Skb>) -> Result<()> {
 
 fn ip6_finish_output(net: &Arc<Net>, skb: Box<Skb>) -> Result<()> {
     let Some(dst) = &skb.dst else { return no_route(net) };
-    let mtu = dst.mtu() as usize;
+    let mtu = dst.mtu_of(skb.ignore_pmtu) as usize;
     // A reassembled packet goes on in fragments no larger than those it came in (RFC 8200, 4.5, for what we forward).
     let frag_max = match skb.cb.get::<Inet6SkbParm>().frag_max_size as usize {
         0 => mtu,

@@ -259,6 +259,7 @@ pub fn icmp6_dst_alloc(net: &Net, dev: &Arc<NetDevice>, daddr: Ipv6Addr) -> Arc<
         gateway: None,
         prefsrc: IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         pmtu: AtomicU32::new(0),
+        pmtu_locked: Default::default(),
         metrics: None,
         genid: net.rt_genid(),
         input: |_, _| {},

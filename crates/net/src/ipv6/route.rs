@@ -380,6 +380,7 @@ impl Fib6Info {
         Arc::new(Dst {
             // A route made by hand may not go over what a router said the link carries.
             pmtu: AtomicU32::new(min_set([pmtu, self.spec.metrics.get(Rtax::Mtu), link_mtu(&dev)])),
+            pmtu_locked: Default::default(),
             metrics: self.spec.metrics.shared(),
             dev,
             kind: self.spec.kind,

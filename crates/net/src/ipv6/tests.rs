@@ -17,7 +17,7 @@ use super::route::{
 use crate::core::dev::{ETH_P_IPV6, NetDevice, dev_get_by_name, dev_open, dev_set_mtu, netif_receive_skb};
 use crate::core::dst::RtnType;
 use crate::core::flow::Flow;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::neighbour::{Nud, neigh_lookup};
 use crate::core::net_namespace::{Net, NetId, Registries};
 use crate::core::netfilter::{HookPoint, Verdict};
@@ -33,7 +33,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use uapi::sockaddr::AF_INET6;
-use uapi::socket::{MSG_DONTWAIT, SOCK_DGRAM};
+use uapi::socket::{IPPROTO_IPV6, IPV6_MTU_DISCOVER, MSG_DONTWAIT, SOCK_DGRAM};
 use uapi::{Errno, Result};
 use zerocopy::IntoBytes;
 
@@ -184,8 +184,35 @@ fn refuses_what_may_not_be_fragmented() {
     let dst = ip6_route_output(&x, &mut flow).expect("route");
     let mut skb = Skb::from_bytes(MAX_HEADER, &[0; 1461]);
     skb.dst = Some(dst);
-    let p = XmitParams { dont_fragment: true, ..Default::default() };
+    let p = XmitParams { dont_fragment: DontFragment::Always, ..Default::default() };
     assert_eq!(ip6_xmit(&x, None, skb, &flow, &p), Err(Errno::EMSGSIZE));
+}
+
+/// What the kernel does for each `IPV6_MTU_DISCOVER`: `PROBE` and what follows it ask the device, not the path.
+#[test]
+fn who_does_not_ask_the_path_sends_what_the_device_takes() {
+    use crate::core::dst_metrics::Rtax;
+    let lab = Lab::new();
+    let (x, y) = (lab.net(), lab.net());
+    let (dev, _) = lab.join(1, &x, &y);
+    let mut spec = Route6Spec::new(a("fd00:1::2"), 128).dev(dev.ifindex);
+    spec.metrics.set(Rtax::Mtu, 1300).expect("a metric");
+    ip6_route_add(&x, spec).expect("route");
+    let files = crate::syscall::FdTable::new(&x, 8);
+    let to = "[fd00:1::2]:9".parse::<std::net::SocketAddr>().expect("address").into();
+    let fragments = |mode: i32, len: usize| {
+        let fd = files.socket(AF_INET6 as i32, SOCK_DGRAM, 0).expect("a socket");
+        files.setsockopt(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, &mode.to_ne_bytes()).expect("an option");
+        let before = x.mib.get(Mib::Ip6FragCreates);
+        let r = files.sendto(fd, &vec![0; len], 0, Some(&to));
+        files.close(fd).expect("close");
+        r.map(|_| x.mib.get(Mib::Ip6FragCreates) - before)
+    };
+    ping(&x, "fd00:1::2").expect("ping");
+    let (cut, refused) = (Ok(2), Err(Errno::EMSGSIZE));
+    let by_mode = |len| std::array::from_fn(|mode| fragments(mode as i32, len));
+    assert_eq!(by_mode(1350), [cut, cut, refused, Ok(0), Ok(0), Ok(0)]);
+    assert_eq!(by_mode(2000), [cut, cut, refused, refused, refused, cut]);
 }
 
 #[test]

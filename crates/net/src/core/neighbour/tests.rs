@@ -54,6 +54,7 @@ fn setup() -> Setup {
         gateway: None,
         prefsrc: hop(1),
         pmtu: Default::default(),
+        pmtu_locked: Default::default(),
         metrics: None,
         genid: 0,
         input: |_, _| (),
