@@ -7,18 +7,21 @@
 //! What is not understood is refused, and says so: a script must not go on as if it had been done.
 //!
 //! - `ip tcp_metrics flush all`
-//! - `ip route add|change|replace|del PREFIX [via A] [dev D] [METRIC [lock] N]...`; IPv4; see [`metric`]
+//! - `ip [-4|-6] route add|change|replace|del PREFIX [via A] [dev D] [metric N] [congctl [lock] NAME] [METRIC [lock] N]...`; see
+//!   [`metric`]
 //! - `tc qdisc add|replace|change|del dev D root [pfifo [limit N]]`: the device's queue is a `pfifo`
 //! - `ethtool -K D [tso|gso|gro|sg on|off]...`: `gso off` leaves the device nothing to cut, as `tso off` does
 //! - `cat /proc/net/{snmp,netstat,snmp6,tcp,tcp6,softnet_stat}`
 
 use net::core::dev::{Features, NetDevice, for_each_netdev};
-use net::core::dst_metrics::Rtax;
+use net::core::dst_metrics::{DstMetrics, Rtax};
 use net::core::net_namespace::Net;
 use net::ipv4::fib_frontend::{RouteSpec, ip_route_add, ip_route_change, ip_route_del, ip_route_replace};
+use net::ipv4::fib_trie::IfThere;
 use net::ipv4::inet_hashtables::tcp_hashinfo;
 use net::ipv4::proc::proc_net;
-use std::net::Ipv4Addr;
+use net::ipv6::route::{Route6Spec, ip6_route_del, ip6_route_insert};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,9 +40,9 @@ pub fn command(net: &Arc<Net>, argv: &[&str]) -> Answer {
             tcp_hashinfo(net).metrics.flush();
             Ok(String::new())
         }
-        ["ip", "route", what, prefix, rest @ ..] | ["ip", "-4", "route", what, prefix, rest @ ..] => {
-            route(net, what, prefix, rest)
-        }
+        ["ip", "-4", "route", what, prefix, rest @ ..] => route(net, false, what, prefix, rest),
+        ["ip", "-6", "route", what, prefix, rest @ ..] => route(net, true, what, prefix, rest),
+        ["ip", "route", what, prefix, rest @ ..] => route(net, prefix.contains(':'), what, prefix, rest),
         ["tc", "qdisc", what, "dev", dev, "root", rest @ ..] => qdisc(&*device(net, dev)?, what, rest),
         ["ethtool", "-K", dev, rest @ ..] => offloads(&*device(net, dev)?, rest),
         ["cat", path] => path
@@ -61,42 +64,98 @@ fn value<'a, T: FromStr>(key: &str, words: &mut impl Iterator<Item = &'a &'a str
     word.parse().map_err(|_| format!("{key} {word}: not understood"))
 }
 
-fn route(net: &Arc<Net>, what: &str, prefix: &str, rest: &[&str]) -> Answer {
-    let (dst, plen) = match prefix {
-        "default" => ("0.0.0.0", "0"),
-        p => p.split_once('/').unwrap_or((p, "32")),
-    };
-    let bad = |_| format!("{prefix}: no IPv4 prefix");
-    let dst: Ipv4Addr = dst.parse().map_err(|_| bad(()))?;
-    let mut spec = RouteSpec::new(dst, plen.parse().map_err(|_| bad(()))?);
-    let mut words = rest.iter();
+/// What the words behind a prefix say of a route.
+#[derive(Default)]
+struct RouteWords {
+    gateway: Option<IpAddr>,
+    oif: u32,
+    priority: u32,
+    metrics: DstMetrics,
+}
+
+fn route_words(net: &Net, words: &[&str]) -> Result<RouteWords, String> {
+    let mut w = RouteWords::default();
+    let mut words = words.iter();
     while let Some(&key) = words.next() {
         match key {
-            "via" => spec.gateway = Some(value(key, &mut words)?),
-            "dev" => spec.oif = device(net, &value::<String>(key, &mut words)?)?.ifindex,
+            "via" => w.gateway = Some(value(key, &mut words)?),
+            "dev" => w.oif = device(net, &value::<String>(key, &mut words)?)?.ifindex,
+            "metric" => w.priority = value(key, &mut words)?,
             _ => {
                 let which = metric(key).ok_or_else(|| format!("ip route: {key}: not understood here"))?;
                 let mut ahead = words.clone();
                 if ahead.next() == Some(&"lock") {
                     words = ahead;
-                    spec.metrics.lock(which);
+                    w.metrics.lock(which);
                 }
-                let n = value(key, &mut words)?;
-                spec.metrics.set(which, n).map_err(|_| format!("{key} {n}: refused"))?;
+                let v: String = value(key, &mut words)?;
+                let done = match (which, v.parse()) {
+                    (Rtax::CcAlgo, _) => w.metrics.set_cc_algo(&v),
+                    (_, Ok(n)) => w.metrics.set(which, n),
+                    _ => return Err(format!("{key} {v}: not understood")),
+                };
+                done.map_err(|_| format!("{key} {v}: refused"))?;
             }
         }
     }
-    let done = match what {
-        "add" => ip_route_add(net, spec),
-        "change" => ip_route_change(net, spec),
-        "replace" => ip_route_replace(net, spec),
-        "del" | "delete" => ip_route_del(net, &spec),
+    Ok(w)
+}
+
+/// An address and the length of its prefix.
+fn prefix_of<A: FromStr>(prefix: &str, any: A, bits: u8) -> Result<(A, u8), String> {
+    if prefix == "default" {
+        return Ok((any, 0));
+    }
+    let bad = || format!("{prefix}: no prefix");
+    let (dst, len) = match prefix.split_once('/') {
+        Some((dst, len)) => (dst, len.parse().map_err(|_| bad())?),
+        None => (prefix, bits),
+    };
+    Ok((dst.parse().map_err(|_| bad())?, len))
+}
+
+fn route(net: &Arc<Net>, v6: bool, what: &str, prefix: &str, rest: &[&str]) -> Answer {
+    let w = route_words(net, rest)?;
+    let other = |_| "via: an address of the other version".to_owned();
+    let how = match what {
+        "add" => Some(IfThere::Refuse),
+        "change" => Some(IfThere::Change),
+        "replace" => Some(IfThere::Replace),
+        "del" | "delete" => None,
         _ => return Err(format!("ip route {what}: not understood here")),
+    };
+    let (oif, metrics) = (w.oif, w.metrics);
+    let done = if v6 {
+        let (dst, plen) = prefix_of(prefix, Ipv6Addr::UNSPECIFIED, 128)?;
+        let gateway = w.gateway.map(v6_only).transpose().map_err(other)?;
+        let spec = Route6Spec { gateway, oif, metric: w.priority, metrics, ..Route6Spec::new(dst, plen) };
+        match how {
+            Some(how) => ip6_route_insert(net, spec, how),
+            None => ip6_route_del(net, &spec),
+        }
+    } else {
+        let (dst, plen) = prefix_of(prefix, Ipv4Addr::UNSPECIFIED, 32)?;
+        let gateway = w.gateway.map(v4_only).transpose().map_err(other)?;
+        let spec = RouteSpec { gateway, oif, priority: w.priority, metrics, ..RouteSpec::new(dst, plen) };
+        match how {
+            Some(IfThere::Change) => ip_route_change(net, spec),
+            Some(IfThere::Replace) => ip_route_replace(net, spec),
+            Some(_) => ip_route_add(net, spec),
+            None => ip_route_del(net, &spec),
+        }
     };
     done.map(|()| String::new()).map_err(|e| format!("RTNETLINK answers: {e:?}"))
 }
 
-/// The metrics that `ip route` gives as plain numbers.
+fn v4_only(a: IpAddr) -> Result<Ipv4Addr, IpAddr> {
+    if let IpAddr::V4(a) = a { Ok(a) } else { Err(a) }
+}
+
+fn v6_only(a: IpAddr) -> Result<Ipv6Addr, IpAddr> {
+    if let IpAddr::V6(a) = a { Ok(a) } else { Err(a) }
+}
+
+/// The metrics that `ip route` gives as plain numbers, and the one that goes by name.
 fn metric(key: &str) -> Option<Rtax> {
     Some(match key {
         "mtu" => Rtax::Mtu,
@@ -109,6 +168,7 @@ fn metric(key: &str) -> Option<Rtax> {
         "initcwnd" => Rtax::Initcwnd,
         "initrwnd" => Rtax::Initrwnd,
         "quickack" => Rtax::Quickack,
+        "congctl" => Rtax::CcAlgo,
         _ => return None,
     })
 }
@@ -170,6 +230,14 @@ mod tests {
         assert!(run(&m, &format!("ip route change {route}")).unwrap_err().contains("ENOENT"));
         run(&m, &format!("ip route add {route}")).unwrap();
         run(&m, &format!("ip route change {route}")).unwrap();
+        let route = "2001:db8::/32 via fd3d:a0b:17d6::2 dev tun0 metric 7 congctl lock reno mtu 1400";
+        assert!(run(&m, &format!("ip -6 route change {route}")).unwrap_err().contains("ENOENT"));
+        run(&m, &format!("ip -6 route add {route}")).unwrap();
+        assert!(run(&m, "ip route add 2001:db8::/32 dev tun0 metric 7").unwrap_err().contains("EEXIST"));
+        run(&m, "ip route change 2001:db8::/32 dev tun0 metric 7").unwrap();
+        run(&m, "ip -6 route del 2001:db8::/32").unwrap();
+        assert!(run(&m, "ip -6 route del 2001:db8::/32").unwrap_err().contains("ESRCH"));
+        run(&m, "ip -6 route replace default dev tun0 mtu lock 1300").unwrap();
         assert!(run(&m, "cat /proc/net/netstat").unwrap().contains(" OutOfWindowIcmps "));
         assert!(run(&m, "cat /proc/net/snmp6").unwrap().starts_with("Ip6InReceives "));
     }
@@ -183,6 +251,10 @@ mod tests {
             "ethtool -K tun0 lro on",
             "ip link set tun0 down",
             "ip route add 192.0.2.1 via",
+            "ip route add 192.0.2.1 dev tun0 congctl nosuch",
+            "ip route add 192.0.2.1 dev tun0 mtu many",
+            "ip -6 route add 192.0.2.1 dev tun0",
+            "ip -6 route add 2001:db8:: via 192.168.0.2",
             "cat /proc/net/wireless",
             "rm -rf x",
         ] {

@@ -121,12 +121,14 @@ pub fn tcp_current_mss(sk: &Sock, tp: &mut TcpSock) -> u32 {
     mss.max(1) as u32
 }
 
-/// The MSS to advertise on a route, as far as its path is known (`ipv4_default_advmss`, `ip6_default_advmss`).
+/// The MSS to advertise on a route: what it says, or what its MTU leaves (`dst_metric_advmss`, `ip6_default_advmss`).
 pub fn tcp_advertise_mss(dst: &Dst, v6: bool) -> u16 {
-    let forced = dst.metric(Rtax::Advmss);
-    let from_mtu = dst.mtu().saturating_sub(if v6 { 60 } else { 40 });
-    let mss = if forced != 0 { forced } else { from_mtu };
-    mss.clamp(if v6 { 1220 } else { 256 }, 65535 - 60) as u16
+    let (header, least) = if v6 { (60, 1220) } else { (40, 256) };
+    match dst.metric(Rtax::Advmss) {
+        0 => dst.mtu().saturating_sub(header).clamp(least, 65535 - 60) as u16,
+        // Who says it says it, however little.
+        forced => forced.min(65535) as u16,
+    }
 }
 
 /// Window bytes that a buffer of `space` bytes stands for (`tcp_win_from_space`).

@@ -1,6 +1,6 @@
 //! IPv6 routing: the table, the look-up, and the path MTUs learnt.
 //!
-//! Interface: [`Route6Spec`], [`ip6_route_add`], [`ip6_route_del`], [`ip6_route_output`], [`ip6_route_input`], [`ip6_update_pmtu`].
+//! Interface: [`Route6Spec`], [`ip6_route_add`], [`ip6_route_insert`], [`ip6_route_del`], [`ip6_route_output`], [`ip6_route_input`], [`ip6_update_pmtu`].
 //! Linux counterpart: `net/ipv6/route.c`, `ip6_fib.c`.
 //! Locks and context: look-ups anywhere, under RCU, without a lock; changes take the table's lock and replace what they touch.
 //!
@@ -14,6 +14,7 @@ use crate::core::dst_metrics::{DstMetrics, Rtax};
 use crate::core::flow::Flow;
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::skbuff::Skb;
+use crate::ipv4::fib_trie::IfThere;
 use crate::ipv4::metrics::ip_fib_metrics_init;
 use kernel::{HZ, Rcu, RcuHashTable, SpinLock, Timer};
 use siphasher::sip::SipHasher13;
@@ -211,6 +212,17 @@ fn same_route(a: &Route6Spec, b: &Route6Spec) -> bool {
     a.metric == b.metric && a.oif == b.oif && a.gateway == b.gateway && a.kind == b.kind
 }
 
+/// Which of a prefix's routes `new` takes the place of: the first of its metric that has a gateway if it has one, or none if not;
+/// failing that the first of its metric. Those with gateways are one route over several, and go together (`fib6_add_rt2node`).
+fn replaced(new: &Route6Spec, list: &[&Arc<Fib6Info>]) -> Vec<Arc<Fib6Info>> {
+    let of_metric = || list.iter().filter(|r| r.spec.metric == new.metric);
+    let alike = of_metric().find(|r| r.spec.gateway.is_some() == new.gateway.is_some());
+    let Some(first) = alike.or_else(|| of_metric().next()) else { return Vec::new() };
+    let goes =
+        |r: &&&Arc<Fib6Info>| Arc::ptr_eq(r, first) || (first.spec.gateway.is_some() && r.spec.gateway.is_some());
+    of_metric().filter(goes).map(|r| Arc::clone(r)).collect()
+}
+
 /// The device and the specification made complete; `ENODEV`, `EHOSTUNREACH` (gateway not on a link), `EINVAL`.
 fn complete(net: &Arc<Net>, mut spec: Route6Spec) -> Result<(Route6Spec, Arc<NetDevice>)> {
     if spec.prefix_len > 128 || spec.gateway.is_some_and(|g| g.is_multicast() || g.is_unspecified()) {
@@ -236,10 +248,15 @@ fn complete(net: &Arc<Net>, mut spec: Route6Spec) -> Result<(Route6Spec, Arc<Net
     Ok((spec, dev))
 }
 
-/// `ip6_route_add`. `EEXIST` for one that is there, `ENODEV`, `EHOSTUNREACH`, `EINVAL` (also for a congestion control that there
-/// is not); `ENOBUFS` over `route.max_size`.
+/// `ip6_route_add` as the kernel's own routes are added: beside others of the prefix. `EEXIST` for one that is there, `ENODEV`,
+/// `EHOSTUNREACH`, `EINVAL` (also for a congestion control that there is not); `ENOBUFS` over `route.max_size`.
 /// Process or softirq context.
 pub fn ip6_route_add(net: &Arc<Net>, spec: Route6Spec) -> Result<()> {
+    ip6_route_insert(net, spec, IfThere::Append)
+}
+
+/// Likewise, as a user says what shall become of one of the same prefix and metric (`RTM_NEWROUTE` with its flags).
+pub fn ip6_route_insert(net: &Arc<Net>, spec: Route6Spec, how: IfThere) -> Result<()> {
     let (spec, dev) = complete(net, spec)?;
     let part = rt(net);
     let max = net.sysctl.ipv6_route_max_size.get() as usize;
@@ -248,18 +265,28 @@ pub fn ip6_route_add(net: &Arc<Net>, spec: Route6Spec) -> Result<()> {
         let _l = part.lock.lock_bh();
         let fib = part.fib.get().unwrap_or_default();
         let of_prefix = |r: &&Arc<Fib6Info>| r.spec.prefix_len == spec.prefix_len;
-        if fib.matching(spec.dst).filter(of_prefix).any(|r| same_route(&r.spec, &spec)) {
-            return Err(Errno::EEXIST);
+        let there: Vec<_> = fib.matching(spec.dst).filter(of_prefix).collect();
+        let gone = match how {
+            IfThere::Append if there.iter().any(|r| same_route(&r.spec, &spec)) => return Err(Errno::EEXIST),
+            IfThere::Refuse if there.iter().any(|r| r.spec.metric == spec.metric) => return Err(Errno::EEXIST),
+            IfThere::Append | IfThere::Refuse => Vec::new(),
+            IfThere::Replace | IfThere::Change => replaced(&spec, &there),
+        };
+        if gone.is_empty() && how == IfThere::Change {
+            return Err(Errno::ENOENT);
         }
-        if max != 0 && part.entries.load(Relaxed) >= max {
+        if max != 0 && gone.is_empty() && part.entries.load(Relaxed) >= max {
             return Err(Errno::ENOBUFS);
         }
         let info = Arc::new(Fib6Info { spec, dev, out: Rcu::default(), inp: Rcu::default() });
         let new = fib.with(spec.dst, spec.prefix_len, |list| {
-            let at = list.partition_point(|r| r.spec.metric <= spec.metric);
+            let end = list.partition_point(|r| r.spec.metric <= spec.metric);
+            let at = list.iter().position(|r| gone.iter().any(|g| Arc::ptr_eq(r, g))).unwrap_or(end);
             list.insert(at, info);
+            list.retain(|r| !gone.iter().any(|g| Arc::ptr_eq(r, g)));
         });
         part.entries.fetch_add(1, Relaxed);
+        part.entries.fetch_sub(gone.len(), Relaxed);
         part.fib.assign(Some(Arc::new(new)));
     }
     net.bump_rt_genid();
@@ -270,7 +297,7 @@ pub fn ip6_route_add(net: &Arc<Net>, spec: Route6Spec) -> Result<()> {
 }
 
 /// `ip6_route_del`: the first route of the prefix that is like `spec`, where `oif`, `gateway` and `metric` count only if they
-/// are given. `ESRCH` is not among our errors: `ENOENT` if there is none.
+/// are given. `ESRCH` if there is none.
 pub fn ip6_route_del(net: &Arc<Net>, spec: &Route6Spec) -> Result<()> {
     let prefix = ipv6_addr_prefix(&spec.dst, spec.prefix_len);
     let wanted = |r: &Route6Spec| {
@@ -285,7 +312,7 @@ pub fn ip6_route_del(net: &Arc<Net>, spec: &Route6Spec) -> Result<()> {
         first &= !hit;
         hit
     });
-    if gone == 0 { Err(Errno::ENOENT) } else { Ok(()) }
+    if gone == 0 { Err(Errno::ESRCH) } else { Ok(()) }
 }
 
 /// Takes out every route that `f` says; how many (`fib6_clean_all`).
@@ -511,14 +538,14 @@ fn exception_dst(net: &Net, daddr: Ipv6Addr, route: &Fib6Info) -> Option<Arc<Dst
 }
 
 /// `ip6_update_pmtu`: notes a smaller path MTU towards the flow's destination, for `route.mtu_expires` seconds (RFC 8201).
-/// Values below 1280 count as 1280; one that is not smaller than what is known changes nothing.
+/// Values below 1280 count as 1280; one that is not smaller than what is known changes nothing. A locked MTU is no shelter: no
+/// router cuts.
 pub fn ip6_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
     let IpAddr::V6(daddr) = flow.daddr else { return };
     let Some(route) = fib_lookup(net, daddr, flow.oif) else { return };
     let mtu = mtu.max(IPV6_MIN_MTU);
     let known = exception_dst(net, daddr, &route).unwrap_or_else(|| route.dst_out(net)).mtu();
-    let locked = route.spec.metrics.is_locked(Rtax::Mtu);
-    if mtu >= known || route.spec.kind == RtnType::Local || locked {
+    if mtu >= known || route.spec.kind == RtnType::Local {
         return;
     }
     let table = &rt(net).exceptions;

@@ -11,8 +11,8 @@ use super::icmp::{ICMPV6_ECHO_REQUEST, icmpv6_checksum};
 use super::ip6_output::ip6_xmit;
 use super::reassembly::Ip6Frag;
 use super::route::{
-    Route6Spec, ip6_addr_type, ip6_is_local, ip6_route_add, ip6_route_del, ip6_route_list, ip6_route_output,
-    ip6_update_pmtu,
+    Route6Spec, ip6_addr_type, ip6_is_local, ip6_route_add, ip6_route_del, ip6_route_insert, ip6_route_list,
+    ip6_route_output, ip6_update_pmtu,
 };
 use crate::core::dev::{ETH_P_IPV6, NetDevice, dev_get_by_name, dev_open, dev_set_mtu, netif_receive_skb};
 use crate::core::dst::RtnType;
@@ -27,6 +27,7 @@ use crate::core::test_arch::TestMachine;
 use crate::drivers::veth::veth_pair;
 use crate::hdr::{IPPROTO_ICMPV6, Icmpv6Hdr, Ipv6Hdr};
 use crate::init::net_init;
+use crate::ipv4::fib_trie::IfThere;
 use kernel::{Frag, SpinLock};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv6Addr};
@@ -319,9 +320,10 @@ fn a_route_s_metrics_come_before_the_link_s() {
     spec.metrics.set(Rtax::Hoplimit, 9).expect("a metric");
     ip6_route_add(&x, spec).expect("route");
     let mut flow = Flow::new(6, a("::").into(), 1, a("fd00:2::2").into(), 2);
-    ip6_update_pmtu(&x, &flow, 1300);
     let dst = ip6_route_output(&x, &mut flow).expect("route");
-    assert_eq!((dst.mtu(), super::ip6_output::ip6_dst_hoplimit(&x, &dst)), (1400, 9), "locked");
+    assert_eq!((dst.mtu(), super::ip6_output::ip6_dst_hoplimit(&x, &dst)), (1400, 9));
+    ip6_update_pmtu(&x, &flow, 1300);
+    assert_eq!(ip6_route_output(&x, &mut flow).expect("route").mtu(), 1300, "locked, but no router cuts");
 }
 
 #[test]
@@ -544,6 +546,36 @@ fn chooses_the_source_as_rfc_6724_says() {
     assert!(src("ff0e::1").segments()[0] != 0xfe80, "rule 2");
 }
 
+/// What the kernel answered to `ip -6 route`.
+#[test]
+fn a_user_s_routes_take_each_other_s_place() {
+    let lab = Lab::new();
+    let (x, y) = (lab.net(), lab.net());
+    let (dev, _) = lab.join(1, &x, &y);
+    let base = Route6Spec::new(a("2001:db8::"), 32);
+    let (by_dev, via) = (base.dev(dev.ifindex), |n: u16| base.via(a(&format!("fd00:1::{n}"))));
+    let set = |spec, how| ip6_route_insert(&x, spec, how);
+    let there = || {
+        let all = ip6_route_list(&x).into_iter().filter(|r| r.dst == base.dst);
+        all.map(|r| (r.metric, r.gateway.map(|g| g.segments()[7]))).collect::<Vec<_>>()
+    };
+    assert_eq!(set(by_dev, IfThere::Change), Err(Errno::ENOENT));
+    set(by_dev, IfThere::Refuse).expect("a new one");
+    assert_eq!(set(via(2), IfThere::Refuse), Err(Errno::EEXIST), "the same prefix and metric");
+    assert_eq!(set(Route6Spec { metric: 5, ..by_dev }, IfThere::Change), Err(Errno::ENOENT));
+    set(Route6Spec { metric: 5, ..by_dev }, IfThere::Replace).expect("one of another metric");
+    assert_eq!(there(), [(5, None), (1024, None)]);
+    set(via(2), IfThere::Replace).expect("another kind");
+    set(via(3), IfThere::Append).expect("one more");
+    assert_eq!(there(), [(5, None), (1024, Some(2)), (1024, Some(3))]);
+    set(via(4), IfThere::Change).expect("in place of both");
+    assert_eq!(there(), [(5, None), (1024, Some(4))]);
+    x.sysctl.ipv6_route_max_size.set(1).expect("sysctl");
+    set(by_dev, IfThere::Replace).expect("no more than there were");
+    assert_eq!(there(), [(5, None), (1024, None)]);
+    assert_eq!(ip6_route_insert(&x, via(2), IfThere::Append), Err(Errno::ENOBUFS));
+}
+
 #[test]
 fn adds_and_removes_routes() {
     let lab = Lab::new();
@@ -565,7 +597,7 @@ fn adds_and_removes_routes() {
     ip6_route_del(&x, &Route6Spec { metric: 3, ..base }).expect("route");
     assert_eq!(gateway("2001:db8::1"), Ok(Some(a("fd00:1::2").into())));
     ip6_route_del(&x, &base).expect("route");
-    assert_eq!(ip6_route_del(&x, &base), Err(Errno::ENOENT));
+    assert_eq!(ip6_route_del(&x, &base), Err(Errno::ESRCH));
     assert_eq!(gateway("2001:db8::1"), Err(Errno::ENETUNREACH));
     assert_eq!(ip6_route_add(&x, Route6Spec::new(a("::"), 0).via(a("3000::1"))), Err(Errno::EHOSTUNREACH));
     assert_eq!(ip6_route_add(&x, Route6Spec::new(a("::"), 129).dev(1)), Err(Errno::EINVAL));
