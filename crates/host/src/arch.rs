@@ -152,6 +152,31 @@ impl Arch for HostArch {
 mod tests {
     use super::*;
 
+    /// Each byte of each size is random, from the first that a thread asks for.
+    #[test]
+    fn no_byte_is_left_out() {
+        let arch = HostArch::new(Box::default());
+        let sizes = [1, 16, 64, 65, 512, 4000];
+        std::thread::spawn(move || {
+            for len in sizes {
+                // Of 40 random bytes in the same place, all are zero once in 2^320.
+                let mut seen = vec![0; len];
+                for _ in 0..40 {
+                    let mut now = vec![0; len];
+                    arch.get_random_bytes(&mut now);
+                    assert!(len < 16 || now[..16] != [0; 16], "{len}");
+                    seen.iter_mut().zip(now).for_each(|(s, n)| *s |= n);
+                }
+                assert!(!seen.contains(&0), "{len}");
+            }
+        })
+        .join()
+        .unwrap();
+        let mut b = Batch { bytes: [0; 512], at: 512 };
+        b.take(&mut [0]);
+        assert_ne!(b.bytes[496..], [0; 16], "filled to the end");
+    }
+
     #[test]
     fn random_bytes_are_fetched_ahead_and_handed_out_once() {
         let mut b = Batch { bytes: [0; 512], at: 512 };

@@ -416,6 +416,43 @@ fn a_timers_base_does_not_depend_on_addresses() {
     assert_eq!(*on.lock().unwrap(), [0, 1], "in the order in which they were armed");
 }
 
+/// Nor does a function run whose timer another function of the same moment drops, near in the batch or far behind it.
+#[test]
+fn a_dropped_timer_does_nothing_and_keeps_nothing() {
+    let m = Machine::new(1);
+    let (ran, kept) = (Arc::new(AtomicU32::new(0)), Arc::new(()));
+    let others: Arc<Mutex<Vec<Timer>>> = Arc::default();
+    let first = {
+        let others = others.clone();
+        m.kernel.timer(move || others.lock().unwrap().clear())
+    };
+    first.mod_timer_in(5);
+    for _ in 0..100 {
+        let (ran, kept) = (ran.clone(), kept.clone());
+        let t = m.kernel.timer(move || {
+            let _ = &kept;
+            ran.fetch_add(1, SeqCst);
+        });
+        t.mod_timer_in(5);
+        others.lock().unwrap().push(t);
+    }
+    m.advance(20 * TICK_NSEC);
+    assert_eq!((ran.load(SeqCst), Arc::strong_count(&kept)), (0, 1));
+    let k = kept.clone();
+    let t = m.kernel.timer(move || drop(k.clone()));
+    t.mod_timer_in(1000);
+    drop(t);
+    assert_eq!(Arc::strong_count(&kept), 1, "pending, and gone at once");
+}
+
+#[test]
+fn soon_is_the_next_jiffy() {
+    let m = Machine::new(1);
+    let t = m.kernel.timer(|| ());
+    t.mod_timer_in(0);
+    assert_eq!(t.expires(), Some(m.kernel.jiffies() + 1));
+}
+
 #[test]
 fn after_shutdown_nothing_arms_it() {
     let m = Machine::new(1);

@@ -201,6 +201,7 @@ mod tests {
         let mut q = BoxQueue::default();
         for n in 1..=9 {
             (0..n).for_each(|i| q.push_back(Box::new(i)));
+            assert!(q.memory() >= (n - 1) * size_of::<Box<usize>>());
             (0..n).for_each(|_| drop(q.pop_front()));
         }
         assert!(q.more.as_ref().is_some_and(|m| m.list.capacity() <= KEPT), "bulk keeps a little");

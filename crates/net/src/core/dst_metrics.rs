@@ -141,6 +141,20 @@ mod tests {
         m.set_locked(Rtax::Mtu, 1400).unwrap();
         m.set(Rtax::Features, RTAX_FEATURE_ECN).unwrap();
         assert_eq!((m.cc_algo(), m.is_locked(Rtax::Mtu), m.feature(RTAX_FEATURE_ECN)), (Some("reno"), true, true));
+        assert!(!m.is_locked(Rtax::Rtt) && !m.feature(2) && m.get(Rtax::CcAlgo) != 0, "one is not the other");
+        assert_eq!(m.set(Rtax::CcAlgo, 1), Err(Errno::EINVAL), "it goes by name");
         assert!(DstMetrics::default().shared().is_none() && m.shared().is_some());
+    }
+
+    #[test]
+    fn a_congestion_control_has_a_name_of_15_bytes_at_most() {
+        let mut m = DstMetrics::default();
+        m.set_cc_algo("name_of_15_byte").unwrap();
+        for bad in ["", "a name", "name\0", "name_of_16_bytes"] {
+            assert_eq!(m.set_cc_algo(bad), Err(Errno::EINVAL), "{bad:?}");
+        }
+        assert_eq!(m.cc_algo(), Some("name_of_15_byte"));
+        m.set_cc_algo("bbr").unwrap();
+        assert_eq!(m.cc_algo(), Some("bbr"));
     }
 }

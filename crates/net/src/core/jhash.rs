@@ -82,9 +82,22 @@ mod tests {
         // Of the self-test in its author's file: no words, with two starting values.
         assert_eq!(jhash2(&[], 0), 0xdead_beef);
         assert_eq!(jhash2(&[], 0xdead_beef), 0xbd5b_7dde);
-        // "Four score and seven years ago" is 30 bytes, so not words; its first 28 serve to compare the two forms.
+        // The text has 30 bytes, which goes into the starting value; the words have 32.
+        let text = b"Four score and seven years ago\0\0";
+        let words: Vec<u32> = text.chunks(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
+        assert_eq!(jhash2(&words, 0u32.wrapping_sub(2)), 0x1777_0551);
+        assert_eq!(jhash2(&words, 1u32.wrapping_sub(2)), 0xcd62_8161);
         let words = [0x72756f46, 0x6f637320, 0x61206572];
         assert_eq!(jhash2(&words, 7), jhash_3words(words[0], words[1], words[2], 7));
+    }
+
+    #[test]
+    fn all_of_an_address_counts() {
+        let v6 = |bits: u128, key| jhash_ip(std::net::Ipv6Addr::from_bits(bits).into(), key);
+        let all: std::collections::HashSet<u32> =
+            (0..128).map(|bit| v6(1 << bit, 7)).chain([v6(0, 7), v6(0, 8)]).collect();
+        assert_eq!(all.len(), 130);
+        assert_eq!(jhash_ip([192, 0, 2, 1].into(), 7), 0xc000_0201);
     }
 
     #[test]

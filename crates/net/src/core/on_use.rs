@@ -105,6 +105,9 @@ mod tests {
         assert_eq!((p.n, p.memory(), p.if_used()), (7, 0, None));
         p.make().n += 1;
         assert_eq!((p.n, p.memory()), (8, 4));
+        p.make().n += 1;
+        p.if_used().unwrap().n += 1;
+        assert_eq!(p.n, 10, "made once");
         p.clear();
         assert_eq!((p.n, p.is_used(), size_of_val(&p)), (7, false, 8));
     }

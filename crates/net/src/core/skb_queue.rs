@@ -128,6 +128,31 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_is_in_order_and_counts() {
+        let packet = |n: usize| Skb::from_bytes(0, &vec![0; n]);
+        let state = |q: &SkbQueue| {
+            let lens: Vec<usize> = q.iter().map(|s| s.len()).collect();
+            assert_eq!(
+                (q.len(), q.is_empty(), q.front().map(|s| s.len())),
+                (lens.len(), lens.is_empty(), lens.first().copied())
+            );
+            assert_eq!(q.bytes(), lens.iter().sum());
+            lens
+        };
+        let (mut a, mut b) = (SkbQueue::default(), SkbQueue::default());
+        a.push_back(packet(2));
+        a.push_back(packet(3));
+        a.push_front(packet(1));
+        b.push_back(packet(4));
+        assert_eq!((state(&a), state(&b)), (vec![1, 2, 3], vec![4]));
+        assert_eq!(a.pop_front().map(|s| s.len()), Some(1));
+        a.splice_to(&mut b);
+        assert_eq!((state(&a), state(&b)), (vec![], vec![4, 2, 3]));
+        assert!(a.pop_front().is_none() && b.pop_front().is_some());
+        assert_eq!(state(&b), [2, 3]);
+    }
+
+    #[test]
     fn a_chain_longer_than_the_stack_is_dropped() {
         let mut c = SkbChain::default();
         (0..100_000).for_each(|_| c.push(Skb::alloc(0)));

@@ -243,6 +243,27 @@ mod tests {
         }
     }
 
+    /// `ipv6_rcv_saddr_equal` and `ipv4_rcv_saddr_equal`, the first socket's wildcard counting and the second's not.
+    #[test]
+    fn what_is_let_in_covers_what_comes_later() {
+        let at = |addr: &str, v6, v6only| BindAddr { addr: addr.parse().unwrap(), v6, v6only };
+        let (any4, one, two) =
+            (at("0.0.0.0", false, false), at("10.0.0.1", false, false), at("10.0.0.2", false, false));
+        let (any6, only, six) = (at("::", true, false), at("::", true, true), at("fd00::1", true, false));
+        let (mapped, any_mapped) = (at("10.0.0.1", true, false), at("0.0.0.0", true, false));
+        for (first, covered, not) in [
+            (one, vec![one, mapped], vec![two, any4, any6, only, six, at("10.0.0.1", true, true)]),
+            (any4, vec![any4, one, mapped, any6, six], vec![only, at("fd00::1", true, true)]),
+            (any_mapped, vec![one, mapped], vec![any6, six]),
+            (any6, vec![any4, one, mapped, any6, only, six], vec![]),
+            (only, vec![any6, only, six], vec![any4, one, mapped]),
+            (six, vec![six], vec![any6, only, one, any4, at("fd00::2", true, false)]),
+        ] {
+            assert!(covered.iter().all(|o| first.covers(o)), "{first:?}");
+            assert!(!not.iter().any(|o| first.covers(o)), "{first:?}");
+        }
+    }
+
     proptest! {
         /// Whoever has the address or none is asked, whatever happened before.
         #[test]

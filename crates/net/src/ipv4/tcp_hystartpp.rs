@@ -199,6 +199,17 @@ mod tests {
         assert!(c.round(N_RTT_SAMPLE, 70_000));
     }
 
+    /// A round may have more samples than are counted.
+    #[test]
+    fn the_last_of_many_samples_counts() {
+        let mut c = Conn::after_round(50_000);
+        c.round(N_RTT_SAMPLE, 70_000);
+        c.round(u8::MAX, 70_000);
+        assert!(c.h.in_css());
+        c.h.ack(c.nxt - 1, c.nxt, Some(50_000));
+        assert!(!c.h.in_css());
+    }
+
     /// RFC 9406, 4.2: below the baseline slow start goes on, and a later growth gets five rounds of its own.
     #[test]
     fn slow_start_goes_on_when_the_delay_has_gone() {
