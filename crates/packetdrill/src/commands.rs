@@ -9,17 +9,20 @@
 //! - `ip tcp_metrics flush all`
 //! - `ip [-4|-6] route add|change|replace|del PREFIX [via A] [dev D] [metric N] [congctl [lock] NAME] [METRIC [lock] N]...`; see
 //!   [`metric`]
+//! - `ip address add A/PLEN dev D`, `ip link set dev D mtu N`
 //! - `tc qdisc add|replace|change|del dev D root [pfifo [limit N]]`: the device's queue is a `pfifo`
 //! - `ethtool -K D [tso|gso|gro|sg on|off]...`: `gso off` leaves the device nothing to cut, as `tso off` does
 //! - `cat /proc/net/{snmp,netstat,snmp6,tcp,tcp6,softnet_stat}`
 
-use net::core::dev::{Features, NetDevice, for_each_netdev};
+use net::core::dev::{Features, NetDevice, dev_set_mtu, for_each_netdev};
 use net::core::dst_metrics::{DstMetrics, Rtax};
 use net::core::net_namespace::Net;
+use net::ipv4::devinet::inet_addr_add;
 use net::ipv4::fib_frontend::{RouteSpec, ip_route_add, ip_route_change, ip_route_del, ip_route_replace};
 use net::ipv4::fib_trie::IfThere;
 use net::ipv4::inet_hashtables::tcp_hashinfo;
 use net::ipv4::proc::proc_net;
+use net::ipv6::addrconf::inet6_addr_add;
 use net::ipv6::route::{Route6Spec, ip6_route_del, ip6_route_insert};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -43,6 +46,11 @@ pub fn command(net: &Arc<Net>, argv: &[&str]) -> Answer {
         ["ip", "-4", "route", what, prefix, rest @ ..] => route(net, false, what, prefix, rest),
         ["ip", "-6", "route", what, prefix, rest @ ..] => route(net, true, what, prefix, rest),
         ["ip", "route", what, prefix, rest @ ..] => route(net, prefix.contains(':'), what, prefix, rest),
+        ["ip", "address", "add", prefix, "dev", dev] => address(&device(net, dev)?, prefix),
+        ["ip", "link", "set", "dev", dev, "mtu", n] => {
+            let mtu = n.parse().map_err(|_| format!("mtu {n}: not understood"))?;
+            netlink(dev_set_mtu(&device(net, dev)?, mtu))
+        }
         ["tc", "qdisc", what, "dev", dev, "root", rest @ ..] => qdisc(&*device(net, dev)?, what, rest),
         ["ethtool", "-K", dev, rest @ ..] => offloads(&*device(net, dev)?, rest),
         ["cat", path] => path
@@ -144,7 +152,21 @@ fn route(net: &Arc<Net>, v6: bool, what: &str, prefix: &str, rest: &[&str]) -> A
             None => ip_route_del(net, &spec),
         }
     };
+    netlink(done)
+}
+
+fn netlink(done: uapi::Result<()>) -> Answer {
     done.map(|()| String::new()).map_err(|e| format!("RTNETLINK answers: {e:?}"))
+}
+
+fn address(dev: &Arc<NetDevice>, prefix: &str) -> Answer {
+    let bad = || format!("{prefix}: no prefix");
+    let (ip, plen) = prefix.split_once('/').ok_or_else(bad)?;
+    let plen = plen.parse().map_err(|_| bad())?;
+    netlink(match ip.parse().map_err(|_| bad())? {
+        IpAddr::V4(a) => inet_addr_add(dev, a, plen),
+        IpAddr::V6(a) => inet6_addr_add(dev, a, plen),
+    })
 }
 
 fn v4_only(a: IpAddr) -> Result<Ipv4Addr, IpAddr> {
@@ -226,6 +248,9 @@ mod tests {
         assert!(!dev.features().intersects(Features::TSO | Features::TSO6) && dev.features().contains(Features::SG));
         run(&m, "ethtool -K tun0 tso on").unwrap();
         assert!(dev.features().contains(Features::TSO | Features::TSO6));
+        run(&m, "ip link set dev tun0 mtu 1300").unwrap();
+        run(&m, "ip address add 192.0.2.77/32 dev tun0").unwrap();
+        assert!(dev.mtu() == 1300 && run(&m, "ip address add 192.0.2.77/32 dev tun0").unwrap_err().contains("EEXIST"));
         let route = "192.0.2.1 via 192.168.0.2 dev tun0 advmss 600 mtu lock 640 initcwnd 11";
         assert!(run(&m, &format!("ip route change {route}")).unwrap_err().contains("ENOENT"));
         run(&m, &format!("ip route add {route}")).unwrap();

@@ -5,6 +5,7 @@
 //! Locks and context: one thread drives; calls that block have threads of their own.
 
 use super::code;
+use super::counters::expectation;
 use super::packet::{Ends, Segment, build, build_icmp};
 use super::script::*;
 use super::symbols::errno_name;
@@ -291,9 +292,13 @@ impl Run {
 
     // --- Commands and assertions ---
 
-    /// Of a shell only what changes sysctls.
+    /// Of a shell only what changes sysctls, calls tools and looks at counters.
     fn command(&mut self, text: &str) -> Result<(), String> {
         for line in text.split(['\n', ';']).map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            if let Some(want) = expectation(line) {
+                want.check(&(self.target.proc_net("netstat") + &self.target.proc_net("snmp")))?;
+                continue;
+            }
             let Some(rest) = line.strip_prefix("sysctl") else {
                 self.target.command(&line.split_whitespace().collect::<Vec<_>>())?;
                 continue;

@@ -177,6 +177,11 @@ impl Target for Kernel {
         if out.status.success() { Ok(()) } else { Err(format!("{}: {}", argv.join(" "), complaint.trim())) }
     }
 
+    fn proc_net(&self, file: &str) -> String {
+        // Only this thread is in the namespace.
+        std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).unwrap_or_default()
+    }
+
     fn now(&self) -> i64 {
         self.start.elapsed().as_micros() as i64
     }

@@ -5,6 +5,7 @@
 //! Locks and context: the thread that runs a script drives the time; calls that the script lets block have threads of their own.
 
 mod code;
+mod counters;
 mod exec;
 mod kernel;
 mod packet;

@@ -30,6 +30,9 @@ const FLAGS: &[(u8, u16)] = &[
     (b'A', 0x100),
 ];
 
+/// The kind of RFC 2385's option.
+const MD5: u8 = 19;
+
 pub fn parse(text: &str) -> Result<Script> {
     let mut p = Parser { s: text.as_bytes(), at: 0, line: 1 };
     let mut script = Script::default();
@@ -448,6 +451,7 @@ impl Parser<'_> {
                 self.expect("ecr")?;
                 Opt::Ts(val, self.number()? as u32)
             }
+            "md5" => Opt::Other(MD5, self.hex()?),
             "FO" => Opt::Fo(self.hex()?, false),
             "FOEXP" => Opt::Fo(self.hex()?, true),
             "kind" => {
@@ -491,6 +495,13 @@ mod tests {
         assert_eq!(s.events[3].when, When::Between(500_000, 700_000));
         let What::InIcmp(i) = &s.events[5].what else { panic!() };
         assert_eq!((i.mtu, i.seq, i.code.as_str()), (1100, 1, "frag_needed"));
+    }
+
+    #[test]
+    fn options_that_have_names() {
+        let s = parse("0 < . 1:1(0) ack 1 <md5 00ff,nop>").unwrap();
+        let What::In(p) = &s.events[0].what else { panic!() };
+        assert_eq!(p.opts, Some(vec![Opt::Other(MD5, vec![0, 255]), Opt::Nop]));
     }
 
     #[test]

@@ -72,6 +72,11 @@ impl Target for Sockeye {
         command(&self.0.net, argv).map(|_| ())
     }
 
+    fn proc_net(&self, file: &str) -> String {
+        let _inside = self.0.enter();
+        net::ipv4::proc::proc_net(&self.0.net, file).unwrap_or_default()
+    }
+
     fn now(&self) -> i64 {
         (self.0.arch.look() / 1000) as i64
     }

@@ -28,6 +28,9 @@ pub trait Target: Send + Sync {
     /// A tool, in the network namespace of the stack. The error is its complaint.
     fn command(&self, argv: &[&str]) -> std::result::Result<(), String>;
 
+    /// What is in a file of `/proc/net`; empty if there is none.
+    fn proc_net(&self, file: &str) -> String;
+
     /// Microseconds. To be called by each thread after a call that may have blocked.
     fn now(&self) -> i64;
     fn wait_until(&self, usecs: i64);
