@@ -93,7 +93,7 @@ pub unsafe extern "C" fn packetdrill_interface_init(flags: *const c_char, ifc: *
 /// Serves the tools of a script, if the flags name a socket for them.
 fn control(machine: &Machine, flags: &str) -> std::io::Result<()> {
     match Flags::parse(flags).ok().and_then(|f| f.control) {
-        Some(name) => crate::control::serve(&machine.net, &name),
+        Some(name) => crate::control::serve(&machine.net, &machine.raw, &name),
         None => Ok(()),
     }
 }

@@ -11,9 +11,11 @@
 //!   [`metric`]
 //! - `ip address add A/PLEN dev D`, `ip link set dev D mtu N`
 //! - `tc qdisc add|replace|change|del dev D root [pfifo [limit N]]`: the device's queue is a `pfifo`
+//! - `tc qdisc replace dev D root tbf rate Nkbit burst N limit N`: on the device of scripts; the limit must be no bound
 //! - `ethtool -K D [tso|gso|gro|sg on|off]...`: `gso off` leaves the device nothing to cut, as `tso off` does
 //! - `cat /proc/net/{snmp,netstat,snmp6,tcp,tcp6,softnet_stat}`
 
+use crate::device::RawIp;
 use net::core::dev::{Features, NetDevice, dev_set_mtu, for_each_netdev};
 use net::core::dst_metrics::{DstMetrics, Rtax};
 use net::core::net_namespace::Net;
@@ -36,7 +38,7 @@ const TUN_QUEUE_LEN: u32 = 500;
 type Answer = Result<String, String>;
 
 /// Carries out a command line, split into words.
-pub fn command(net: &Arc<Net>, argv: &[&str]) -> Answer {
+pub fn command(net: &Arc<Net>, raw: &RawIp, argv: &[&str]) -> Answer {
     let _cpu = net.kernel().enter();
     match argv {
         ["ip", "tcp_metrics", "flush", ..] => {
@@ -51,7 +53,7 @@ pub fn command(net: &Arc<Net>, argv: &[&str]) -> Answer {
             let mtu = n.parse().map_err(|_| format!("mtu {n}: not understood"))?;
             netlink(dev_set_mtu(&device(net, dev)?, mtu))
         }
-        ["tc", "qdisc", what, "dev", dev, "root", rest @ ..] => qdisc(&*device(net, dev)?, what, rest),
+        ["tc", "qdisc", what, "dev", dev, "root", rest @ ..] => qdisc(&*device(net, dev)?, raw, what, rest),
         ["ethtool", "-K", dev, rest @ ..] => offloads(&*device(net, dev)?, rest),
         ["cat", path] => path
             .strip_prefix("/proc/net/")
@@ -195,10 +197,23 @@ fn metric(key: &str) -> Option<Rtax> {
     })
 }
 
-fn qdisc(dev: &NetDevice, what: &str, rest: &[&str]) -> Answer {
+fn qdisc(dev: &NetDevice, raw: &RawIp, what: &str, rest: &[&str]) -> Answer {
+    let shape = match rest {
+        ["tbf", "rate", rate, "burst", burst, "limit", limit] if what == "replace" => {
+            let number = |word: &str| word.parse::<u64>().map_err(|_| format!("tbf: {word}: not understood"));
+            let kbit = rate.strip_suffix("kbit").ok_or_else(|| format!("tbf: rate {rate}: not understood"))?;
+            if number(limit)? < u64::from(TUN_QUEUE_LEN) * u64::from(dev.mtu()) {
+                return Err(format!("tbf: limit {limit}: the queue counts packets here"));
+            }
+            Some((number(kbit)? * 125, number(burst)?))
+        }
+        _ => None,
+    };
+    raw.shape(shape);
     let limit = match (what, rest) {
         ("del" | "delete", _) => TUN_QUEUE_LEN,
         ("add" | "replace" | "change", ["pfifo"]) => TUN_QUEUE_LEN,
+        _ if shape.is_some() => TUN_QUEUE_LEN,
         ("add" | "replace" | "change", ["pfifo", "limit", n]) => {
             n.parse().map_err(|_| format!("limit {n}: not understood"))?
         }
@@ -233,7 +248,7 @@ mod tests {
     use crate::{Flags, Machine};
 
     fn run(m: &Machine, line: &str) -> Answer {
-        command(&m.net, &line.split(' ').collect::<Vec<_>>())
+        command(&m.net, &m.raw, &line.split(' ').collect::<Vec<_>>())
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! pass their command line on; any other program that opens a file of `/proc/net` with this library preloaded reads the stack's.
 
 use crate::commands::command;
+use crate::device::RawIp;
 use net::core::net_namespace::Net;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -24,24 +25,24 @@ pub const CONTROL: &str = "SOCKEYE_CONTROL";
 pub const TOOLS: [&str; 3] = ["ip", "tc", "ethtool"];
 
 /// Serves the namespace under `name` until the process ends.
-pub fn serve(net: &Arc<Net>, name: &str) -> io::Result<()> {
+pub fn serve(net: &Arc<Net>, raw: &Arc<RawIp>, name: &str) -> io::Result<()> {
     let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
-    let net = net.clone();
+    let (net, raw) = (net.clone(), raw.clone());
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         for client in listener.incoming().flatten() {
             // A tool that has gone misses its answer.
-            let _ = answer(&net, client);
+            let _ = answer(&net, &raw, client);
         }
     })?;
     Ok(())
 }
 
 /// Words end with a zero byte; the answer is a status and the text.
-fn answer(net: &Arc<Net>, mut client: UnixStream) -> io::Result<()> {
+fn answer(net: &Arc<Net>, raw: &RawIp, mut client: UnixStream) -> io::Result<()> {
     let mut line = String::new();
     client.read_to_string(&mut line)?;
     let argv: Vec<&str> = line.split_terminator('\0').collect();
-    let (status, text) = match command(net, &argv) {
+    let (status, text) = match command(net, raw, &argv) {
         Ok(text) => (0, text),
         Err(complaint) => (2, complaint + "\n"),
     };
@@ -92,7 +93,7 @@ mod tests {
     fn tools_are_answered() {
         let m = Machine::new(&Flags::default()).unwrap();
         let name = format!("sockeye-control-test-{}", std::process::id());
-        serve(&m.net, &name).unwrap();
+        serve(&m.net, &m.raw, &name).unwrap();
         let (status, text) = ask(&name, ["cat", "/proc/net/tcp"]).unwrap();
         assert!(status == 0 && text.starts_with("  sl  local_address"), "{text}");
         assert_eq!(ask(&name, ["tc", "qdisc", "add", "dev", "tun0", "root", "pfifo"]).unwrap(), (0, String::new()));

@@ -1,19 +1,21 @@
 //! The device between packetdrill and the stack: raw IP packets, no link-layer header.
 //!
-//! Interface: [`RawIp`] (`register`, `receive`, `take`).
+//! Interface: [`RawIp`] (`register`, `receive`, `take`, `shape`).
 //! Linux counterpart: `drivers/net/tun.c` in `IFF_TUN` mode with the offloads packetdrill asks for.
 //! Locks and context: transmit with softirqs off; [`RawIp::receive`] and [`RawIp::take`] in process context.
 
 use crate::clock::VirtualArch;
-use kernel::{Arch, Frag};
+use crate::tbf::{Tbf, Verdict};
+use kernel::{Arch, Frag, HrTimer, HrtimerRestart};
 use net::core::checksum::skb_checksum_help;
 use net::core::dev::{
-    ETH_P_IP, ETH_P_IPV6, Features, Iff, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx, netif_rx, register_netdevice,
+    ETH_P_IP, ETH_P_IPV6, Features, Iff, NetDevice, NetDeviceOps, NetDeviceSpec, NetdevTx, netif_rx, netif_wake_queue,
+    register_netdevice,
 };
 use net::core::net_namespace::Net;
 use net::core::skbuff::{IpSummed, Skb};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use uapi::{Errno, Result};
 
 /// Packets that wait for packetdrill; it reads them one by one, and a broken stack must not fill the memory.
@@ -34,12 +36,25 @@ pub struct Sent {
 pub struct RawIp {
     arch: Arc<VirtualArch>,
     sent: Mutex<VecDeque<Sent>>,
+    tbf: Tbf,
+    /// Wakes the queue when there are tokens for its first packet.
+    watchdog: OnceLock<HrTimer>,
 }
 
 struct Ops(Arc<RawIp>);
 
 impl NetDeviceOps for Ops {
     fn ndo_start_xmit(&self, _dev: &Arc<NetDevice>, mut skb: Box<Skb>) -> NetdevTx {
+        match self.0.tbf.take(skb.len(), self.0.arch.ktime_get()) {
+            Verdict::Goes => {}
+            Verdict::Never => return NetdevTx::Ok,
+            Verdict::Waits(ns) => {
+                if let Some(watchdog) = self.0.watchdog.get() {
+                    watchdog.start(self.0.arch.ktime_get() + ns);
+                }
+                return NetdevTx::Busy(skb);
+            }
+        }
         // What is left whole for the device to cut is shown whole, as a packet socket on Linux shows it.
         if skb.ip_summed == IpSummed::Partial && !skb.is_gso() {
             skb_checksum_help(&mut skb);
@@ -56,7 +71,12 @@ impl NetDeviceOps for Ops {
 impl RawIp {
     /// Adds a device `tun0` with the offloads of packetdrill's TUN device, up.
     pub fn register(net: &Arc<Net>, arch: &Arc<VirtualArch>, mtu: u32) -> Result<(Arc<RawIp>, Arc<NetDevice>)> {
-        let raw = Arc::new(RawIp { arch: arch.clone(), sent: Mutex::default() });
+        let raw = Arc::new(RawIp {
+            arch: arch.clone(),
+            sent: Mutex::default(),
+            tbf: Tbf::default(),
+            watchdog: OnceLock::new(),
+        });
         let spec = NetDeviceSpec {
             name: "tun0".to_owned(),
             addr: [0; 6],
@@ -67,6 +87,13 @@ impl RawIp {
             ops: Box::new(Ops(raw.clone())),
         };
         let dev = register_netdevice(net, spec)?;
+        let weak = Arc::downgrade(&dev);
+        let _ = raw.watchdog.set(net.kernel().hrtimer(move |_| {
+            if let Some(dev) = weak.upgrade() {
+                netif_wake_queue(&dev);
+            }
+            HrtimerRestart::NoRestart
+        }));
         Ok((raw, dev))
     }
 
@@ -87,6 +114,15 @@ impl RawIp {
         skb.protocol = protocol;
         let _ = netif_rx(skb);
         Ok(())
+    }
+
+    /// From now on `rate` bytes a second, and `burst` at once; `None`: as fast as can be.
+    pub fn shape(&self, limits: Option<(u64, u64)>) {
+        let now = self.arch.ktime_get();
+        self.tbf.set(limits, now);
+        if let Some(watchdog) = self.watchdog.get() {
+            watchdog.start(now);
+        }
     }
 
     /// The oldest packet sent and not yet taken.

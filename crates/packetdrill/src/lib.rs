@@ -17,6 +17,7 @@ mod memory;
 #[cfg(feature = "preload")]
 mod preload;
 pub mod runner;
+mod tbf;
 
 pub use flags::Flags;
 pub use machine::Machine;

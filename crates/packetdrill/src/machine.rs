@@ -34,7 +34,7 @@ pub struct Machine {
     pub net: Arc<Net>,
     pub fds: FdTable,
     pub epolls: Epolls,
-    raw: Arc<RawIp>,
+    pub raw: Arc<RawIp>,
     dev: Arc<NetDevice>,
     mirror: Option<PathBuf>,
     _kernel: Arc<Kernel>,

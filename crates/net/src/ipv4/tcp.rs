@@ -14,7 +14,7 @@ use super::tcp_queue::*;
 use super::tcp_rate::tcp_rate_check_app_limited;
 use super::tcp_sock::*;
 use super::tcp_state::tcp_set_state;
-use super::tcp_tsq::tcp_throttle;
+use super::tcp_tsq::{tcp_throttle, tcp_throttled};
 use super::tcp_tx_notify::{tcp_tx_timestamp, tcp_zerocopy_sent, tcp_zerocopy_wanted};
 use crate::core::iov_iter::MsgHdr;
 use crate::core::skbuff::{GSO_MAX_SIZE, SKB_OVERHEAD};
@@ -300,16 +300,19 @@ fn tcp_push_with(sk: &Arc<Sock>, tp: &mut TcpSock, flags: i32, mss: u32, goal: u
     if flags & MSG_OOB != 0 {
         tp.snd_up = tp.write_seq;
     }
-    // `tcp_should_autocork`: while an earlier packet waits in the device, more may join this one.
-    let below = sk.wmem_alloc.load(Acquire);
+    // `tcp_should_autocork`: while an earlier packet, as large at least, waits in the device, more may join this one.
+    let weight = truesize + (SKB_OVERHEAD + 512 - TX_SKB_OVERHEAD) as usize;
     if len < goal
         && !tp.tx.rtx_is_empty()
-        && below > truesize + SKB_OVERHEAD as usize + 512
+        && sk.wmem_alloc.load(Acquire) >= weight
         && sk.net.sysctl.tcp_autocorking.on()
-        && tcp_throttle(sk, truesize + SKB_OVERHEAD as usize + 512)
     {
-        sk.net.mib.inc(Mib::TcpExtTCPAutoCorking);
-        return;
+        if !tcp_throttled(sk) {
+            sk.net.mib.inc(Mib::TcpExtTCPAutoCorking);
+        }
+        if tcp_throttle(sk, weight - 1) {
+            return;
+        }
     }
     let nonagle = if flags & MSG_MORE != 0 { TCP_NAGLE_CORK } else { nonagle };
     __tcp_push_pending_frames(sk, tp, mss, nonagle);

@@ -1,6 +1,6 @@
 //! TCP small queues: a sender keeps little in its device's queue and goes on when some of it has left.
 //!
-//! Interface: [`tcp_small_queue_check`], [`tcp_wfree`], [`tcp_tasklet_init`].
+//! Interface: [`tcp_small_queue_check`], [`tcp_throttle`], [`tcp_throttled`], [`tcp_wfree`], [`tcp_tasklet_init`].
 //! Linux counterpart: `tcp_small_queue_check`, `tcp_wfree`, `tcp_tasklet_func` in `net/ipv4/tcp_output.c`.
 //! Locks and context: `tcp_wfree` runs wherever a packet is freed and takes no socket lock; the rest is softirq `Hi`.
 
@@ -51,6 +51,11 @@ pub fn tcp_small_queue_check(sk: &Sock, tp: &TcpSock, truesize: u32) -> bool {
         return false;
     }
     tcp_throttle(sk, limit)
+}
+
+/// Whether the sender is to be called when a packet leaves.
+pub fn tcp_throttled(sk: &Sock) -> bool {
+    sk.tsq_flags.load(Acquire) & TSQF_THROTTLED != 0
 }
 
 /// Notes the sender to be called when a packet leaves; `false` if by now no more than `limit` bytes are below it.

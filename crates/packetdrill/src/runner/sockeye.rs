@@ -69,7 +69,7 @@ impl Target for Sockeye {
     }
 
     fn command(&self, argv: &[&str]) -> std::result::Result<(), String> {
-        command(&self.0.net, argv).map(|_| ())
+        command(&self.0.net, &self.0.raw, argv).map(|_| ())
     }
 
     fn proc_net(&self, file: &str) -> String {
