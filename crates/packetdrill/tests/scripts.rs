@@ -63,6 +63,30 @@ fn so_does_the_kernel_of_this_machine() {
     assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
 }
 
+/// docs/behaviours.md names every script, and nothing that is not there.
+#[test]
+fn the_page_of_behaviours_is_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/behaviours.md")).unwrap();
+    // The first part says how the names are written.
+    let (_, tables) = page.split_once("\n## ").unwrap();
+    let named: Vec<&str> = tables.split('`').skip(1).step_by(2).collect();
+    for path in scripts().into_iter().map(|(path, _)| path) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(named.contains(&name), "{name} is not on the page");
+    }
+    for name in named {
+        if let Some((file, test)) = name.split_once(": ") {
+            let files = [root.join("crates/net/src").join(file), root.join(file)];
+            let text = files.iter().find_map(|f| std::fs::read_to_string(f).ok());
+            let text = text.unwrap_or_else(|| panic!("{file} is not there"));
+            assert!(text.contains(&format!("fn {test}(")), "{file} has no {test}");
+        } else if name.ends_with(".pkt") {
+            assert!(root.join("tests/packetdrill").join(name).exists(), "{name} is not there");
+        }
+    }
+}
+
 /// A wrong expectation is reported, with its line.
 #[test]
 fn what_does_not_happen_is_reported() {
