@@ -318,40 +318,40 @@ impl Parser<'_> {
             self.expect(">")?;
         }
         let mut ecn = None;
-        let mut echoed = None;
         if self.take("[") {
-            self.blank();
-            if self.peek().is_ascii_digit() {
-                let (seq, _) = self.range()?;
-                echoed = Some(seq);
-            } else {
-                let w = self.word();
-                ecn = Some(match w.as_str() {
-                    "noecn" => 0,
-                    "ect1" => 1,
-                    "ect0" => 2,
-                    "ce" => 3,
-                    _ => return self.fail(format!("[{w}]: noecn, ect0, ect1 or ce")),
-                });
-            }
+            let w = self.word();
+            ecn = Some(match w.as_str() {
+                "noecn" => 0,
+                "ect1" => 1,
+                "ect0" => 2,
+                "ce" => 3,
+                _ => return self.fail(format!("[{w}]: noecn, ect0, ect1 or ce")),
+            });
             self.expect("]")?;
         }
         self.blank();
         if self.starts("icmp") {
-            return self.icmp(incoming, echoed.unwrap_or(1));
+            return self.icmp(incoming);
         }
         let spec = self.segment(ecn)?;
         Ok(if incoming { What::In(spec) } else { What::Out(spec) })
     }
 
-    fn icmp(&mut self, incoming: bool, seq: u32) -> Result<What> {
+    /// The segment that it is about comes last.
+    fn icmp(&mut self, incoming: bool) -> Result<What> {
         self.word();
-        let (kind, code) = (self.word(), self.word());
-        let mut mtu = 0;
+        let kind = self.word();
+        let (mut code, mut mtu, mut seq) = (String::new(), 0, 0);
         self.blank();
-        if self.starts("mtu") {
-            self.word();
+        if !self.starts("mtu") {
+            code = self.word();
+        }
+        if self.take("mtu") {
             mtu = self.number()? as u32;
+        }
+        if self.take("[") {
+            (seq, _) = self.range()?;
+            self.expect("]")?;
         }
         if !incoming {
             return self.fail("ICMP can only come in");
@@ -484,7 +484,7 @@ mod tests {
             +0...0.3 read(3, ..., 10) = -1 EAGAIN (Try again)\n\
             0.5~0.7 > P. 1:11(10) ack 1 <sack 5:6 8:9>\n\
             +0 %{ assert 1 == 1 }%\n\
-            +0 < [1:1001(1000)] icmp unreachable frag_needed mtu 1100\n";
+            +0 < icmp unreachable frag_needed mtu 1100 [1:1001(1000)]\n";
         let s = parse(text).unwrap();
         assert_eq!((s.options.len(), s.init.len(), s.events.len()), (1, 1, 6));
         let What::In(p) = &s.events[1].what else { panic!() };
