@@ -44,6 +44,9 @@ pub struct Socket {
     pub sk: Arc<Sock>,
 }
 
+/// One for each connection.
+const _: () = assert!(size_of::<Socket>() <= 24);
+
 /// What an address family does for a type of socket (`struct proto_ops`). The functions take the socket lock themselves.
 pub struct ProtoOps {
     pub family: u16,

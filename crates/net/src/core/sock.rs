@@ -224,6 +224,10 @@ pub struct Sock {
     lock: SockLock<Option<ProtoData>, Backlog>,
 }
 
+/// One for each connection, which may have 1 KiB in all. (The locks of a debug build are larger.)
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Sock>() <= 192);
+
 impl Sock {
     /// `sk_alloc` and `sock_init_data`: a socket in state `CLOSE` with the namespace's default buffers.
     /// `ENOBUFS`; what the protocol's `init` answers.

@@ -422,6 +422,32 @@ fn a_deferred_request_stays_silent() {
 }
 
 #[test]
+fn a_child_has_its_listener_s_options() {
+    let t = TestNet::new();
+    let _inside = t.kernel.enter();
+    let l = listener(&t, 5);
+    let child = |mark: u32| {
+        let mut req = request(l.weak(), 1000, 0);
+        Arc::get_mut(&mut req).unwrap().mark = mark;
+        inet_csk_clone_lock(&l, &req).unwrap()
+    };
+    assert!(child(0).rare.get().is_none(), "what the listener has not set takes no memory");
+    assert_eq!(child(3).rare.mark(), 3);
+    let r = l.rare.make();
+    let long = [&r.rcvtimeo, &r.sndtimeo, &r.lingertime, &r.max_pacing_rate];
+    for (i, &v) in long.iter().enumerate() {
+        let before = v.swap(7 + i as u64, Relaxed);
+        let c = child(0);
+        let c = &c.rare;
+        let got = [c.rcvtimeo(), c.sndtimeo(), c.lingertime(), c.max_pacing_rate()];
+        assert_eq!(got, long.map(|v| v.load(Relaxed)));
+        v.store(before, Relaxed);
+    }
+    l.rare.set_priority(6);
+    assert_eq!((child(0).rare.priority(), child(0).rare.max_ack_backlog()), (6, 0));
+}
+
+#[test]
 fn one_child_takes_a_request_s_place() {
     let t = TestNet::new();
     let _inside = t.kernel.enter();

@@ -83,6 +83,32 @@ fn sk_lookup_comes_before_the_listeners() {
     assert_eq!(found(&t, "10.0.0.1", 80, "10.0.2.15", 1, 1), Some(normal.cookie));
 }
 
+/// The binding that counts is the socket's as it is now, as in Linux, for IPv4 and IPv6.
+#[test]
+fn a_connection_bound_to_a_device_is_found_by_it() {
+    let t = TestNet::new();
+    let _inside = t.kernel.enter();
+    for (v6, laddr, faddr) in [(false, "10.0.0.1", "10.0.0.2"), (true, "fe80::1", "fe80::2")] {
+        let sk = bare_sock(&t.net, if v6 { AF_INET6 } else { AF_INET });
+        let c = tuple(laddr, 80, faddr, 1000);
+        inet_ehash_insert(&sk, &c).unwrap();
+        let found = |c, dif| __inet_lookup_established(&t.net, c, dif).is_some_and(|e| e.sock.is_sock(&sk));
+        assert!(found(&c, 1) && found(&c, 2) && found(&c, ANY_DEVICE));
+        assert_eq!(sk_tuple(&sk), Some(c));
+        sk.bound_dev_if.store(1, Relaxed);
+        assert!(found(&c, 1) && !found(&c, 2) && found(&c, ANY_DEVICE));
+        let others = [
+            tuple(laddr, 81, faddr, 1000),
+            tuple(laddr, 80, faddr, 1001),
+            InetTuple { laddr: c.faddr, ..c },
+            InetTuple { faddr: c.laddr, ..c },
+        ];
+        assert!(others.iter().all(|o| !found(o, 1)), "each coordinate counts");
+        inet_unhash(&sk);
+        assert!(!found(&c, 1) && !sk_hashed(&sk) && sk_tuple(&sk).is_none());
+    }
+}
+
 fn connecting(t: &TestNet, daddr: &str, dport: u16) -> (Arc<Sock>, Result<Recycled>) {
     let sk = bare_sock(&t.net, AF_INET);
     sk.set_state(TcpState::SynSent);
