@@ -530,3 +530,21 @@ impl Drop for PollTable {
         self.free();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::BitVec;
+
+    #[test]
+    fn a_bit_is_what_it_was_last_set_to() {
+        let mut b = BitVec::default();
+        b.set(1000, false);
+        assert!(b.0.is_empty(), "what is clear anyway takes no memory");
+        for at in [0, 63, 64, 1000] {
+            b.set(at, true);
+            assert!(b.get(at) && !b.get(at + 1));
+        }
+        b.set(64, false);
+        assert_eq!([0, 63, 64, 1000, 1_000_000].map(|at| b.get(at)), [true, true, false, true, false]);
+    }
+}

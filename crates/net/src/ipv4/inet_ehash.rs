@@ -119,3 +119,34 @@ impl Key {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipv4::test_support::{TestNet, bare_sock, tuple};
+
+    /// Two connections may have one hash: then the key alone tells them apart.
+    #[test]
+    fn each_coordinate_counts() {
+        let t = TestNet::new();
+        let _inside = t.kernel.enter();
+        let sk = bare_sock(&t.net, uapi::socket::AF_INET);
+        let all = [tuple("10.0.0.1", 80, "10.0.0.2", 1000), tuple("fe80::1", 80, "fe80::2", 1000)];
+        for c in all {
+            let e = EhashEntry::new(&c, EhashSock::Sock(sk.clone()));
+            let next = e.successor(EhashSock::Sock(sk.clone()));
+            let same = |o: &InetTuple| [&e, &next].map(|e| e.matches(o, 1) && e.conflicts(o, 0) && e.tuple() == *o);
+            assert_eq!(same(&c), [true; 2]);
+            let others = [
+                InetTuple { lport: 81, ..c },
+                InetTuple { fport: 1001, ..c },
+                InetTuple { laddr: c.faddr, ..c },
+                InetTuple { faddr: c.laddr, ..c },
+            ];
+            let far = all.iter().filter(|o| **o != c);
+            for o in others.iter().chain(far) {
+                assert!(!e.matches(o, 1) && !next.matches(o, 1) && !e.conflicts(o, 0), "{o:?}");
+            }
+        }
+    }
+}

@@ -51,6 +51,7 @@ pub mod tcp_bbr;
 pub mod tcp_bbr_model;
 pub mod tcp_ca;
 pub mod tcp_ca_types;
+pub mod tcp_chrono;
 pub mod tcp_close;
 pub mod tcp_comp_sack;
 pub mod tcp_cong;

@@ -7,6 +7,7 @@
 use super::inet_csk_timers::*;
 use super::inet_hashtables::tcp_hashinfo;
 use super::tcp_accecn::{AceSample, tcp_accecn_ace};
+use super::tcp_chrono::tcp_chrono_stop;
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_accecn_process, tcp_ecn_rcv_ecn_echo};
 use super::tcp_mem::tcp_mem_reclaim;
@@ -425,7 +426,7 @@ fn tcp_clean_rtx_queue(
     }
     if tp.tx.is_empty() {
         tp.frag = None;
-        tcp_chrono_set(tp, TcpChrono::Unspec);
+        tcp_chrono_stop(tp, TcpChrono::Busy);
     }
     if between(tp.snd_up, prior_una, tp.snd_una) {
         tp.snd_up = tp.snd_una;

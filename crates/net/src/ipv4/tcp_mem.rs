@@ -9,6 +9,7 @@
 //! `sk_forward_alloc`. Below the first value of `tcp_mem` everybody gets what he asks for; above the second there is pressure:
 //! windows and buffers stop growing, and who holds more than his share gets nothing; above the third nobody does.
 
+use super::tcp_chrono::tcp_chrono_stop;
 use super::tcp_sock::*;
 use crate::core::proto_mem::SK_MEM_QUANTUM;
 use crate::core::snmp::Mib;
@@ -205,6 +206,7 @@ fn tcp_new_space(sk: &Sock, tp: &mut TcpSock) {
     }
     if tcp_stream_is_writeable(sk, tp) {
         sk.set_flag(SockFlags::NOSPACE, false);
+        tcp_chrono_stop(tp, TcpChrono::SndbufLimited);
         sk.write_space();
     }
 }

@@ -14,6 +14,7 @@ use crate::core::dst_metrics::Rtax;
 
 use super::inet_csk_timers::*;
 use super::tcp_auth::{tcp_auth_connect, tcp_auth_len};
+use super::tcp_chrono::{tcp_chrono_start, tcp_chrono_stop};
 use super::tcp_cong::*;
 use super::tcp_ecn::{tcp_ecn_send_syn, tcp_ecn_send_synack};
 use super::tcp_fastopen::fastopen_rsk;
@@ -236,7 +237,10 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
             break;
         }
     }
-    tcp_chrono_update(tp, &lim);
+    tcp_chrono_start(tp, if lim.rwnd { TcpChrono::RwndLimited } else { TcpChrono::Busy });
+    if !lim.rwnd {
+        tcp_chrono_stop(tp, TcpChrono::RwndLimited);
+    }
     if sent == 0 {
         return tp.packets_out == 0 && !tp.tx.write_is_empty();
     }
@@ -306,35 +310,11 @@ fn tcp_cwnd_validate(sk: &Sock, tp: &mut TcpSock, limited: bool) {
     if idle && sk.net.sysctl.tcp_slow_start_after_idle.on() && tcp_ca(tp).cong_control.is_none() {
         tcp_cwnd_application_limited(tp);
     }
-}
-
-/// `tcp_chrono_start`/`_stop` for the peer's window and for being busy.
-fn tcp_chrono_update(tp: &mut TcpSock, lim: &Limits) {
-    let want = if lim.rwnd {
-        TcpChrono::RwndLimited
-    } else if tp.tx.is_empty() {
-        TcpChrono::Unspec
-    } else {
-        TcpChrono::Busy
-    };
-    tcp_chrono_set(tp, want);
-}
-
-/// Closes the running interval and starts one of another kind.
-pub fn tcp_chrono_set(tp: &mut TcpSock, want: TcpChrono) {
-    if tp.chrono_type == want {
-        return;
+    // All that fits the send buffer has gone, and the writer waits for room.
+    let open = matches!(sk.state(), TcpState::Established | TcpState::CloseWait);
+    if tp.tx.send_head().is_none() && sk.flag(SockFlags::NOSPACE) && open {
+        tcp_chrono_start(tp, TcpChrono::SndbufLimited);
     }
-    let now = tp.jiffies32();
-    let past = now.wrapping_sub(tp.chrono_start);
-    match tp.chrono_type {
-        TcpChrono::Unspec => {}
-        TcpChrono::Busy => tp.chrono_busy += past,
-        TcpChrono::RwndLimited => tp.rare.make().chrono_rwnd_limited += past,
-        TcpChrono::SndbufLimited => tp.rare.make().chrono_sndbuf_limited += past,
-    }
-    tp.chrono_start = now;
-    tp.chrono_type = want;
 }
 
 /// Sends what may be sent, and sees to probing (`__tcp_push_pending_frames`).

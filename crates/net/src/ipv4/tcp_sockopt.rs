@@ -8,6 +8,7 @@ use super::inet_csk_timers::*;
 use super::inet_hashtables::inet_csk;
 use super::tcp_auth_sockopt::{is_auth_option, tcp_auth_getsockopt, tcp_auth_setsockopt};
 use super::tcp_ca::{TCP_CA_NAME_MAX, tcp_set_congestion_control};
+use super::tcp_chrono::tcp_chrono_ms;
 use super::tcp_cong::tcp_ca;
 use super::tcp_ecn::tcp_ecn_mode_any;
 use super::tcp_fastopen::*;
@@ -373,7 +374,7 @@ pub(crate) fn tcp_get_info(sk: &Sock, tp: &mut TcpSock) -> TcpInfo {
         return info;
     }
     fill_info_state(tp, &mut info);
-    fill_info_counts(tp, &mut info);
+    fill_info_counts(sk, tp, &mut info);
     info.tcpi_fackets = 0;
     info
 }
@@ -426,7 +427,7 @@ fn fill_info_state(tp: &TcpSock, i: &mut TcpInfo) {
     i.tcpi_rcv_space = tp.rcv_tune.space;
 }
 
-fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
+fn fill_info_counts(sk: &Sock, tp: &TcpSock, i: &mut TcpInfo) {
     i.tcpi_total_retrans = tp.rec.total_retrans;
     i.tcpi_bytes_acked = tp.bytes_acked;
     i.tcpi_bytes_received = tp.bytes_received;
@@ -439,16 +440,7 @@ fn fill_info_counts(tp: &TcpSock, i: &mut TcpInfo) {
     if tp.rate_interval_us != 0 {
         i.tcpi_delivery_rate = tp.rate_delivered as u64 * tp.mss_cache as u64 * 1_000_000 / tp.rate_interval_us as u64;
     }
-    let running = |kind: TcpChrono| {
-        let past = match kind {
-            TcpChrono::Unspec => 0,
-            TcpChrono::Busy => tp.chrono_busy,
-            TcpChrono::RwndLimited => tp.rare.chrono_rwnd_limited,
-            TcpChrono::SndbufLimited => tp.rare.chrono_sndbuf_limited,
-        };
-        let now = if tp.chrono_type == kind { tp.jiffies32().wrapping_sub(tp.chrono_start) } else { 0 };
-        (past + now) as u64 * 1000
-    };
+    let running = |what| tcp_chrono_ms(sk, tp, what) as u64 * 1000;
     i.tcpi_rwnd_limited = running(TcpChrono::RwndLimited);
     i.tcpi_sndbuf_limited = running(TcpChrono::SndbufLimited);
     i.tcpi_busy_time = running(TcpChrono::Busy) + i.tcpi_rwnd_limited + i.tcpi_sndbuf_limited;

@@ -7,6 +7,7 @@
 mod auth;
 mod bottleneck;
 mod buffers;
+mod chrono;
 mod closing;
 mod congestion;
 mod cut;
