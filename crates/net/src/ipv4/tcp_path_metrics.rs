@@ -32,7 +32,7 @@ pub fn tcp_init_metrics(sk: &Sock, tp: &mut TcpSock) {
     }
     if path.rtt_us > tp.srtt_us {
         let ms = path.rtt_us / 8000;
-        tp.icsk_rto = ms + (2 * ms).max(tcp_rto_min(tp));
+        tp.icsk_rto = (ms + (2 * ms).max(tcp_rto_min(tp))).min(tp.icsk_rto_max);
     } else if tp.srtt_us == 0 && tp.rec.total_retrans > 0 {
         // RFC 6298, 5.7: the SYN was sent again, and gave no sample.
         let us = TCP_TIMEOUT_FALLBACK * 1000;

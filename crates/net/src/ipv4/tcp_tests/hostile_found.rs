@@ -57,3 +57,17 @@ fn an_orphan_that_cannot_send_at_all_ends() {
     }
     assert_eq!(c.sk.state(), TcpState::Close, "{}", w.mibs());
 }
+
+/// A round trip of minutes, which a peer can have us measure, made the next connection's first timeout longer than the longest.
+#[test]
+fn what_is_known_of_a_path_does_not_exceed_the_longest_timeout() {
+    for (rtt_us, rto) in [(8 * 150_000_000, 120_000), (8 * 1_000_000, 3000)] {
+        let w = World::new();
+        let table = &crate::ipv4::inet_hashtables::tcp_hashinfo(&w.a).metrics;
+        table.with(&w.a, A.into(), B.into(), true, |m| m.path.rtt_us = rtt_us);
+        let (c, _s) = w.connect();
+        let mut guard = c.sk.lock_sock();
+        let tp = super::super::tcp_sock::tcp_sk(&mut *guard);
+        assert_eq!(tp.icsk_rto, rto);
+    }
+}
