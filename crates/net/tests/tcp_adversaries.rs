@@ -78,7 +78,7 @@ impl Conn {
 
     fn check(&self) {
         let sk = &self.s.sk;
-        verify(sk, sk.rcvbuf.load(SeqCst) as usize, sk.sndbuf.load(SeqCst) as usize, false);
+        verify(sk, sk.rcvbuf.load(SeqCst) as usize, sk.sndbuf.load(SeqCst) as usize, u32::MAX);
     }
 
     fn state(&self) -> TcpState {

@@ -36,8 +36,9 @@ pub const PORT: u16 = 80;
 /// Most bytes a socket may have taken in beyond its buffer: packets that were on their way when it filled up.
 const RMEM_SLACK: usize = 512 * 1024;
 /// The same for what is to be sent: sent pieces that a peer has cut ever smaller may take twice the buffer and four packets of
-/// the largest size, as Linux allows (`tcp_fragment`), and the first and the last may be cut beyond that. With urgent data under
-/// way each segment is a packet of its own, as in Linux, and takes its own overhead.
+/// the largest size, as Linux allows (`tcp_fragment`), and the first and the last may be cut beyond that. That counts no
+/// packets that were cut before they were sent: where the window lets one segment go at a time, or urgent data are under way, each
+/// segment is a packet of its own, as in Linux, and takes its own overhead.
 const WMEM_SLACK: usize = 512 * 1024;
 
 // --- Time ---
@@ -343,19 +344,19 @@ impl Bytes<'_> {
 // --- What must always be so ---
 
 /// Checks all of a connection's books, and that its memory is bounded by its buffers (`rcvbuf`: the largest it had).
-/// `urgent`: it has sent urgent data.
-pub fn verify(sk: &Arc<Sock>, rcvbuf: usize, sndbuf: usize, urgent: bool) {
+/// `mss`: the least it had, bytes.
+pub fn verify(sk: &Arc<Sock>, rcvbuf: usize, sndbuf: usize, mss: u32) {
     let mut guard = sk.lock_sock();
     let tp = tcp_sk(&mut *guard);
     let state = sk.state();
-    verify_memory(sk, tp, rcvbuf, sndbuf, urgent);
+    verify_memory(sk, tp, rcvbuf, sndbuf, mss.min(tp.mss_cache));
     verify_receive(tp);
     if !matches!(state, TcpState::Close | TcpState::Listen) {
         verify_scoreboard(tp, state);
     }
 }
 
-fn verify_memory(sk: &Sock, tp: &TcpSock, rcvbuf: usize, sndbuf: usize, urgent: bool) {
+fn verify_memory(sk: &Sock, tp: &TcpSock, rcvbuf: usize, sndbuf: usize, mss: u32) {
     let queued: usize = tp.receive_queue.iter().map(|s| s.truesize as usize).sum();
     let ooo: usize = tp.ofo.out_of_order_queue.values().map(|s| s.truesize as usize).sum();
     let rmem = sk.rmem_alloc.load(SeqCst);
@@ -368,8 +369,8 @@ fn verify_memory(sk: &Sock, tp: &TcpSock, rcvbuf: usize, sndbuf: usize, urgent: 
         i += 1;
     }
     assert_eq!(sk.wmem_queued.load(SeqCst), wmem, "charged for what is to be sent");
-    let segments = tp.write_seq.wrapping_sub(tp.snd_una) / tp.mss_cache.max(1);
-    let cut = if urgent { segments as usize * TX_SKB_OVERHEAD as usize } else { 0 };
+    let segments = tp.write_seq.wrapping_sub(tp.snd_una) / mss.max(1);
+    let cut = segments as usize * TX_SKB_OVERHEAD as usize;
     assert!(wmem <= 2 * sndbuf + cut + WMEM_SLACK, "{wmem} bytes to be sent, for a buffer of {sndbuf}");
     assert!(i <= 64 + wmem / 256, "{i} pieces of {wmem} bytes");
 }

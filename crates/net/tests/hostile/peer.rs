@@ -43,8 +43,7 @@ struct Game {
     tsval: u32,
     /// The largest buffers it has had.
     buf: (usize, usize),
-    /// It has sent urgent data.
-    urgent: bool,
+    least_mss: u32,
     local: u16,
     /// Segments that were sent, to be sent again.
     old: VecDeque<Seg>,
@@ -103,7 +102,7 @@ impl Game {
             last: Numbers::default(),
             tsval: 1001,
             buf: (0, 0),
-            urgent: false,
+            least_mss: u32::MAX,
             local,
             old: VecDeque::new(),
         };
@@ -133,7 +132,7 @@ impl Game {
         let sk = &self.s.sk;
         self.buf.0 = self.buf.0.max(sk.rcvbuf.load(SeqCst) as usize);
         self.buf.1 = self.buf.1.max(sk.sndbuf.load(SeqCst) as usize);
-        verify(sk, self.buf.0, self.buf.1, self.urgent);
+        verify(sk, self.buf.0, self.buf.1, self.least_mss);
         let mut guard = sk.lock_sock();
         let tp = tcp_sk(&mut *guard);
         self.last = Numbers {
@@ -145,6 +144,7 @@ impl Game {
             write_seq: tp.write_seq,
             mss: tp.mss_cache,
         };
+        self.least_mss = self.least_mss.min(tp.mss_cache);
     }
 
     /// Where it stands.
@@ -193,7 +193,6 @@ impl Game {
             13..=15 => {
                 let n = (b.u16() as usize) << (b.u8() & 3);
                 let flags = if b.u8() & 15 == 15 { MSG_OOB } else { 0 };
-                self.urgent |= flags != 0;
                 let _ = self.open(|s| send(s, n.max(1), flags));
             }
             16 | 17 => self.read(b),

@@ -73,7 +73,7 @@ impl Game {
         let limit = |c: &&Conn| c.s.is_some();
         for c in self.conns.iter().filter(limit) {
             if let Some(s) = &c.s {
-                verify(&s.sk, s.sk.rcvbuf.load(SeqCst) as usize, s.sk.sndbuf.load(SeqCst) as usize, false);
+                verify(&s.sk, s.sk.rcvbuf.load(SeqCst) as usize, s.sk.sndbuf.load(SeqCst) as usize, u32::MAX);
             }
         }
     }
