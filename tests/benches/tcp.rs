@@ -155,11 +155,12 @@ fn connections() {
     host.stop();
 }
 
-/// Live heap bytes of an idle established connection, one end; what it consists of with `SIZES=1`.
+/// Live heap bytes of an idle established connection, one end, of a hundred thousand connections or `CONNECTIONS=n`; what it
+/// consists of with `SIZES=1`.
 fn memory() {
-    const N: usize = 100_000;
+    let n = std::env::var("CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000);
     let (host, net) = stack();
-    let t = FdTable::new(&net, 300_000);
+    let t = FdTable::new(&net, 2 * n + 2000);
     let l = listener(&t, 5301);
     let mut b = [1];
     let mut open = |from: usize, n: usize| {
@@ -173,13 +174,13 @@ fn memory() {
     };
     open(0, 500);
     COUNT.store(true, Relaxed);
-    open(500, N);
+    open(500, n);
     std::thread::sleep(std::time::Duration::from_secs(3));
     COUNT.store(false, Relaxed);
-    let each = LIVE.load(Relaxed) as f64 / (2 * N) as f64;
+    let each = LIVE.load(Relaxed) as f64 / (2 * n) as f64;
     println!("| heap of an idle established connection, one end | {each:.0} | | bytes | |");
     if std::env::var("SIZES").is_ok() {
-        let share = |n: i64| n as f64 / (2 * N) as f64;
+        let share = |bytes: i64| bytes as f64 / (2 * n) as f64;
         let sizes = BY_SIZE.iter().enumerate().map(|(size, n)| (size, n.load(Relaxed)));
         let mut large = LIVE.load(Relaxed);
         for (size, n) in sizes.take(LARGE) {

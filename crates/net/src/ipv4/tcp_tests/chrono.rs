@@ -51,4 +51,17 @@ fn a_small_send_buffer_holds_the_sender_up() {
     }
     let [busy, window, buffer] = spent(&c);
     assert!(buffer > 1000 && busy > buffer && window == 0, "{:?}", [busy, window, buffer]);
+    // With room for all, the sender is busy and no more.
+    set_int(&c, SOL_SOCKET, SO_SNDBUF, 1 << 20);
+    let trickle = |ms| {
+        for _ in 0..ms {
+            send(&c, &[7; 100]).unwrap();
+            let _ = recv(&s, 1 << 20, 0);
+            w.run(1);
+        }
+        spent(&c)
+    };
+    let before = trickle(200);
+    let after = trickle(500);
+    assert_eq!([after[0] - before[0], after[1], after[2] - before[2]], [500, 0, 0], "{before:?}");
 }
