@@ -107,7 +107,8 @@ impl Backlog {
 
     /// Gives the packet back when there are more than `limit` bytes.
     fn add(&mut self, skb: Box<Skb>, limit: usize) -> std::result::Result<(), Box<Skb>> {
-        if self.len as usize > limit {
+        // With both buffers as large as can be the limit would not fit the count.
+        if self.len as usize > limit.min(i32::MAX as usize) {
             return Err(skb);
         }
         self.len += skb.truesize;
