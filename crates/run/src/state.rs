@@ -17,6 +17,7 @@ use net::core::sock::Sock;
 use net::socket::Socket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use uapi::tcp::TcpState;
 use uapi::{Errno, Result};
@@ -195,10 +196,14 @@ impl State {
         }
     }
 
-    /// Whether data of released sockets is still on its way.
-    pub fn lingers(&mut self) -> bool {
+    /// What ended programs left: how many of their sockets are not done, and how much memory these have queued to be sent.
+    /// `None`: nothing. Sockets that still have our end are there because not all has come out of it.
+    pub fn left_behind(&mut self) -> Option<(usize, usize)> {
         self.lingering.retain(|sk| !quiet(sk));
-        !self.lingering.is_empty()
+        let closing = self.table.iter().filter(|e| e.ours.is_some()).map(|e| &e.sock.sk);
+        let queued = |sk: &Arc<Sock>| sk.wmem_queued.load(Ordering::Relaxed);
+        let (n, bytes) = closing.chain(&self.lingering).map(queued).fold((0, 0), |(n, sum), q| (n + 1, sum + q));
+        (n > 0).then_some((n, bytes))
     }
 
     // --- Answering ---

@@ -23,8 +23,8 @@ const SIGNALS: u64 = u64::MAX - 2;
 
 const EVENTS: usize = 64;
 const SECOND: u64 = 1_000_000_000;
-/// How long after the last program's end its data may still be on the way.
-const LINGER: u64 = 10 * SECOND;
+/// After the last program's end, how long its data may stay where it is; as long as some of it moves, we wait.
+const LINGER: u64 = 30 * SECOND;
 
 pub struct Supervisor {
     st: State,
@@ -76,20 +76,23 @@ impl Supervisor {
     /// Sends what programs left behind when they ended.
     fn wind_up(&mut self) -> Result<()> {
         let kernel = self.st.net.kernel().clone();
-        let end = kernel.ktime_get() + LINGER;
         {
             let _inside = kernel.enter();
             pump::reap(&mut self.st);
         }
-        while !self.hurry && kernel.ktime_get() < end && (self.st.lingers() || self.closing()) {
+        let (mut left, mut moved_at) = (None, kernel.ktime_get());
+        while !self.hurry
+            && let Some(now_left) = self.st.left_behind()
+        {
+            let now = kernel.ktime_get();
+            if left.replace(now_left) != Some(now_left) {
+                moved_at = now;
+            } else if now >= moved_at + LINGER {
+                break;
+            }
             self.serve(Some(SECOND / 100))?;
         }
         Ok(())
-    }
-
-    /// Whether sockets that programs have closed still hold data for the stack.
-    fn closing(&self) -> bool {
-        self.st.table.iter().any(|e| e.ours.is_some())
     }
 
     /// One turn: what the stack has for us, then what the host has. Sleeps at most `limit` nanoseconds.

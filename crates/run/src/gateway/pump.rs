@@ -151,11 +151,12 @@ pub struct Pump {
     to_host: Lane,
     to_stack: Lane,
     page: Option<PageMut>,
+    bytes_to_host: u64,
 }
 
 impl Pump {
     pub fn new(stack: StackSocket, host: OwnedFd) -> Pump {
-        Pump { stack, host, to_host: Lane::default(), to_stack: Lane::default(), page: None }
+        Pump { stack, host, to_host: Lane::default(), to_stack: Lane::default(), page: None, bytes_to_host: 0 }
     }
 
     /// Moves what can be moved now.
@@ -177,6 +178,11 @@ impl Pump {
     pub fn is_flushing(&self) -> bool {
         let ended = self.stack.socket().sk.state() != uapi::tcp::TcpState::Established;
         ended && !self.to_host.closed
+    }
+
+    /// Bytes the host has taken so far.
+    pub fn bytes_to_host(&self) -> u64 {
+        self.bytes_to_host
     }
 
     /// A reset on one side becomes one on the other.
@@ -203,7 +209,10 @@ impl Pump {
                 return Ok(false);
             }
             match write_frags(&self.host, &mut lane.frags) {
-                Ok(n) => moved += n,
+                Ok(n) => {
+                    moved += n;
+                    self.bytes_to_host += n as u64;
+                }
                 Err(Errno::EAGAIN) => return Ok(false),
                 Err(e) => return Err(e),
             }

@@ -28,8 +28,9 @@ pub struct Reactor {
 
 /// How often idle associations are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
-/// How long a host that reads slowly may take for what the program left.
-const FLUSH: Duration = Duration::from_secs(10);
+/// How long a host may take nothing of what the program left before it is given up. With a full buffer of 4 MiB it takes the
+/// next byte when a third of that has gone to a reader.
+const FLUSH: Duration = Duration::from_secs(30);
 
 impl Reactor {
     pub fn new(shared: Arc<Shared>) -> Result<Reactor, GatewayError> {
@@ -48,12 +49,14 @@ impl Reactor {
     pub fn run(mut self) {
         let mut events = Vec::with_capacity(256);
         let mut swept = Instant::now();
-        let mut stopped = None;
+        let (mut flushed, mut moved_at) = (None, Instant::now());
         loop {
             if self.poller.shared.stop.load(Ordering::SeqCst) {
                 // The program has ended; what it sent may still be on its way to the host.
-                let since = *stopped.get_or_insert_with(Instant::now);
-                if !self.tcp.is_flushing() || since.elapsed() >= FLUSH {
+                let Some(now) = self.tcp.flushing() else { return };
+                if flushed.replace(now) != Some(now) {
+                    moved_at = Instant::now();
+                } else if moved_at.elapsed() >= FLUSH {
                     return;
                 }
             }

@@ -244,9 +244,12 @@ impl Tcp {
         }
     }
 
-    /// Whether a connection that the program has closed still holds bytes for the host.
-    pub fn is_flushing(&self) -> bool {
-        self.conns.values().any(|c| matches!(c, Conn::Open(p) if p.is_flushing()))
+    /// The connections that the program has closed and that still hold bytes for the host: how many, and how many bytes the
+    /// host has taken of them. `None`: there are none.
+    pub fn flushing(&self) -> Option<(usize, u64)> {
+        let open = self.conns.values().filter_map(|c| if let Conn::Open(p) = c { Some(p) } else { None });
+        let (n, bytes) = open.filter(|p| p.is_flushing()).fold((0, 0), |(n, sum), p| (n + 1, sum + p.bytes_to_host()));
+        (n > 0).then_some((n, bytes))
     }
 
     /// Forgets connections that the program never completed.
