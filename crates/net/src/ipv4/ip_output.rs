@@ -15,7 +15,7 @@ use crate::core::dst::{Dst, RtnType};
 use crate::core::dst_metrics::Rtax;
 use crate::core::flow::Flow;
 use crate::core::gso::skb_gso_segment;
-use crate::core::l3::XmitParams;
+use crate::core::l3::{DontFragment, XmitParams};
 use crate::core::neighbour::neigh_output;
 use crate::core::net_namespace::{Net, NetId};
 use crate::core::netfilter::HookPoint;
@@ -88,10 +88,11 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
     skb.reset_transport_header();
     let segs = skb.gso_segs.max(1) as u32;
     let id = match sk {
-        _ if !dont_fragment => ip_select_ident(net, saddr, daddr, flow.proto, segs),
-        // An atomic datagram needs none (RFC 6864, 4.1); a connection counts for old header compressors.
+        // A connection counts, with DF for old header compressors.
         Some(sk) if sk.state() != TcpState::Close => sk.inet_id.fetch_add(segs as u16, Relaxed),
-        _ => 0,
+        // An atomic datagram needs none (RFC 6864, 4.1); where DF is a wish the next may be without.
+        _ if p.dont_fragment == DontFragment::Always => 0,
+        _ => ip_select_ident(net, saddr, daddr, flow.proto, segs),
     };
     let ttl = if p.ttl != 0 { p.ttl } else { default_ttl(net, &dst) };
     skb.push(IpHdr::LEN);

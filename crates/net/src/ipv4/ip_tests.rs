@@ -171,7 +171,7 @@ impl Machine {
         skb.reserve(MAX_HEADER);
         skb.add_frag(Frag::copy_of(payload));
         skb.dst = Some(dst);
-        let dont_fragment = if dont_fragment { DontFragment::UnlessLocked } else { DontFragment::Never };
+        let dont_fragment = if dont_fragment { DontFragment::Always } else { DontFragment::Never };
         ip_queue_xmit(&self.net, None, skb, &flow, &XmitParams { dont_fragment, ..XmitParams::default() })
     }
 }

@@ -15,6 +15,7 @@ mod dont_fragment;
 mod ecn;
 mod fastopen;
 mod hostile_found;
+mod ident;
 mod listeners;
 mod memory;
 mod old_losses;
