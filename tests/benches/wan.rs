@@ -25,8 +25,9 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The fastest that this machine's kernel can be asked for in real time.
-const REAL_TIME: u64 = 1_000_000_000;
+/// Bits per second that can be carried in real time. On a faster line are those cells measured whose losses keep a flow below
+/// that.
+const REAL_TIME: f64 = 1e9;
 
 struct Asked {
     congestion: String,
@@ -62,7 +63,7 @@ fn main() {
 
 /// Measures cells, and prints each.
 fn rows(cells: &[Cell], asked: &Asked) -> Vec<Row> {
-    let real: Vec<Cell> = cells.iter().filter(|c| c.rate <= REAL_TIME).cloned().collect();
+    let real: Vec<Cell> = cells.iter().filter(|c| c.law() <= REAL_TIME).cloned().collect();
     let seeds = if asked.ours { 0 } else { asked.seeds };
     let kernels = jobs::kernels(&real, &asked.congestion, seeds, asked.fresh);
     let (next, done) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
@@ -89,7 +90,7 @@ fn seeds(c: &Cell, asked: &Asked, kernels: &jobs::Results) -> Vec<u64> {
         (false, _) => vec![1],
         (true, false) => real,
         // No kernel is beside it and a run takes long.
-        (true, true) => (1..=if c.rate <= REAL_TIME { asked.seeds } else { 1 }).collect(),
+        (true, true) => (1..=if c.law() <= REAL_TIME { asked.seeds } else { 1 }).collect(),
     }
 }
 

@@ -7,7 +7,7 @@
 //! Each sender has a machine with a fast cable to a switch; the cable from the switch to the receiver is the bottleneck. The
 //! connections are made first, on a good network; then the trouble and the flows begin.
 
-use super::cell::{Cell, MS};
+use super::cell::{Cell, MS, SEC};
 use super::{Options, Outcome, Sample};
 use net::core::dev::{Features, dev_open};
 use net::core::neighbour::{Nud, neigh_add};
@@ -30,6 +30,8 @@ use uapi::socket::{AF_INET, IPPROTO_TCP, SO_LINGER, SO_RCVTIMEO, SO_SNDTIMEO, SO
 use uapi::tcp::{TCP_CONGESTION, TCP_INFO, TcpInfo};
 
 const PORT: u16 = 5001;
+/// Bits per second at which a program writes: with the work of sending in it, what one CPU does.
+const WRITER: u64 = 12_000_000_000;
 /// How long a call may keep a task that should end.
 const PATIENCE: [u8; 16] = {
     let mut v = [0; 16];
@@ -64,11 +66,12 @@ struct Host {
 impl Host {
     /// It knows its peers' hardware addresses for good, as the kernel does beside which it is put: requests for them would be
     /// lost like acknowledgements are, and the handshake would measure them.
-    fn new(sim: &Sim, name: &str, number: u8, switch: &Switch, peers: &[u8]) -> Host {
+    fn new(sim: &Sim, name: &str, number: u8, switch: &Switch, peers: &[u8], rate: u64) -> Host {
         let machine = sim.machine(name, 1);
         let stack = Stack::from_net(Net::new(&net_init(machine.kernel())));
         let mut config = NicConfig::new(hardware(number));
-        (config.rx_ring, config.rx_delay, config.tx_delay) = (4096, 2_000, 10_000);
+        (config.rx_ring, config.rx_delay, config.tx_delay) =
+            (4096, interrupt_delay(rate), interrupt_delay(rate).max(10_000));
         // A TAP device of this machine's kernel, beside which this is put, has none either.
         config.features.remove(Features::GRO);
         let (nic, cable, _) = network::plug(sim, name, &machine, config, switch, LinkParams::default());
@@ -98,6 +101,12 @@ impl Host {
     }
 }
 
+/// Nanoseconds until a card tells of a packet. Gigabit cards gather what comes in 50 us, 20,000 interrupts a second, as drivers
+/// of Linux set them; where packets are 100 us apart there is nothing to gather.
+fn interrupt_delay(rate: u64) -> u64 {
+    if rate < 1_000_000_000 { 2_000 } else { 50_000 }
+}
+
 fn hardware(number: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, number]
 }
@@ -114,12 +123,12 @@ pub fn simulate(cell: &Cell, o: &Options) -> Outcome {
     let sim = Sim::with_seed(o.seed);
     let switch = network::switch(&sim);
     let numbers: Vec<u8> = (0..cell.flows.len() as u8).map(|i| SENDERS + i).collect();
-    let receiver = Host::new(&sim, "receiver", RECEIVER, &switch, &numbers);
+    let receiver = Host::new(&sim, "receiver", RECEIVER, &switch, &numbers, cell.rate);
     let shared = Rc::new(Shared::default());
     shared.bytes.borrow_mut().resize(cell.flows.len(), 0);
     shared.sockets.borrow_mut().resize(cell.flows.len(), None);
     serve(&receiver, &shared, cell.flows.len(), &o.congestion);
-    let sender = |(i, n): (usize, &u8)| Host::new(&sim, &format!("sender{i}"), *n, &switch, &[RECEIVER]);
+    let sender = |(i, n): (usize, &u8)| Host::new(&sim, &format!("sender{i}"), *n, &switch, &[RECEIVER], cell.rate);
     let senders: Vec<Host> = numbers.iter().enumerate().map(sender).collect();
     for (i, s) in senders.iter().enumerate() {
         s.cable.set(LinkParams { delay: cell.longer(i, o.seed) / 2, ..LinkParams::default() });
@@ -226,7 +235,9 @@ fn send(host: &Host, shared: &Rc<Shared>, flow: usize, congestion: &str) {
         }
         let data = vec![7; 256 * 1024];
         while !shared.stop.get() {
-            let _ = t.send(fd, &data, 0);
+            if let Ok(n) = t.send(fd, &data, 0) {
+                sim::sleep(n as u64 * 8 * SEC / WRITER);
+            }
         }
         abort(&t, fd);
     });
