@@ -77,6 +77,9 @@ pub const IP_DF: u16 = 0x4000;
 pub const IP_MF: u16 = 0x2000;
 pub const IP_OFFSET: u16 = 0x1fff;
 
+/// What each link takes (RFC 8200, 5).
+pub const IPV6_MIN_MTU: u32 = 1280;
+
 pub const IPPROTO_ICMP: u8 = 1;
 pub const IPPROTO_TCP: u8 = 6;
 pub const IPPROTO_UDP: u8 = 17;

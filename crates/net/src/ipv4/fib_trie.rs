@@ -199,6 +199,11 @@ impl FibInfo {
         self.priority == o.priority && self.kind == o.kind && self.same_way(o) && self.prefsrc == o.prefsrc
     }
 
+    /// The same in all but the prefix (`fib_find_info`).
+    fn same_info(&self, o: &FibInfo) -> bool {
+        self.same_route(o) && self.scope == o.scope && self.protocol == o.protocol && self.metrics == o.metrics
+    }
+
     fn same_way(&self, o: &FibInfo) -> bool {
         self.gateway == o.gateway && self.ifindex() == o.ifindex()
     }
@@ -288,7 +293,10 @@ impl FibTables {
             if matches!(how, IfThere::Replace | IfThere::Change)
                 && let Some(old) = list.iter_mut().find(|o| o.priority == new.priority)
             {
-                *old = new.clone();
+                // What was learnt of the old one's paths goes with it.
+                if !old.same_info(&new) {
+                    *old = new.clone();
+                }
                 return;
             }
             let at = list.partition_point(|o| o.priority <= new.priority);
@@ -371,13 +379,13 @@ impl FibKey {
 /// `fib_lookup`: the route of the local table, else of the main one. Routes that lead nowhere are found too: their kind says
 /// what becomes of the packet.
 #[inline]
-pub fn fib_lookup<'g>(net: &Net, key: &FibKey, section: &'g RcuReadGuard) -> Option<&'g FibInfo> {
+pub fn fib_lookup<'g>(net: &Net, key: &FibKey, section: &'g RcuReadGuard) -> Option<&'g Arc<FibInfo>> {
     let tables = FibTables::of(net);
     let daddr = u32::from(key.daddr);
     let fits = |fi: &Arc<FibInfo>| {
         fi.scope >= key.scope && (key.oif == 0 || fi.dev.as_ref().is_some_and(|d| d.ifindex == key.oif))
     };
-    [&tables.local, &tables.main].into_iter().find_map(|t| t.dereference(section)?.lookup(daddr, fits)).map(|fi| &**fi)
+    [&tables.local, &tables.main].into_iter().find_map(|t| t.dereference(section)?.lookup(daddr, fits))
 }
 
 #[cfg(test)]

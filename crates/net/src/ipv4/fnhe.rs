@@ -9,10 +9,11 @@
 
 use crate::core::dst::Dst;
 use crate::core::net_namespace::Net;
+use crate::ipv4::fib_trie::FibInfo;
 use kernel::{HZ, Rcu, SpinLock, rcu_read_lock};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 
 /// `FNHE_HASH_SIZE`, `FNHE_RECLAIM_DEPTH`.
 const BUCKETS: usize = 512;
@@ -30,6 +31,8 @@ pub fn min_pmtu(net: &Net) -> u32 {
 /// An exception: the destination, what was learnt, and the route that says so.
 pub struct Exception {
     pub daddr: Ipv4Addr,
+    /// The route that led there when it was learnt; another knows nothing of it.
+    route: Weak<FibInfo>,
     pub pmtu: AtomicU32,
     /// See [`Dst::pmtu_locked`].
     pub locked: AtomicBool,
@@ -53,6 +56,13 @@ impl Default for Exceptions {
     }
 }
 
+impl Exception {
+    fn is_of(&self, daddr: Ipv4Addr, route: &Arc<FibInfo>) -> bool {
+        // The weak reference keeps the address from becoming another's.
+        self.daddr == daddr && std::ptr::eq(self.route.as_ptr(), &**route)
+    }
+}
+
 impl Exceptions {
     fn bucket(&self, net: &Net, daddr: Ipv4Addr) -> &Rcu<Vec<Arc<Exception>>> {
         &self.buckets[net.hash(&daddr) as usize % BUCKETS]
@@ -66,23 +76,23 @@ impl Exceptions {
         self.count.load(Relaxed)
     }
 
-    /// What is known about `daddr` (`find_exception`).
-    pub fn lookup(&self, net: &Net, daddr: Ipv4Addr) -> Option<Arc<Exception>> {
+    /// What is known about `daddr` on the way of `route` (`find_exception`).
+    pub fn lookup(&self, net: &Net, daddr: Ipv4Addr, route: &Arc<FibInfo>) -> Option<Arc<Exception>> {
         let section = rcu_read_lock();
         let list = self.bucket(net, daddr).dereference(&section)?;
-        let e = list.iter().find(|e| e.daddr == daddr)?;
+        let e = list.iter().find(|e| e.is_of(daddr, route))?;
         (e.expires.load(Relaxed) > net.kernel().jiffies()).then(|| e.clone())
     }
 
-    /// Notes a path MTU (`update_or_create_fnhe`); `true` if routes must be looked up anew, because the destination had no
+    /// Notes a path MTU on the way of `route` (`update_or_create_fnhe`); `true` if routes must be looked up anew, because the destination had no
     /// exception, or another one had to go.
-    pub fn update(&self, net: &Net, daddr: Ipv4Addr, pmtu: u32, locked: bool) -> bool {
+    pub fn update(&self, net: &Net, daddr: Ipv4Addr, route: &Arc<FibInfo>, pmtu: u32, locked: bool) -> bool {
         let now = net.kernel().jiffies();
         let expires = now + mtu_expires(net);
         let _l = self.lock.lock_bh();
         let bucket = self.bucket(net, daddr);
         let list = bucket.get();
-        if let Some(e) = list.as_ref().and_then(|l| l.iter().find(|e| e.daddr == daddr)) {
+        if let Some(e) = list.as_ref().and_then(|l| l.iter().find(|e| e.is_of(daddr, route))) {
             e.pmtu.store(pmtu, Relaxed);
             e.locked.store(locked, Relaxed);
             if let Some(d) = e.rth.get() {
@@ -99,7 +109,8 @@ impl Exceptions {
             self.count.fetch_sub(1, Relaxed);
         }
         let (pmtu, locked, expires) = (AtomicU32::new(pmtu), AtomicBool::new(locked), AtomicU64::new(expires));
-        new.push(Arc::new(Exception { daddr, pmtu, locked, expires, rth: Rcu::default() }));
+        let route = Arc::downgrade(route);
+        new.push(Arc::new(Exception { daddr, route, pmtu, locked, expires, rth: Rcu::default() }));
         self.count.fetch_add(1, Relaxed);
         bucket.assign(Some(Arc::new(new)));
         true

@@ -180,13 +180,13 @@ fn special(net: &Net, dev: &Arc<NetDevice>, kind: RtnType, local: bool) -> Arc<D
     dst
 }
 
-/// The exception there may be to a decision for one destination.
-fn with_exception(net: &Net, daddr: Ipv4Addr, base: Arc<Dst>) -> Arc<Dst> {
+/// The exception there may be to a route's decision for one destination.
+fn with_exception(net: &Net, daddr: Ipv4Addr, route: &Arc<FibInfo>, base: Arc<Dst>) -> Arc<Dst> {
     let exceptions = &Ipv4Route::of(net).exceptions;
     if exceptions.is_empty() || base.kind != RtnType::Unicast {
         return base;
     }
-    let Some(e) = exceptions.lookup(net, daddr) else { return base };
+    let Some(e) = exceptions.lookup(net, daddr, route) else { return base };
     if let Some(d) = e.rth.get().filter(|d| d.genid == base.genid && Arc::ptr_eq(&d.dev, &base.dev)) {
         return d;
     }
@@ -331,7 +331,7 @@ fn by_table(net: &Net, flow: &Flow, o: &mut Output4) -> Result<Arc<Dst>> {
     if ipv4_is_zeronet(o.daddr) {
         return Err(Errno::EINVAL);
     }
-    Ok(with_exception(net, o.daddr, dst))
+    Ok(with_exception(net, o.daddr, fi, dst))
 }
 
 /// What a route that leads nowhere says (`fib_props`).
@@ -411,7 +411,7 @@ fn input_by_table(net: &Arc<Net>, daddr: Ipv4Addr, saddr: Ipv4Addr, dev: &Arc<Ne
     }
     refusal_of(fi.kind)?;
     validate_source(net, saddr, dev)?;
-    Ok(with_exception(net, daddr, rth_of(net, fi, &section)?))
+    Ok(with_exception(net, daddr, fi, rth_of(net, fi, &section)?))
 }
 
 /// `ip_rt_update_pmtu`: the path to the flow's destination takes no larger packets than `mtu` (RFC 1191). Whoever holds a route
@@ -429,7 +429,9 @@ pub fn ip_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
     let locked = mtu < least;
     let mtu = mtu.max(least.min(dst.mtu()));
     let rt = Ipv4Route::of(net);
-    if rt.exceptions.update(net, daddr, mtu, locked) {
+    let section = rcu_read_lock();
+    let Some(route) = fib_lookup(net, &FibKey { oif: flow.oif, ..FibKey::to(daddr) }, &section) else { return };
+    if rt.exceptions.update(net, daddr, route, mtu, locked) {
         net.bump_rt_genid();
     }
     if !rt.expiry.pending() {

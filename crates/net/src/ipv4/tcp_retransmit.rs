@@ -16,7 +16,7 @@ use super::tcp_tsq::tcp_small_queue_check;
 use crate::core::l3::DontFragment;
 use crate::core::snmp::Mib;
 use crate::core::sock::Sock;
-use crate::hdr::tcp_flag;
+use crate::hdr::{IPV6_MIN_MTU, tcp_flag};
 use kernel::tp;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Release};
@@ -324,8 +324,12 @@ pub fn tcp_non_congestion_loss_retransmit(sk: &Arc<Sock>, tp: &mut TcpSock) {
 /// sends again what does not fit (RFC 1191, 6.4; RFC 8201; `tcp_v4_mtu_reduced`, `tcp_v6_mtu_reduced`).
 pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
     let v6 = tp.is_v6();
-    // Nothing can be made larger that way.
-    if tp.icsk_pmtu_cookie <= mtu || (v6 && tcp_mtu_to_mss(sk, tp, mtu) >= tp.mss_cache) {
+    let mode = (if v6 { tp.inet.opts.v6.pmtudisc } else { tp.inet.pmtudisc }) as i32;
+    let accepts = !matches!(mode, IP_PMTUDISC_INTERFACE | IP_PMTUDISC_OMIT) && (v6 || mode != IP_PMTUDISC_DONT);
+    // Nothing can be made larger that way, and no link of IPv6 takes less than 1280 bytes.
+    if tp.icsk_pmtu_cookie <= mtu
+        || (v6 && (!accepts || mtu < IPV6_MIN_MTU || tcp_mtu_to_mss(sk, tp, mtu) >= tp.mss_cache))
+    {
         return;
     }
     tp.mstamp_refresh(sk);
@@ -336,12 +340,10 @@ pub fn tcp_mtu_reduced(sk: &Arc<Sock>, tp: &mut TcpSock, mtu: u32) {
     *sk.dst_cache.lock_bh() = None;
     let dst = tcp_dst(sk, tp);
     let pmtu = dst.as_ref().map_or(mtu, |d| d.mtu());
-    let mode = (if v6 { tp.inet.opts.v6.pmtudisc } else { tp.inet.pmtudisc }) as i32;
     if mtu < pmtu && !v6 && dst.is_ok_and(|d| DontFragment::of(tp.inet.pmtudisc).on(&d)) {
         // Less than is believed: if the connection ends, this was the reason.
         sk.err_soft.store(Errno::EMSGSIZE.0, Release);
     }
-    let accepts = !matches!(mode, IP_PMTUDISC_INTERFACE | IP_PMTUDISC_OMIT) && (v6 || mode != IP_PMTUDISC_DONT);
     if accepts && tp.icsk_pmtu_cookie > pmtu {
         tcp_sync_mss(sk, tp, pmtu);
         tcp_simple_retransmit(sk, tp);

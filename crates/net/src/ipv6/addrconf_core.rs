@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use std::sync::{Arc, OnceLock};
 use uapi::{Errno, Result};
 
-pub const IPV6_MIN_MTU: u32 = 1280;
+pub use crate::hdr::IPV6_MIN_MTU;
 
 /// `ff02::1`, all nodes of the link.
 pub const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);

@@ -21,9 +21,8 @@ use siphasher::sip::SipHasher13;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::{Arc, OnceLock, Weak};
 use uapi::{Errno, Result};
 
 /// `IP6_RT_PRIO_USER`: the metric of a route that names none.
@@ -126,6 +125,8 @@ struct Fib6 {
 /// A path MTU learnt (`struct rt6_exception`).
 struct Exception {
     daddr: Ipv6Addr,
+    /// The route that led there when it was learnt; another knows nothing of it.
+    route: Weak<Fib6Info>,
     mtu: AtomicU32,
     /// Jiffies.
     expires: u64,
@@ -521,20 +522,20 @@ pub fn ip6_redirect(net: &Arc<Net>, skb: &Skb, dst: &Dst) {
 
 // --- Path MTU ---
 
-fn find_exception(net: &Net, daddr: Ipv6Addr) -> Option<Arc<Exception>> {
+fn find_exception(net: &Net, daddr: Ipv6Addr, route: &Arc<Fib6Info>) -> Option<Arc<Exception>> {
     let table = &rt(net).exceptions;
     if table.is_empty() {
         return None;
     }
     let now = net.kernel().jiffies();
-    table.lookup(net.hash(&daddr), |e| e.daddr == daddr && e.expires > now)
+    // The weak reference keeps the address from becoming another's.
+    let of_route = |e: &Exception| std::ptr::eq(e.route.as_ptr(), &**route);
+    table.lookup(net.hash(&daddr), |e| e.daddr == daddr && e.expires > now && of_route(e))
 }
 
-fn exception_dst(net: &Net, daddr: Ipv6Addr, route: &Fib6Info) -> Option<Arc<Dst>> {
-    let e = find_exception(net, daddr)?;
-    let d = cached(&e.dst, net, || route.make_dst(net, route.dst_out(net).dev.clone(), e.mtu.load(Relaxed)));
-    // The same address may be another node on another link.
-    (d.dev.ifindex == route.dev.ifindex).then_some(d)
+fn exception_dst(net: &Net, daddr: Ipv6Addr, route: &Arc<Fib6Info>) -> Option<Arc<Dst>> {
+    let e = find_exception(net, daddr, route)?;
+    Some(cached(&e.dst, net, || route.make_dst(net, route.dst_out(net).dev.clone(), e.mtu.load(Relaxed))))
 }
 
 /// `ip6_update_pmtu`: notes a smaller path MTU towards the flow's destination, for `route.mtu_expires` seconds (RFC 8201).
@@ -555,7 +556,13 @@ pub fn ip6_update_pmtu(net: &Arc<Net>, flow: &Flow, mtu: u32) {
         evict_exception(table, net);
     }
     let expires = net.kernel().jiffies() + net.sysctl.ipv6_mtu_expires.get() as u64 * HZ;
-    let new = Arc::new(Exception { daddr, mtu: AtomicU32::new(mtu), expires, dst: Rcu::default() });
+    let new = Arc::new(Exception {
+        daddr,
+        route: Arc::downgrade(&route),
+        mtu: AtomicU32::new(mtu),
+        expires,
+        dst: Rcu::default(),
+    });
     match old {
         Some(old) if table.replace(hash, |e| Arc::ptr_eq(e, &old), |_| new.clone()) => {}
         _ => table.insert(hash, new),
