@@ -278,7 +278,9 @@ fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted
             Predicted::No
         };
     }
+    // With an ACK from long ago may come anybody's bytes (RFC 5961, 5.2).
     let room = (skb.len() - header) as u32 <= tp.receive_window()
+        && !before(cb.ack_seq, tp.snd_una)
         && tcp_can_ingest(sk, skb)
         && tcp_mem_schedule(sk, tp, skb.truesize as usize, SkMem::Recv);
     if skb.len() > header && room { Predicted::Data } else { Predicted::No }

@@ -237,7 +237,10 @@ impl Seen<'_> {
         if oow_rate_limited(net, self.cb, last, mib) {
             return TcpTwStatus::Success;
         }
-        self.tw.last_oow_ack_time.store((now as u32).max(1), Relaxed);
+        // Data is answered each time, and limits nothing.
+        if self.cb.seq == self.cb.end_seq || self.cb.tcp_flags & SYN != 0 {
+            self.tw.last_oow_ack_time.store((now as u32).max(1), Relaxed);
+        }
         TcpTwStatus::Ack
     }
 }

@@ -186,15 +186,13 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
         match tcp_mtu_probe(sk, tp) {
             MtuProbe::No => {}
             MtuProbe::Wait => return false,
-            MtuProbe::Ready => sent = tcp_xmit_mtu_probe(sk, tp, mss),
+            MtuProbe::Ready => sent = tcp_xmit_mtu_probe(sk, tp),
         }
     }
     while !tp.tx.write_is_empty() {
         if push != Push::Probe && tcp_pacing_check(sk, tp) {
             break;
         }
-        let Some(s) = tp.tx.send_head_mut() else { break };
-        let tso_segs = tcp_init_tso_segs(s, mss);
         let mut quota = tcp_cwnd_test(tp);
         if quota == 0 {
             if push != Push::Probe {
@@ -203,6 +201,13 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
             }
             quota = 1;
         }
+        quota = quota.min(max_segs);
+        let missing = quota.saturating_mul(mss).saturating_sub(tp.tx.send_head().map_or(0, |s| s.len));
+        if missing > 0 && !tp.tx.send_head_is_last() && tp.tx.grow_head(missing).is_some() {
+            sk.wmem_queued.fetch_sub(TX_SKB_OVERHEAD as usize, AcqRel);
+        }
+        let Some(s) = tp.tx.send_head_mut() else { break };
+        let tso_segs = tcp_init_tso_segs(s, mss);
         let Some(s) = tp.tx.send_head() else { break };
         if !tcp_snd_wnd_test(tp, s, mss) {
             lim.rwnd = true;
@@ -217,11 +222,8 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
             break;
         }
         let (len, truesize) = (s.len, s.truesize);
-        let limit = if tso_segs > 1 && !tcp_urg_mode(tp) {
-            tcp_mss_split_point(tp, s, mss, quota.min(max_segs), nonagle)
-        } else {
-            mss
-        };
+        let limit =
+            if tso_segs > 1 && !tcp_urg_mode(tp) { tcp_mss_split_point(tp, s, mss, quota, nonagle) } else { mss };
         if len > limit && !tcp_fragment(sk, tp, tp.tx.head_index(), limit, mss) {
             break;
         }
@@ -231,7 +233,13 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
         if tcp_xmit_piece(sk, tp, tp.tx.head_index()).is_err() {
             break;
         }
-        sent += tcp_event_new_data_sent(sk, tp, mss);
+        // `tcp_minshall_update`: the last partial segment; a probe of a window is none.
+        if let Some((len, end_seq)) = tp.tx.send_head().map(|s| (s.len, s.end_seq))
+            && len % mss != 0
+        {
+            tp.snd_sml = end_seq;
+        }
+        sent += tcp_event_new_data_sent(sk, tp);
         tcp_notify_sent(sk, tp);
         if push != Push::All {
             break;
@@ -240,6 +248,10 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
     tcp_chrono_start(tp, if lim.rwnd { TcpChrono::RwndLimited } else { TcpChrono::Busy });
     if !lim.rwnd {
         tcp_chrono_stop(tp, TcpChrono::RwndLimited);
+    }
+    lim.cwnd |= tp.packets_in_flight() >= tp.snd_cwnd;
+    if sent > 0 || lim.cwnd {
+        tcp_cwnd_validate(sk, tp, lim.cwnd);
     }
     if sent == 0 {
         return tp.packets_out == 0 && !tp.tx.write_is_empty();
@@ -250,20 +262,18 @@ pub fn tcp_write_xmit(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32, nonagle: u8, p
     if push != Push::Probe {
         tcp_schedule_loss_probe(sk, tp, false);
     }
-    lim.cwnd |= tp.packets_in_flight() >= tp.snd_cwnd;
-    tcp_cwnd_validate(sk, tp, lim.cwnd);
     false
 }
 
 /// Sends the probe that is next; 1 if it went out.
 #[cold]
-fn tcp_xmit_mtu_probe(sk: &Arc<Sock>, tp: &mut TcpSock, mss: u32) -> u32 {
+fn tcp_xmit_mtu_probe(sk: &Arc<Sock>, tp: &mut TcpSock) -> u32 {
     let Some((seq, end_seq)) = tp.tx.send_head().map(|s| (s.seq, s.end_seq)) else { return 0 };
     if tcp_xmit_piece(sk, tp, tp.tx.head_index()).is_err() {
         return 0;
     }
     tcp_mtu_probe_sent(tp, seq, end_seq);
-    tcp_event_new_data_sent(sk, tp, mss)
+    tcp_event_new_data_sent(sk, tp)
 }
 
 /// `tcp_in_cwnd_reduction`.
@@ -273,13 +283,9 @@ pub fn tcp_in_cwnd_reduction(tp: &TcpSock) -> bool {
 }
 
 /// The send head has gone out (`tcp_event_new_data_sent`); its segments.
-fn tcp_event_new_data_sent(sk: &Sock, tp: &mut TcpSock, mss: u32) -> u32 {
+fn tcp_event_new_data_sent(sk: &Sock, tp: &mut TcpSock) -> u32 {
     let Some(s) = tp.tx.send_head() else { return 0 };
-    let (pcount, len, end_seq) = (s.pcount(), s.len, s.end_seq);
-    // `tcp_minshall_update`: the last partial segment.
-    if len < pcount * mss {
-        tp.snd_sml = end_seq;
-    }
+    let (pcount, end_seq) = (s.pcount(), s.end_seq);
     tp.snd_nxt = end_seq;
     tp.tx.advance_head();
     let prior = tp.packets_out;
@@ -475,7 +481,7 @@ pub fn tcp_write_wakeup(sk: &Arc<Sock>, tp: &mut TcpSock, mib: Mib) -> Result<()
             tcp_init_tso_segs(s, mss);
         }
         tcp_xmit_piece(sk, tp, tp.tx.head_index())?;
-        tcp_event_new_data_sent(sk, tp, mss);
+        tcp_event_new_data_sent(sk, tp);
         return Ok(());
     }
     if between(tp.snd_up, tp.snd_una.wrapping_add(1), tp.snd_una.wrapping_add(0xffff)) {

@@ -514,6 +514,46 @@ impl TxQueue {
         Some(skb)
     }
 
+    /// Moves up to `amount` bytes of the piece behind the send head into the send head, unless they are too many fragments
+    /// (`tcp_grow_skb`). A piece that has nothing left is handed out.
+    pub fn grow_head(&mut self, amount: u32) -> Option<Box<TxSkb>> {
+        let (at, behind) = (self.head, self.head + 1);
+        let (head, next) = (self.list.get(at)?, self.list.get(behind)?);
+        let n = amount.min(next.len);
+        let mut left = n as usize;
+        let mut front = SmallVec::<[Frag; 2]>::new();
+        for f in next.frags.iter().take(MAX_TX_FRAGS) {
+            if left == 0 {
+                break;
+            }
+            let mut f = f.clone();
+            f.truncate(left.min(f.len()));
+            left -= f.len();
+            front.push(f);
+        }
+        if n == 0 || head.eor || head.frags.len() + front.len() > MAX_TX_FRAGS {
+            return None;
+        }
+        let next = self.list.get_mut(behind)?;
+        next.trim_payload(n);
+        next.seq = next.seq.wrapping_add(n);
+        next.gso_segs = 0;
+        let next = if next.len == 0 { self.list.remove(behind) } else { None };
+        let head = self.list.get_mut(at)?;
+        front.into_iter().for_each(|f| {
+            head.add_frag(f);
+        });
+        head.end_seq = head.end_seq.wrapping_add(n);
+        head.gso_segs = 0;
+        if let Some(next) = &next {
+            // Of a FIN too.
+            head.end_seq = next.end_seq;
+            head.tcp_flags |= next.tcp_flags;
+            head.eor = next.eor;
+        }
+        next
+    }
+
     /// Index of the first sent piece whose end lies behind `seq`; the retransmit queue's length if there is none.
     pub fn rtx_index(&self, seq: u32) -> usize {
         let (mut lo, mut hi) = (0, self.head);

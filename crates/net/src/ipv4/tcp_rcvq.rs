@@ -418,10 +418,9 @@ pub fn tcp_data_queue(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     if before(cb.seq, tp.rcv_nxt) {
         let nxt = tp.rcv_nxt;
         tcp_dsack_set(sk, tp, cb.seq, nxt);
-        trim_front(&mut skb, nxt);
     }
     // A FIN alone takes no room.
-    if window == 0 && !(skb.is_empty() && cb.tcp_flags & tcp_flag::FIN != 0) {
+    if window == 0 && !(cb.end_seq == tp.rcv_nxt.wrapping_add(1) && cb.tcp_flags & tcp_flag::FIN != 0) {
         sk.net.mib.inc(Mib::TcpExtTCPZeroWindowDrop);
         return out_of_window(tp);
     }
@@ -434,7 +433,8 @@ fn out_of_window(tp: &mut TcpSock) {
     inet_csk_schedule_ack(tp);
 }
 
-fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
+/// A segment that begins at what is expected, or before.
+fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     if !tcp_try_rmem_schedule(sk, tp, &skb) {
         // The window is closed until somebody reads, who is told so.
         tp.icsk_ack.pending |= ICSK_ACK_NOMEM | ICSK_ACK_NOW;
@@ -451,6 +451,9 @@ fn tcp_queue_in_order(sk: &Arc<Sock>, tp: &mut TcpSock, skb: Box<Skb>) {
     let fin = tcp_skb_cb(&skb).tcp_flags & tcp_flag::FIN != 0;
     if !skb.is_empty() {
         tcp_event_data_recv(sk, tp, &skb);
+    }
+    if before(tcp_skb_cb(&skb).seq, tp.rcv_nxt) {
+        trim_front(&mut skb, tp.rcv_nxt);
     }
     tcp_queue_rcv(sk, tp, skb);
     if fin {
@@ -535,6 +538,9 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         if !after(end, prev_end) {
             sk.net.mib.inc(Mib::TcpExtTCPOFOMerge);
             tcp_dsack_set(sk, tp, seq, end);
+            if tp.rx_opt.sack_ok {
+                tcp_sack_new_ofo_skb(sk, tp, seq, end);
+            }
             return;
         }
         tcp_dsack_set(sk, tp, seq, prev_end);
@@ -594,11 +600,6 @@ pub fn tcp_fin(sk: &Arc<Sock>, tp: &mut TcpSock) {
     inet_csk_schedule_ack(tp);
     sk.add_shutdown(RCV_SHUTDOWN);
     sk.set_flag(SockFlags::DONE, true);
-    if let Some(o) = tp.ofo.if_used() {
-        let gone = std::mem::take(&mut o.out_of_order_queue).into_values().map(|s| s.truesize as usize).sum();
-        sk.rmem_alloc.fetch_sub(gone, AcqRel);
-    }
-    tp.rx_opt.num_sacks = 0;
     match sk.state() {
         TcpState::SynRecv | TcpState::Established => {
             super::tcp_state::tcp_set_state(sk, tp, TcpState::CloseWait);
@@ -616,6 +617,13 @@ pub fn tcp_fin(sk: &Arc<Sock>, tp: &mut TcpSock) {
         // CLOSE_WAIT, CLOSING, LAST_ACK: a retransmitted one.
         _ => {}
     }
+    // Nothing comes behind it, whatever lies there; the ACKs above still told of that.
+    if let Some(o) = tp.ofo.if_used() {
+        let gone = std::mem::take(&mut o.out_of_order_queue).into_values().map(|s| s.truesize as usize).sum();
+        sk.rmem_alloc.fetch_sub(gone, AcqRel);
+        o.duplicate_sack = None;
+    }
+    tp.rx_opt.num_sacks = 0;
     if !sk.flag(SockFlags::DEAD) {
         sk.data_ready();
         sk.state_change();

@@ -155,8 +155,14 @@ fn time_wait_answers_are_rate_limited_and_prolong_it() {
     let tw = time_wait(&t, TcpState::TimeWait, false);
     t.advance(50_000);
     assert_eq!(ask(&t, &tw, 99, ACK | FIN, &[], 0), TcpTwStatus::Ack);
-    let (skb, th) = segment(1000, 50, 200, ACK, &[], 0);
-    assert_eq!(tcp_timewait_state_process(&t.net, &tw, &skb, &th), TcpTwStatus::Success);
+    // What takes a number is answered each time, and counts for nothing; a bare ACK may be one of a loop.
+    let bare = |want| {
+        let (skb, th) = segment(1000, 50, 200, ACK, &[], 0);
+        assert_eq!(tcp_timewait_state_process(&t.net, &tw, &skb, &th), want);
+    };
+    bare(TcpTwStatus::Ack);
+    bare(TcpTwStatus::Success);
+    assert_eq!(ask(&t, &tw, 99, ACK | FIN, &[], 0), TcpTwStatus::Ack);
     assert_eq!(t.net.mib.get(Mib::TcpExtTCPACKSkippedTimeWait), 1);
     t.advance(50_000);
     assert!(alive(&t, &tw), "each FIN starts the minute anew");
