@@ -24,6 +24,9 @@ usage: cargo xtask COMMAND
   tidy               who may name whom, no circle of imports, file headers, SAFETY comments
   bench [NAME [WORD...]]  measure: net and programs against the kernel, napi, machinery against its peers
   simulate [OPTION...]  hosts that talk while links fail, in simulated networks, seed after seed; `--help` lists the options
+  packetdrill [--google DIR]  our scripts on sockeye and on this machine's kernel; google's, and what of them does not pass
+  stories FROM TO [DIR]  random stories of one connection, by their seeds, told to this machine's kernel and to sockeye: where they
+                     part is shown, and those that do not are kept in DIR
   verify [--short] [NAME...]  loom, shuttle, Miri, ThreadSanitizer, and the bugs planted for them; docs/verification.md
   fuzz [TARGET [--time SECONDS]]   run a fuzz target, for a minute or so long (cargo-fuzz; a nightly compiler, or the stable one with RUSTC_BOOTSTRAP=1)
 ";
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&root(), rest),
         Some("simulate") => simulate::run(&root(), rest),
         Some("packetdrill") => packetdrill::run(&root(), rest),
+        Some("stories") => packetdrill::stories(&root(), rest),
         Some("fuzz") => fuzz::run(&root(), rest),
         Some("verify") => verify::run(&root(), rest),
         Some("help" | "--help" | "-h") => {

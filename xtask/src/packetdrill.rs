@@ -1,6 +1,6 @@
 //! `cargo xtask packetdrill`: our scripts, and with `--google DIR` those of google/packetdrill.
 //!
-//! Interface: [`run`].
+//! Interface: [`run`], [`stories`].
 //! Linux counterpart: packetdrill's `run_all.py`.
 //! Locks and context: none.
 //!
@@ -59,6 +59,15 @@ pub fn run(root: &Path, args: &[String]) -> Outcome {
         [flag, dir] if flag == "--google" => google(root, Path::new(dir)),
         _ => Err("usage: cargo xtask packetdrill [--google DIR]".to_owned()),
     }
+}
+
+/// `cargo xtask stories`: random stories on this machine's kernel and on sockeye.
+pub fn stories(root: &Path, args: &[String]) -> Outcome {
+    if !(2..=3).contains(&args.len()) {
+        return Err("usage: cargo xtask stories FROM TO [DIR]".to_owned());
+    }
+    let mut cmd = cargo(root);
+    step(cmd.args(["run", "--quiet", "--package", "sockeye-packetdrill", "--", "--differ"]).args(args))
 }
 
 fn cargo(root: &Path) -> Command {

@@ -68,6 +68,18 @@ impl NetDeviceOps for Ops {
     }
 }
 
+/// What a packet from a TUN device weighs in Linux: its buffer, as `kmalloc` rounds it, and the `sk_buff`. Windows hang on it.
+fn truesize(len: usize) -> u32 {
+    const SKB_STRUCT: usize = 256;
+    const SHARED_INFO: usize = 320;
+    /// Of the cache for small heads.
+    const SMALL_HEAD: usize = 704;
+    let linear = len.min(GOOD_LINEAR);
+    let head = (linear + NET_SKB_PAD).next_multiple_of(64) + SHARED_INFO;
+    let head = if head <= SMALL_HEAD { SMALL_HEAD } else { head.next_power_of_two() };
+    (head + SKB_STRUCT + (len - linear).next_multiple_of(4096)) as u32
+}
+
 impl RawIp {
     /// Adds a device `tun0` with the offloads of packetdrill's TUN device, up.
     pub fn register(net: &Arc<Net>, arch: &Arc<VirtualArch>, mtu: u32) -> Result<(Arc<RawIp>, Arc<NetDevice>)> {
@@ -108,6 +120,7 @@ impl RawIp {
         let (linear, paged) = packet.split_at(packet.len().min(GOOD_LINEAR));
         let mut skb = Skb::from_bytes(NET_SKB_PAD, linear);
         skb.add_frag(Frag::copy_of(paged));
+        skb.truesize = truesize(packet.len());
         skb.dev = Some(dev.clone());
         skb.reset_mac_header();
         skb.reset_network_header();

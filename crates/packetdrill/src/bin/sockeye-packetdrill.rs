@@ -1,14 +1,17 @@
 //! Runs scripts in packetdrill's grammar, each as IPv4, IPv6 and IPv4-mapped IPv6.
 //!
 //! Interface: `sockeye-packetdrill [--kernel] [--tries N] FILE...`; exit status 1 if a script fails.
+//! `sockeye-packetdrill --differ FROM TO [DIR]` tells random stories to the kernel and to sockeye, those of the seeds from FROM to
+//! before TO, and shows where they part; exit status 1 if they do. With DIR those that do not are kept there.
 //! Called as `ip`, `tc` or `ethtool` it stands in for that tool ([`control`]).
 //! Linux counterpart: packetdrill's `run_all.py`.
 //! Locks and context: one script after the other, each in a thread of its own.
 
 use sockeye_packetdrill::control;
-use sockeye_packetdrill::runner::{Against, run_file, variants};
+use sockeye_packetdrill::runner::{Against, Outcome, differ, run_file, variants};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fn main() -> ExitCode {
     let mut argv = std::env::args();
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     while let Some(a) = args.next() {
         match a.as_str() {
+            "--differ" => return tell_stories(&args.collect::<Vec<_>>()),
             "--kernel" => against = Against::Kernel,
             "--tries" => tries = args.next().and_then(|n| n.parse().ok()).unwrap_or(1),
             _ => files.push(PathBuf::from(a)),
@@ -48,4 +52,50 @@ fn main() -> ExitCode {
         }
     }
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Several at a time: they mostly sleep.
+fn tell_stories(args: &[String]) -> ExitCode {
+    const AT_ONCE: usize = 12;
+    let (Some(Ok(from)), Some(Ok(to))) = (args.first().map(|a| a.parse()), args.get(1).map(|a| a.parse::<u64>()))
+    else {
+        eprintln!("sockeye-packetdrill --differ FROM TO [DIR]: seeds are numbers");
+        return ExitCode::FAILURE;
+    };
+    let next = AtomicU64::new(from);
+    let counts: [AtomicU64; 3] = Default::default();
+    std::thread::scope(|s| {
+        for _ in 0..AT_ONCE {
+            s.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if seed >= to {
+                        return;
+                    }
+                    let which = match differ(seed) {
+                        Ok(Outcome::Alike(text)) => {
+                            if let Some(dir) = args.get(2) {
+                                let path = PathBuf::from(dir).join(format!("{seed}.txt"));
+                                std::fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                            }
+                            0
+                        }
+                        Ok(Outcome::Different(text)) => {
+                            println!("{text}");
+                            1
+                        }
+                        Ok(Outcome::Unsure) => 2,
+                        Err(e) => {
+                            eprintln!("seed {seed}: {e}");
+                            2
+                        }
+                    };
+                    counts[which].fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    let [alike, different, unsure] = counts.map(AtomicU64::into_inner);
+    println!("{alike} stories alike, {different} not, {unsure} that the kernel's clock tells in several ways");
+    if different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use uapi::{Result as SysResult, SockAddr};
 
 /// The port of the stack that listens, and of the peer that is connected to.
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 /// The first port of peers that connect.
 const PEER_PORT: u16 = 50_000;
 /// How much later than it may come a packet is waited for, to say when it came.
@@ -47,28 +47,28 @@ impl Variant {
         if self == Variant::Ipv6 { 1520 } else { 1500 }
     }
 
-    fn local(self) -> IpAddr {
+    pub(super) fn local(self) -> IpAddr {
         match self {
             Variant::Ipv6 => IpAddr::V6(Ipv6Addr::new(0xfd3d, 0xa0b, 0x17d6, 0, 0, 0, 0, 1)),
             _ => IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1)),
         }
     }
 
-    fn remote(self) -> IpAddr {
+    pub(super) fn remote(self) -> IpAddr {
         match self {
             Variant::Ipv6 => IpAddr::V6(Ipv6Addr::new(0xfd3d, 0xfa7b, 0xd17d, 0, 0, 0, 0, 1)),
             _ => IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         }
     }
 
-    fn sockaddr(self, ip: IpAddr, port: u16) -> SockAddr {
+    pub(super) fn sockaddr(self, ip: IpAddr, port: u16) -> SockAddr {
         match (ip, self) {
             (IpAddr::V4(a), Variant::Mapped) => sock(SocketAddr::new(a.to_ipv6_mapped().into(), port)),
             _ => sock(SocketAddr::new(ip, port)),
         }
     }
 
-    fn family(self) -> i32 {
+    pub(super) fn family(self) -> i32 {
         if self == Variant::Ipv4 { libc::AF_INET } else { libc::AF_INET6 }
     }
 }
@@ -125,7 +125,7 @@ struct Run {
 }
 
 /// What every script starts from, on either stack.
-const DEFAULTS: [(&str, &str); 6] = [
+pub(super) const DEFAULTS: [(&str, &str); 6] = [
     ("net.ipv4.tcp_congestion_control", "reno"),
     ("net.ipv4.tcp_rmem", "4096 131072 6291456"),
     ("net.ipv4.tcp_wmem", "4096 16384 4194304"),

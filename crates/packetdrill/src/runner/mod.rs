@@ -6,6 +6,7 @@
 
 mod code;
 mod counters;
+mod differ;
 mod exec;
 mod kernel;
 mod packet;
@@ -15,6 +16,7 @@ mod sockeye;
 mod symbols;
 mod target;
 
+pub use differ::{Outcome, differ, recorded};
 pub use exec::Variant;
 pub use target::Target;
 
