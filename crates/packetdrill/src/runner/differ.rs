@@ -225,7 +225,7 @@ impl Story<'_> {
             0..10 => {
                 // How much memory a packet takes is the kernel's configuration's to say: no buffer is filled.
                 let n = if self.room < 5000 { 1 } else { self.rng.of(&[1, 100, 1000, 1460, 3000, 5000]) };
-                self.room -= n;
+                self.room = self.room.saturating_sub(n);
                 (format!("write {n}"), t.sendto(fd, &vec![0; n], 0, None).map(|n| n as i64))
             }
             10..17 => {
