@@ -1,6 +1,6 @@
 //! A device on a device that drops, reorders, duplicates, corrupts and delays.
 //!
-//! Interface: [`Netem`] (`new`, `wrap`, `set`, `stats`), [`NetemParams`].
+//! Interface: [`Netem`] (`new`, `wrap`, `set`, `stats`), [`NetemParams`], [`SplitMix64`].
 //! Linux counterpart: `net/sched/sch_netem.c`.
 //! Locks and context: transmit context and a high-resolution timer in softirq context. The queue is under a lock; the driver below is called
 //! without it, by one CPU at a time.
@@ -94,10 +94,11 @@ struct State {
 }
 
 /// The SplitMix64 generator (Steele, Lea, Flood 2014): small, fast, and the same everywhere.
-struct SplitMix64(u64);
+pub struct SplitMix64(pub u64);
 
 impl SplitMix64 {
-    fn next(&mut self) -> u64 {
+    /// The next number.
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -107,7 +108,7 @@ impl SplitMix64 {
 
     /// `true` with probability `p`. Draws nothing when it is 0, so that unused impairments do not shift the others.
     fn chance(&mut self, p: f64) -> bool {
-        p > 0.0 && ((self.next() >> 11) as f64) < p * (1u64 << 53) as f64
+        p > 0.0 && ((self.draw() >> 11) as f64) < p * (1u64 << 53) as f64
     }
 }
 
@@ -164,7 +165,7 @@ impl Netem {
             self.stats.lost.fetch_add(1, Relaxed);
         }
         if s.rng.chance(p.corrupt) {
-            fate.corrupt = Some(s.rng.next());
+            fate.corrupt = Some(s.rng.draw());
         }
         let may = p.gap == 0 || s.counter >= p.gap - 1;
         if may && s.rng.chance(p.reorder) {
@@ -175,7 +176,7 @@ impl Netem {
         s.counter = s.counter.saturating_add(1);
         fate.delay_ns = p.delay_ns;
         if p.jitter_ns > 0 {
-            let stray = s.rng.next() % (2 * p.jitter_ns + 1);
+            let stray = s.rng.draw() % (2 * p.jitter_ns + 1);
             fate.delay_ns = (p.delay_ns + stray).saturating_sub(p.jitter_ns);
         }
         fate

@@ -49,17 +49,17 @@ pub struct Exceptions {
     lock: SpinLock<()>,
 }
 
-impl Default for Exceptions {
-    fn default() -> Self {
-        let buckets = (0..BUCKETS).map(|_| Rcu::default()).collect();
-        Exceptions { buckets, count: AtomicUsize::new(0), lock: SpinLock::new(()) }
-    }
-}
-
 impl Exception {
     fn is_of(&self, daddr: Ipv4Addr, route: &Arc<FibInfo>) -> bool {
         // The weak reference keeps the address from becoming another's.
         self.daddr == daddr && std::ptr::eq(self.route.as_ptr(), &**route)
+    }
+}
+
+impl Default for Exceptions {
+    fn default() -> Self {
+        let buckets = (0..BUCKETS).map(|_| Rcu::default()).collect();
+        Exceptions { buckets, count: AtomicUsize::new(0), lock: SpinLock::new(()) }
     }
 }
 
@@ -84,8 +84,8 @@ impl Exceptions {
         (e.expires.load(Relaxed) > net.kernel().jiffies()).then(|| e.clone())
     }
 
-    /// Notes a path MTU on the way of `route` (`update_or_create_fnhe`); `true` if routes must be looked up anew, because the destination had no
-    /// exception, or another one had to go.
+    /// Notes a path MTU on the way of `route` (`update_or_create_fnhe`); `true` if routes must be looked up anew, because the
+    /// destination had no exception, or another one had to go.
     pub fn update(&self, net: &Net, daddr: Ipv4Addr, route: &Arc<FibInfo>, pmtu: u32, locked: bool) -> bool {
         let now = net.kernel().jiffies();
         let expires = now + mtu_expires(net);

@@ -88,7 +88,7 @@ pub fn ip_queue_xmit(net: &Arc<Net>, sk: Option<&Sock>, mut skb: Box<Skb>, flow:
     skb.reset_transport_header();
     let segs = skb.gso_segs.max(1) as u32;
     let id = match sk {
-        // A connection counts, with DF for old header compressors.
+        // A connection has a count of its own: with DF for old header compressors, who want one.
         Some(sk) if sk.state() != TcpState::Close => sk.inet_id.fetch_add(segs as u16, Relaxed),
         // An atomic datagram needs none (RFC 6864, 4.1); where DF is a wish the next may be without.
         _ if p.dont_fragment == DontFragment::Always => 0,

@@ -15,6 +15,7 @@ use super::packet::{Ends, Segment, build};
 use super::script::Opt;
 use super::target::Target;
 use super::{kernel, sockeye};
+use net::drivers::netem::SplitMix64;
 use std::fmt::Write as _;
 use uapi::tcp::{TCP_CORK, TCP_INFO, TCP_NODELAY, TCP_QUICKACK, TcpInfo};
 
@@ -31,16 +32,12 @@ const ISN: u32 = 1000;
 /// Microseconds by which what a timer does may differ.
 const TOLERANCE: i64 = 14_000;
 
-/// SplitMix64.
-struct Rng(u64);
+/// What is left to chance.
+struct Rng(SplitMix64);
 
 impl Rng {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.0.draw()
     }
 
     fn of<T: Copy>(&mut self, list: &[T]) -> T {
@@ -289,7 +286,7 @@ fn tell(target: &dyn Target, variant: Variant, seed: u64) -> Vec<Line> {
     let start = target.now() / 1000 * 1000 + 1250;
     target.wait_until(start);
     let ends = Ends { from: (variant.local(), PORT), to: (variant.remote(), PEER) };
-    let rng = Rng(seed);
+    let rng = Rng(SplitMix64(seed));
     let mut s = Story {
         target,
         rng,

@@ -1,6 +1,6 @@
 //! A small runner for scripts in packetdrill's grammar, against sockeye in virtual time or the kernel of this machine.
 //!
-//! Interface: [`run_file`], [`Variant`], [`Target`].
+//! Interface: [`run_file`], [`Variant`], [`Target`]; random stories: [`differ()`], [`recorded`].
 //! Linux counterpart: packetdrill.
 //! Locks and context: the thread that runs a script drives the time; calls that the script lets block have threads of their own.
 
