@@ -19,6 +19,8 @@ pub(crate) struct TestArch {
     seed: AtomicU64,
     /// When the timers are to be run; 0: never.
     timer: AtomicU64,
+    /// The CPUs whose softirqs wait for `ksoftirqd`, a bit each.
+    softirqd: AtomicU64,
 }
 
 impl Arch for TestArch {
@@ -43,7 +45,9 @@ impl Arch for TestArch {
     fn schedule(&self, _task: &Task, _deadline: Option<u64>) {
         panic!("a unit test slept");
     }
-    fn wakeup_softirqd(&self, _cpu: usize) {}
+    fn wakeup_softirqd(&self, cpu: usize) {
+        self.softirqd.fetch_or(1 << cpu, SeqCst);
+    }
     fn program_timer(&self, _base: usize, expires: u64) {
         let _ = self.timer.fetch_update(SeqCst, SeqCst, |t| (t == 0 || t > expires).then_some(expires));
     }
@@ -73,6 +77,18 @@ impl TestMachine {
     /// The clock, for what is to take time itself.
     pub fn clock(&self) -> TestClock {
         TestClock(self.arch.clone())
+    }
+
+    /// `ksoftirqd`'s turn: works off all that CPUs have left to it. Outside the kernel. It comes only when it is called, so a
+    /// test whose softirqs may reach their limit has to.
+    pub fn run_ksoftirqd(&self) {
+        loop {
+            let cpus = self.arch.softirqd.swap(0, SeqCst);
+            if cpus == 0 {
+                return;
+            }
+            (0..64).filter(|cpu| cpus >> cpu & 1 != 0).for_each(|cpu| self.kernel.run_ksoftirqd(cpu));
+        }
     }
 
     /// Lets `ms` milliseconds pass, with the timers that fall due.

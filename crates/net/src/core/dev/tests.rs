@@ -442,6 +442,28 @@ fn loopback_runs_up_when_bottom_halves_are_on_again() {
     assert_eq!(*seen.lock().expect("lock"), [7]);
 }
 
+/// Softirqs come to their limit with packets in the queue, and `ksoftirqd` sends the rest.
+#[test]
+fn a_queue_too_long_for_softirqs_is_left_to_ksoftirqd() {
+    const LEN: usize = 2000;
+    let s = setup();
+    s.dev.tx_queue_len.store(u32::MAX, SeqCst);
+    s.driver.room.store(0, SeqCst);
+    let sent = {
+        let _inside = s.m.kernel.enter();
+        for n in 0..LEN {
+            dev_queue_xmit(frame(&s.dev, n as u8)).expect("queued");
+        }
+        s.driver.room.store(LEN, SeqCst);
+        netif_wake_queue(&s.dev);
+        drop(local_bh_disable());
+        s.dev.stats.tx_packets() as usize
+    };
+    assert!(sent > 0 && sent < LEN, "{sent} sent in one go");
+    s.m.run_ksoftirqd();
+    assert_eq!(numbers(&s.driver.take()), (0..LEN).map(|n| n as u8).collect::<Vec<_>>());
+}
+
 /// Many senders, a driver that is full most of the time, and somebody who makes room: nothing is lost, doubled or stuck.
 #[test]
 fn senders_and_wakes_on_many_cpus_lose_nothing() {
@@ -462,8 +484,11 @@ fn senders_and_wakes_on_many_cpus_lose_nothing() {
         scope.spawn(|| {
             while s.dev.stats.tx_packets() < (SENDERS * EACH) as u64 {
                 s.driver.room.fetch_add(3, SeqCst);
-                let _inside = s.m.kernel.enter();
-                netif_wake_queue(&s.dev);
+                {
+                    let _inside = s.m.kernel.enter();
+                    netif_wake_queue(&s.dev);
+                }
+                s.m.run_ksoftirqd();
             }
         });
     });
@@ -500,6 +525,7 @@ fn closing_races_with_senders() {
         senders.into_iter().for_each(|t| t.join().expect("sender"));
         done.store(true, SeqCst);
     });
+    s.m.run_ksoftirqd();
     let (tx, dropped) = (s.dev.stats.tx_packets(), s.dev.stats.tx_dropped.load(SeqCst));
     assert_eq!(tx + dropped, 6000);
     assert!(sent_ok.load(SeqCst) as u64 >= tx);

@@ -201,7 +201,8 @@ fn netif_schedule(dev: &Arc<NetDevice>) {
 pub(super) fn net_tx_action(reg: &Registries) {
     let mut list = std::mem::take(&mut reg.softnet.this().inner.lock_irqsave().output_queue);
     while let Some(dev) = list.pop_front() {
-        dev.tx_scheduled.store(false, Release);
+        // Read as well: who finds it still set counts on this one to see all that he has done.
+        dev.tx_scheduled.swap(false, AcqRel);
         {
             let mut q = dev.tx.lock_bh();
             if q.running || dev.stopped.load(SeqCst) || q.list.is_empty() {
