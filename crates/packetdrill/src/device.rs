@@ -68,16 +68,20 @@ impl NetDeviceOps for Ops {
     }
 }
 
-/// What a packet from a TUN device weighs in Linux: its buffer, as `kmalloc` rounds it, and the `sk_buff`. Windows hang on it.
-fn truesize(len: usize) -> u32 {
-    const SKB_STRUCT: usize = 256;
-    const SHARED_INFO: usize = 320;
-    /// Of the cache for small heads.
-    const SMALL_HEAD: usize = 704;
-    let linear = len.min(GOOD_LINEAR);
+const SHARED_INFO: usize = 320;
+
+/// What Linux allocates for the head of a packet from a TUN device, as `kmalloc` rounds it. Heads that fit have a cache of their own.
+fn head_size(linear: usize) -> usize {
+    /// As `SO_MEMINFO` shows it.
+    const SMALL_HEAD: usize = 576;
     let head = (linear + NET_SKB_PAD).next_multiple_of(64) + SHARED_INFO;
-    let head = if head <= SMALL_HEAD { SMALL_HEAD } else { head.next_power_of_two() };
-    (head + SKB_STRUCT + (len - linear).next_multiple_of(4096)) as u32
+    if head <= SMALL_HEAD { SMALL_HEAD } else { head.next_power_of_two() }
+}
+
+/// What such a packet weighs: its head, its pages and the `sk_buff`. Windows hang on it.
+fn truesize(linear: usize, paged: usize) -> u32 {
+    const SKB_STRUCT: usize = 256;
+    (head_size(linear) + SKB_STRUCT + paged.next_multiple_of(4096)) as u32
 }
 
 impl RawIp {
@@ -118,9 +122,13 @@ impl RawIp {
         };
         let _cpu = dev.reg.kernel.enter();
         let (linear, paged) = packet.split_at(packet.len().min(GOOD_LINEAR));
-        let mut skb = Skb::from_bytes(NET_SKB_PAD, linear);
+        // As much room behind as in Linux: small segments that follow may be copied there.
+        let tailroom = head_size(linear.len()) - SHARED_INFO - NET_SKB_PAD - linear.len();
+        let mut skb = Skb::alloc(NET_SKB_PAD + linear.len() + tailroom);
+        skb.reserve(skb.tailroom() - linear.len() - tailroom);
+        skb.put(linear.len()).copy_from_slice(linear);
         skb.add_frag(Frag::copy_of(paged));
-        skb.truesize = truesize(packet.len());
+        skb.truesize = truesize(linear.len(), paged.len());
         skb.dev = Some(dev.clone());
         skb.reset_mac_header();
         skb.reset_network_header();

@@ -82,24 +82,27 @@ pub fn tcp_ack_snd_check(sk: &Arc<Sock>, tp: &mut TcpSock) {
 fn tcp_measure_rcv_mss(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
     let lss = std::mem::take(&mut tp.icsk_ack.last_seg_size);
     let len = if skb.gso_size != 0 { skb.gso_size as usize } else { skb.len() };
-    let psh = tcp_skb_cb(skb).tcp_flags & tcp_flag::PSH != 0;
+    let flags = tcp_skb_cb(skb).tcp_flags;
     if len >= tp.icsk_ack.rcv_mss as usize {
         if len != tp.icsk_ack.rcv_mss as usize {
             tcp_measure_scaling_ratio(sk, tp, skb);
         }
         tp.icsk_ack.rcv_mss = len.min(tp.advmss as usize).max(1) as u16;
         // The end of what the peer's process wrote, perhaps: it may wait for the ACK.
-        if psh {
+        if flags & tcp_flag::PSH != 0 {
             tp.icsk_ack.pending |= ICSK_ACK_PUSHED;
         }
         return;
     }
-    // Small segments may be full ones of a small path: believe it when two come of the same size.
-    let with_header = len + tp.tcp_header_len as usize;
-    if with_header >= TCP_MSS_DEFAULT as usize + 20 || (with_header >= TCP_MIN_MSS as usize + 20 && !psh) {
-        tp.icsk_ack.last_seg_size = len as u16;
-        if len as u16 == lss {
-            tp.icsk_ack.rcv_mss = len as u16;
+    // Small segments may be full ones of a small path: believe it when two come of the same size, SACK blocks counted in, and no
+    // flag says that there was no more to send.
+    let whole = len + skb.transport_offset().min(0).unsigned_abs();
+    let remnant = flags & (tcp_flag::FIN | tcp_flag::SYN | tcp_flag::PSH | tcp_flag::URG) != 0;
+    if whole >= TCP_MSS_DEFAULT as usize + TcpHdr::LEN || (whole >= TCP_MIN_MSS as usize + TcpHdr::LEN && !remnant) {
+        let len = whole.saturating_sub(tp.tcp_header_len as usize) as u16;
+        tp.icsk_ack.last_seg_size = len;
+        if len == lss {
+            tp.icsk_ack.rcv_mss = len;
             return;
         }
     }
@@ -142,7 +145,8 @@ pub fn tcp_event_data_recv(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
     tp.icsk_ack.lrcvtime = now;
     tcp_ecn_check(sk, tp, skb);
     if skb.len() >= GROW_WINDOW_LEN {
-        tcp_grow_window(sk, tp, skb);
+        // It is about to be charged.
+        tcp_grow_window(sk, tp, skb.len() as u32, skb.truesize, skb.truesize);
     }
 }
 
@@ -160,20 +164,21 @@ fn tcp_ecn_check(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
 
 // --- The window and the buffer ---
 
-/// Lets the advertised window grow, as far as the memory of such packets allows (`tcp_grow_window`).
-fn tcp_grow_window(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
-    let room = tp.window_clamp.min(tcp_space(sk, tp)) as i64 - tp.rcv_ssthresh as i64;
+/// Lets the advertised window grow, as far as the memory of packets with `len` bytes that weigh `truesize` allows, of which `extra` is
+/// taken but not yet charged (`tcp_grow_window`).
+fn tcp_grow_window(sk: &Sock, tp: &mut TcpSock, len: u32, truesize: u32, extra: u32) {
+    let space = tcp_space(sk, tp).saturating_sub(tcp_win_from_space(extra, tp.scaling_ratio));
+    let room = tp.window_clamp.min(space) as i64 - tp.rcv_ssthresh as i64;
     if room <= 0 {
         return;
     }
     if tcp_under_memory_pressure(sk) {
         return tcp_adjust_rcv_ssthresh(tp);
     }
-    let len = skb.len() as u32;
-    let incr = if tcp_win_from_space(skb.truesize, tp.scaling_ratio) <= len {
+    let incr = if tcp_win_from_space(truesize, tp.scaling_ratio) <= len {
         2 * tp.advmss as u32
     } else {
-        grow_for_small(sk, tp, skb)
+        grow_for_small(sk, tp, len, truesize)
     };
     if incr > 0 {
         let incr = incr.max(2 * len);
@@ -183,12 +188,12 @@ fn tcp_grow_window(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
 }
 
 /// `__tcp_grow_window`: packets with much overhead may still fit while the window is small.
-fn grow_for_small(sk: &Sock, tp: &TcpSock, skb: &Skb) -> u32 {
-    let mut truesize = tcp_win_from_space(skb.truesize, tp.scaling_ratio) >> 1;
+fn grow_for_small(sk: &Sock, tp: &TcpSock, len: u32, truesize: u32) -> u32 {
+    let mut truesize = tcp_win_from_space(truesize, tp.scaling_ratio) >> 1;
     let rmem_max = sk.net.sysctl.tcp_rmem_max.get() as u32;
     let mut window = tcp_win_from_space(rmem_max, tp.scaling_ratio) >> 1;
     while tp.rcv_ssthresh <= window {
-        if truesize as usize <= skb.len() {
+        if truesize <= len {
             return 2 * tp.icsk_ack.rcv_mss as u32;
         }
         truesize >>= 1;
@@ -530,6 +535,8 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     tp.ofo.make().rcv_ooopack = tp.ofo.rcv_ooopack.wrapping_add((skb.gso_segs as u32).max(1));
     let cb = *tcp_skb_cb(&skb);
     let (mut seq, end) = (cb.seq, cb.end_seq);
+    // Whole, whatever of it is new.
+    let len = skb.len() as u32;
     // What lies before: its end may overlap.
     let prev_end = tp.ofo.out_of_order_queue.range(..=Seq(seq)).next_back().map(|(_, p)| tcp_skb_cb(p).end_seq);
     if let Some(prev_end) = prev_end
@@ -569,7 +576,7 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     }
     if tp.rx_opt.sack_ok {
         // Without SACK a window that grows would make no duplicate ACKs (RFC 5681, 2).
-        tcp_grow_window(sk, tp, &skb);
+        tcp_grow_window(sk, tp, len, skb.truesize, 0);
     }
     tcp_ofo_insert(sk, tp, skb);
     if tp.rx_opt.sack_ok {
