@@ -11,12 +11,18 @@ use super::tcp_sock::*;
 use crate::core::skbuff::{SKB_OVERHEAD, Skb};
 use crate::core::snmp::Mib;
 use crate::core::sock::{Sock, SockFlags};
+use crate::hdr::tcp_flag;
+use kernel::PageMut;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 /// What a fragment is charged for at least.
 const MIN_FRAG_TRUESIZE: u32 = 512;
-/// Bytes of a packet that others are packed into.
-const PACKED: usize = 32 * 1024;
+/// A packet that others are packed into has an empty head, and pages as its bytes fill them: what is packed never takes more
+/// memory than before, and never wastes more than a page.
+const PACKED_HEAD: usize = SKB_OVERHEAD as usize + kernel::buf::SIZES[0];
+const PAGE: usize = kernel::buf::SIZES[1];
+/// Bytes of such a packet.
+const PACKED: usize = 16 * PAGE;
 
 /// Joins a packet's payload to the last one's (`tcp_try_coalesce`); gives it back where that costs a copy or finds no room.
 pub fn tcp_try_coalesce(sk: &Sock, to: &mut Skb, mut from: Box<Skb>) -> Result<(), Box<Skb>> {
@@ -147,8 +153,11 @@ fn tcp_collapse_ofo_queue(sk: &Sock, tp: &mut TcpSock) {
 fn collapse(sk: &Sock, ratio: u8, queue: impl IntoIterator<Item = Box<Skb>>, mut keep: impl FnMut(Box<Skb>)) {
     let mut run: Vec<Box<Skb>> = Vec::new();
     for skb in queue {
-        let bloated = tcp_win_from_space(skb.truesize, ratio) as usize > skb.len();
-        let joins = run.last().is_none_or(|l| tcp_skb_cb(l).end_seq == tcp_skb_cb(&skb).seq);
+        let cb = tcp_skb_cb(&skb);
+        // A SYN or FIN has a sequence number, but no byte.
+        let bytes_only = cb.tcp_flags & (tcp_flag::SYN | tcp_flag::FIN) == 0;
+        let bloated = bytes_only && tcp_win_from_space(skb.truesize, ratio) as usize > skb.len();
+        let joins = run.last().is_none_or(|l| tcp_skb_cb(l).end_seq == cb.seq);
         if !(bloated && joins) {
             pack(sk, &mut run, &mut keep);
         }
@@ -161,40 +170,42 @@ fn collapse(sk: &Sock, ratio: u8, queue: impl IntoIterator<Item = Box<Skb>>, mut
 fn pack(sk: &Sock, run: &mut Vec<Box<Skb>>, keep: &mut impl FnMut(Box<Skb>)) {
     let bytes: usize = run.iter().map(|s| s.len()).sum();
     let before: usize = run.iter().map(|s| s.truesize as usize).sum();
-    let overhead = bytes.div_ceil(PACKED) * (SKB_OVERHEAD as usize + 512);
-    if run.len() < 2 || bytes + overhead >= before {
+    let after = bytes.div_ceil(PACKED) * PACKED_HEAD + bytes.next_multiple_of(PAGE);
+    if run.len() < 2 || after >= before {
         return run.drain(..).for_each(keep);
     }
     sk.net.mib.add(Mib::TcpExtTCPRcvCollapsed, run.len() as u64);
-    let (mut left, mut after) = (bytes, 0);
-    let mut to: Option<Box<Skb>> = None;
+    let mut left = bytes;
+    let mut page = PageMut::alloc(PAGE);
+    let mut packed: Option<Box<Skb>> = None;
     for skb in run.drain(..) {
         let cb = *tcp_skb_cb(&skb);
         let mut done = 0;
         while done < skb.len() {
-            let page = to.get_or_insert_with(|| {
-                let mut page = Skb::alloc(left.min(PACKED));
-                page.cb = skb.cb;
-                tcp_skb_cb_mut(&mut page).seq = cb.seq.wrapping_add(done as u32);
-                page
+            if page.is_empty() {
+                page = PageMut::alloc(PAGE);
+            }
+            let to = packed.get_or_insert_with(|| {
+                let mut to = Skb::alloc(0);
+                to.cb = skb.cb;
+                tcp_skb_cb_mut(&mut to).seq = cb.seq.wrapping_add(done as u32);
+                to
             });
-            let n = (skb.len() - done).min(page.tailroom().max(1));
-            skb.copy_bits(done, page.put(n));
+            let n = skb.copy_bits(done, page.as_mut_slice());
+            to.add_frag(page.freeze(n));
             (done, left) = (done + n, left - n);
-            let whole = done == skb.len();
-            let pcb = tcp_skb_cb_mut(page);
-            pcb.end_seq = if whole { cb.end_seq } else { cb.seq.wrapping_add(done as u32) };
-            pcb.tcp_flags |= if whole { cb.tcp_flags } else { 0 };
-            if (page.tailroom() == 0 || left == 0)
-                && let Some(page) = to.take()
+            let tcb = tcp_skb_cb_mut(to);
+            tcb.end_seq = cb.seq.wrapping_add(done as u32);
+            tcb.tcp_flags |= cb.tcp_flags;
+            if (to.len() == PACKED || left == 0)
+                && let Some(mut to) = packed.take()
             {
-                after += page.truesize as usize;
-                keep(page);
+                to.truesize += page.len() as u32;
+                keep(to);
             }
         }
     }
-    sk.rmem_alloc.fetch_add(after, AcqRel);
-    sk.rmem_alloc.fetch_sub(before, AcqRel);
+    sk.rmem_alloc.fetch_sub(before - after, AcqRel);
 }
 
 /// Throws away what is furthest from being in order, an eighth of the buffer at a time, but nothing that is nearer to it than
@@ -224,3 +235,6 @@ fn tcp_prune_ofo_queue(sk: &Sock, tp: &mut TcpSock, skb: &Skb) -> bool {
     }
     pruned
 }
+
+#[cfg(test)]
+mod tests;
