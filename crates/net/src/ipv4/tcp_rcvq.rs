@@ -537,9 +537,9 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     let (mut seq, end) = (cb.seq, cb.end_seq);
     // Whole, whatever of it is new.
     let len = skb.len() as u32;
-    // What lies before: its end may overlap.
-    let prev_end = tp.ofo.out_of_order_queue.range(..=Seq(seq)).next_back().map(|(_, p)| tcp_skb_cb(p).end_seq);
-    if let Some(prev_end) = prev_end
+    // What lies before: its end may overlap. Of two that begin alike the longer stays.
+    let prev = tp.ofo.out_of_order_queue.range(..=Seq(seq)).next_back().map(|(k, p)| (k.0, tcp_skb_cb(p).end_seq));
+    if let Some((prev_seq, prev_end)) = prev
         && after(prev_end, seq)
     {
         if !after(end, prev_end) {
@@ -550,29 +550,28 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
             }
             return;
         }
-        tcp_dsack_set(sk, tp, seq, prev_end);
-        trim_front(&mut skb, prev_end);
-        seq = prev_end;
+        if prev_seq != seq {
+            tcp_dsack_set(sk, tp, seq, prev_end);
+            trim_front(&mut skb, prev_end);
+            seq = prev_end;
+        }
     }
-    // What follows: covered packets go, a partly covered one ends this one.
+    // What follows: covered packets go, and one that is covered in part begins where this one ends.
     while let Some((&key, next)) = tp.ofo.out_of_order_queue.range(Seq(seq)..).next() {
         if !before(key.0, end) {
             break;
         }
         let next_end = tcp_skb_cb(next).end_seq;
+        let Some(mut next) = tp.ofo.make().out_of_order_queue.remove(&key) else { break };
         if before(end, next_end) {
             tcp_dsack_extend(sk, tp, key.0, end);
-            skb.trim(key.0.wrapping_sub(seq) as usize);
-            let c = tcp_skb_cb_mut(&mut skb);
-            c.end_seq = key.0;
-            c.tcp_flags &= !tcp_flag::FIN;
+            trim_front(&mut next, end);
+            tp.ofo.make().out_of_order_queue.insert(Seq(end), next);
             break;
         }
         tcp_dsack_extend(sk, tp, key.0, next_end);
         sk.net.mib.inc(Mib::TcpExtTCPOFOMerge);
-        if let Some(gone) = tp.ofo.make().out_of_order_queue.remove(&key) {
-            sk.rmem_alloc.fetch_sub(gone.truesize as usize, AcqRel);
-        }
+        sk.rmem_alloc.fetch_sub(next.truesize as usize, AcqRel);
     }
     if tp.rx_opt.sack_ok {
         // Without SACK a window that grows would make no duplicate ACKs (RFC 5681, 2).

@@ -26,7 +26,8 @@ const PACKED: usize = 16 * PAGE;
 
 /// Joins a packet's payload to the last one's (`tcp_try_coalesce`); gives it back where that costs a copy or finds no room.
 pub fn tcp_try_coalesce(sk: &Sock, to: &mut Skb, mut from: Box<Skb>) -> Result<(), Box<Skb>> {
-    if tcp_skb_cb(to).end_seq != tcp_skb_cb(&from).seq {
+    // A FIN has a sequence number, but no byte.
+    if tcp_skb_cb(to).end_seq != tcp_skb_cb(&from).seq || tcp_skb_cb(to).tcp_flags & tcp_flag::FIN != 0 {
         return Err(from);
     }
     if from.headlen() != 0 {
