@@ -13,6 +13,7 @@ mod packet;
 mod parser;
 mod script;
 mod sockeye;
+mod story;
 mod symbols;
 mod target;
 
