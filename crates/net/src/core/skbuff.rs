@@ -262,6 +262,12 @@ impl Skb {
         self.head.len() - self.tail as usize
     }
 
+    /// Bytes of the linear buffer, with what is free in it (`skb_end_offset`).
+    #[inline]
+    pub fn head_size(&self) -> u32 {
+        self.head.len() as u32
+    }
+
     /// The linear part.
     #[inline]
     pub fn data(&self) -> &[u8] {

@@ -392,7 +392,7 @@ pub fn tcp_ioctl(sk: &Arc<Sock>, cmd: u32) -> Result<i32> {
     if sk.state() == TcpState::Listen {
         return Err(Errno::EINVAL);
     }
-    let unconnected = matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv | TcpState::Close);
+    let unconnected = matches!(sk.state(), TcpState::SynSent | TcpState::SynRecv);
     Ok(match cmd {
         SIOCINQ => tcp_inq(sk, tp) as i32,
         _ if unconnected => 0,

@@ -9,7 +9,7 @@ use super::inet_hashtables::tcp_hashinfo;
 use super::tcp_accecn::{AceSample, tcp_accecn_ace};
 use super::tcp_chrono::tcp_chrono_stop;
 use super::tcp_cong::*;
-use super::tcp_ecn::{tcp_accecn_process, tcp_ecn_rcv_ecn_echo};
+use super::tcp_ecn::{tcp_accecn_process, tcp_ecn_accept_cwr, tcp_ecn_rcv_ecn_echo};
 use super::tcp_mem::tcp_mem_reclaim;
 use super::tcp_mtu_probe::tcp_mtup_probe_acked;
 use super::tcp_options::accecn_option;
@@ -164,7 +164,14 @@ pub struct BadAck;
 
 /// The acknowledgement of a segment (`tcp_ack`). `Ok(true)`: it is in order; `Ok(false)`: old; `Err`: it acknowledges what
 /// was never sent, or is too old to be honest. `skb.data` is at the header.
-pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Result<bool, BadAck> {
+pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, flag: Ack) -> Result<bool, BadAck> {
+    let (in_order, rexmit) = tcp_ack_digest(sk, tp, skb, flag)?;
+    tcp_xmit_recovery(sk, tp, rexmit);
+    Ok(in_order)
+}
+
+/// [`tcp_ack`] but for what is sent again because of it, which the caller has to see to ([`tcp_xmit_recovery`]).
+pub fn tcp_ack_digest(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Result<(bool, Rexmit), BadAck> {
     let cb = *tcp_skb_cb(skb);
     let Some(th) = tcp_hdr(skb) else { return Err(BadAck) };
     let (ack, prior_una) = (cb.ack_seq, tp.snd_una);
@@ -210,6 +217,8 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         }
         tcp_count_delivered(tp, st.sack_delivered, flag.contains(Ack::ECE));
     }
+    // Also on a pure ACK, where RFC 3168 (6.1.2) has it on data only: there are stacks that send it so.
+    tcp_ecn_accept_cwr(tp, skb);
     sk.err_soft.store(0, Relaxed);
     tp.icsk_probes_out = 0;
     tp.rcv_tstamp = tp.jiffies32();
@@ -225,14 +234,13 @@ pub fn tcp_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack) -> Re
         // The peer's window is what holds us up.
         tcp_ack_probe(sk, tp);
         tcp_process_tlp_ack(sk, tp, ack, flag);
-        return Ok(true);
+        return Ok((true, Rexmit::None));
     }
     tcp_clean_rtx_queue(sk, tp, prior_fack, prior_una, &mut flag, &mut st);
     let delivered = tp.delivered.wrapping_sub(prior.delivered);
     tcp_ack_accecn(sk, tp, skb, &mut flag, delivered, st.delivered_bytes);
     tcp_in_ack_event(sk, tp, flag);
-    tcp_ack_react(sk, tp, skb, flag, &mut st, &prior);
-    Ok(true)
+    Ok((true, tcp_ack_react(sk, tp, skb, flag, &mut st, &prior)))
 }
 
 /// Tells the algorithm what kind of ACK it is (`tcp_in_ack_event`).
@@ -267,19 +275,30 @@ struct Prior {
     lost: u32,
 }
 
-/// An ACK from before the last one: its SACK blocks may still say something new.
-fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &mut SackState) -> Result<bool, BadAck> {
-    let (ack, una) = (tcp_skb_cb(skb).ack_seq, tp.snd_una);
-    // RFC 5961, 5.2: too old to be a late one.
+/// Whether an ACK is too old to be a late one: from before all that may still be under way (RFC 5961, 5.2).
+#[inline]
+pub fn tcp_ack_too_old(tp: &TcpSock, ack: u32) -> bool {
     let window = (tp.max_window as u64).min(tp.bytes_acked) as u32;
-    if before(ack, una.wrapping_sub(window)) {
+    before(ack, tp.snd_una.wrapping_sub(window))
+}
+
+/// An ACK from before the last one: its SACK blocks may still say something new.
+fn tcp_old_ack(
+    sk: &Arc<Sock>,
+    tp: &mut TcpSock,
+    skb: &Skb,
+    mut flag: Ack,
+    st: &mut SackState,
+) -> Result<(bool, Rexmit), BadAck> {
+    let (ack, una) = (tcp_skb_cb(skb).ack_seq, tp.snd_una);
+    if tcp_ack_too_old(tp, ack) {
         if !flag.contains(Ack::NO_CHALLENGE_ACK) {
             tcp_send_challenge_ack(sk, tp);
         }
         return Err(BadAck);
     }
+    let mut rexmit = Rexmit::None;
     if tp.rx_opt.sack_blocks > 0 {
-        let mut rexmit = Rexmit::None;
         let delivered = tp.delivered;
         flag |= tcp_sacktag_write_queue(sk, tp, tcp_hdr_opts(skb), ack, una, st);
         tcp_count_delivered(tp, st.sack_delivered, false);
@@ -287,13 +306,19 @@ fn tcp_old_ack(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &
         tcp_ack_accecn(sk, tp, skb, &mut flag, newly, st.delivered_bytes);
         tcp_fastretrans_alert(sk, tp, una, 0, &mut flag, &mut rexmit);
         tcp_newly_delivered(sk, tp, delivered, flag);
-        tcp_xmit_recovery(sk, tp, rexmit);
     }
-    Ok(false)
+    Ok((false, rexmit))
 }
 
-/// Loss detection, timers, window and retransmissions after an ACK for something that was in flight.
-fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st: &mut SackState, prior: &Prior) {
+/// Loss detection, timers and window after an ACK for something that was in flight; what is to be sent again.
+fn tcp_ack_react(
+    sk: &Arc<Sock>,
+    tp: &mut TcpSock,
+    skb: &Skb,
+    mut flag: Ack,
+    st: &mut SackState,
+    prior: &Prior,
+) -> Rexmit {
     let ack = tcp_skb_cb(skb).ack_seq;
     let mut rexmit = Rexmit::None;
     tcp_rack_update_reo_wnd(sk, tp, st.rate.prior_delivered);
@@ -318,7 +343,7 @@ fn tcp_ack_react(sk: &Arc<Sock>, tp: &mut TcpSock, skb: &Skb, mut flag: Ack, st:
     st.rate.is_ack_delayed = flag.contains(Ack::ACK_MAYBE_DELAYED);
     tcp_rate_gen(tp, delivered, lost, tp.rec.is_sack_reneg, &mut st.rate);
     tcp_cong_control(sk, tp, ack, flag, &st.rate);
-    tcp_xmit_recovery(sk, tp, rexmit);
+    rexmit
 }
 
 /// The next hop is alive: what it was given has arrived (RFC 4861, 7.3.1; `sk_dst_confirm`). Once a second is enough.
@@ -584,7 +609,7 @@ pub fn tcp_update_pacing_rate(sk: &Sock, tp: &mut TcpSock) {
 }
 
 /// Sends what recovery asks for (`tcp_xmit_recovery`).
-fn tcp_xmit_recovery(sk: &Arc<Sock>, tp: &mut TcpSock, rexmit: Rexmit) {
+pub fn tcp_xmit_recovery(sk: &Arc<Sock>, tp: &mut TcpSock, rexmit: Rexmit) {
     if rexmit == Rexmit::None || sk.state() == TcpState::SynSent {
         return;
     }

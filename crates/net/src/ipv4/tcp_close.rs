@@ -220,7 +220,8 @@ fn forget_connection(tp: &mut TcpSock) {
     }
     tp.inet.dport = 0;
     (tp.retransmit_timer, tp.delack_timer, tp.sk_timer) = (old.retransmit_timer, old.delack_timer, old.sk_timer);
-    // Far beyond what the last connection used.
+    // Far beyond what the last connection used; what of that has been sent may still be asked for, as in Linux.
+    (tp.snd_una, tp.snd_nxt) = (old.snd_una, old.snd_nxt);
     tp.write_seq = old.write_seq.wrapping_add(old.max_window).wrapping_add(2).max(1);
     tp.rx_opt.user_mss = old.rx_opt.user_mss;
     tp.ca_setsockopt = old.ca_setsockopt;

@@ -19,7 +19,7 @@ use super::tcp_options::{accecn_option, tcp_parse_options};
 use super::tcp_output::*;
 use super::tcp_path_metrics::{tcp_init_metrics, tcp_update_metrics};
 use super::tcp_rcvq::*;
-use super::tcp_recovery::Ack;
+use super::tcp_recovery::{Ack, Rexmit};
 use super::tcp_retransmit::{tcp_mark_skb_lost, tcp_non_congestion_loss_retransmit};
 use super::tcp_rmem::tcp_can_ingest;
 use super::tcp_route::tcp_init_cwnd;
@@ -280,7 +280,7 @@ fn tcp_predict(sk: &Sock, tp: &mut TcpSock, skb: &Skb, th: &TcpHdr) -> Predicted
     }
     // With an ACK from long ago may come anybody's bytes (RFC 5961, 5.2).
     let room = (skb.len() - header) as u32 <= tp.receive_window()
-        && !before(cb.ack_seq, tp.snd_una)
+        && !tcp_ack_too_old(tp, cb.ack_seq)
         && tcp_can_ingest(sk, skb)
         && tcp_mem_schedule(sk, tp, skb.truesize as usize, SkMem::Recv);
     if skb.len() > header && room { Predicted::Data } else { Predicted::No }
@@ -316,17 +316,19 @@ pub fn tcp_rcv_established(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) 
                 }
             }
             let cb = *tcp_skb_cb(&skb);
-            if cb.ack_seq != tp.snd_una {
-                let _ = tcp_ack(sk, tp, &skb, Ack::DATA);
-            } else {
+            let acks = cb.ack_seq != tp.snd_una;
+            let mut rexmit = Rexmit::None;
+            if !acks {
                 tp.snd_wl1 = cb.seq;
+            } else if let Ok((_, what)) = tcp_ack_digest(sk, tp, &skb, Ack::DATA) {
+                rexmit = what;
             }
             skb.pull_any(th.header_len());
             tcp_event_data_recv(sk, tp, &skb);
             tcp_queue_rcv(sk, tp, skb);
-            if cb.ack_seq == tp.snd_una && tp.tx.write_is_empty() {
-                tcp_check_space(sk, tp);
-            } else {
+            if acks {
+                // Only now: what is sent acknowledges the data as well.
+                tcp_xmit_recovery(sk, tp, rexmit);
                 tcp_data_snd_check(sk, tp);
             }
             tcp_ack_snd_check(sk, tp);

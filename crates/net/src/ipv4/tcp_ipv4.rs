@@ -409,7 +409,7 @@ fn tcp_v4_err(net: &Arc<Net>, err: &IcmpError, quoted: &[u8]) {
     match &e.sock {
         EhashSock::Timewait(_) => {}
         EhashSock::Request(req) => tcp_req_err(net, req, seq, err),
-        EhashSock::Sock(sk) => tcp_sk_err(sk, seq, err, &tuple),
+        EhashSock::Sock(sk) => tcp_sk_err(sk, seq, err, &tuple, quoted),
     }
 }
 
@@ -438,7 +438,7 @@ fn tcp_req_err(net: &Arc<Net>, req: &Arc<RequestSock>, seq: u32, err: &IcmpError
     }
 }
 
-fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
+fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple, quoted: &[u8]) {
     let net = &sk.net;
     let too_big = is_too_big(err);
     let mut guard = sk.bh_lock_sock();
@@ -479,6 +479,10 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
     // A child that has been accepted is a connection to its process, and treated as one.
     let accepted = fastopen.is_some_and(|(_, accepted)| accepted);
     if matches!(state, TcpState::SynSent | TcpState::SynRecv) && !accepted {
+        // As Linux does it: over IPv4 to whoever may look, which is how `traceroute -T` does without privileges.
+        if recverr || tuple.faddr.is_ipv4() {
+            inet_csk(sk).errq.icmp_error(err, err.errno, tuple.fport, quoted);
+        }
         sk.set_err(err.errno);
         sk.error_report();
         return tcp_done(sk, tp);
@@ -496,7 +500,7 @@ fn tcp_sk_err(sk: &Arc<Sock>, seq: u32, err: &IcmpError, tuple: &InetTuple) {
 fn says_unreachable(err: &IcmpError) -> bool {
     match err.daddr {
         IpAddr::V4(_) => err.kind == 3 && err.code <= 1,
-        IpAddr::V6(_) => err.kind == 1 && matches!(err.code, 0 | 3),
+        IpAddr::V6(_) => (err.kind, err.code) == (1, 0),
     }
 }
 

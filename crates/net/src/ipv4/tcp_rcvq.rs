@@ -10,7 +10,7 @@
 use super::tcp_ack::tcp_hdr;
 use super::tcp_comp_sack::*;
 use super::tcp_cong::tcp_ca_event;
-use super::tcp_ecn::{tcp_data_ecn_check, tcp_ecn_accept_cwr};
+use super::tcp_ecn::tcp_data_ecn_check;
 use super::tcp_mem::*;
 use super::tcp_minisocks::tcp_time_wait;
 use super::tcp_output::*;
@@ -20,7 +20,7 @@ use super::tcp_route::tcp_route_metric;
 use super::tcp_rtt::tcp_rcv_rtt_measure;
 use super::tcp_sock::*;
 use crate::core::dst_metrics::Rtax;
-use crate::core::skbuff::Skb;
+use crate::core::skbuff::{SKB_OVERHEAD, Skb};
 use crate::core::snmp::Mib;
 use crate::core::sock::{RCV_SHUTDOWN, Sock, SockFlags};
 use crate::hdr::{TcpHdr, tcp_flag};
@@ -146,7 +146,7 @@ pub fn tcp_event_data_recv(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
     tcp_ecn_check(sk, tp, skb);
     if skb.len() >= GROW_WINDOW_LEN {
         // It is about to be charged.
-        tcp_grow_window(sk, tp, skb.len() as u32, skb.truesize, skb.truesize);
+        tcp_grow_window(sk, tp, skb.len() as u32, truesize_joined(skb), skb.truesize);
     }
 }
 
@@ -163,6 +163,12 @@ fn tcp_ecn_check(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
 }
 
 // --- The window and the buffer ---
+
+/// What a packet weighs once it is joined to another: without its head, if no byte is there (`truesize_adjust`).
+fn truesize_joined(skb: &Skb) -> u32 {
+    let head = if skb.headlen() == 0 { SKB_OVERHEAD + skb.head_size() } else { 0 };
+    skb.truesize.saturating_sub(head).max(1)
+}
 
 /// Lets the advertised window grow, as far as the memory of packets with `len` bytes that weigh `truesize` allows, of which `extra` is
 /// taken but not yet charged (`tcp_grow_window`).
@@ -405,7 +411,6 @@ pub fn tcp_data_queue(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     if let Some(o) = tp.ofo.if_used() {
         o.duplicate_sack = None;
     }
-    tcp_ecn_accept_cwr(tp, &skb);
     if !after(cb.end_seq, tp.rcv_nxt) {
         // All of it has come before.
         sk.net.mib.inc(Mib::TcpExtDelayedACKLost);
@@ -573,11 +578,18 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
         sk.net.mib.inc(Mib::TcpExtTCPOFOMerge);
         sk.rmem_alloc.fetch_sub(next.truesize as usize, AcqRel);
     }
+    skb.orphan();
+    skb.dst = None;
+    let (alone, joined) = (skb.truesize, truesize_joined(&skb));
+    let apart = tcp_ofo_try_coalesce(sk, tp, skb);
     if tp.rx_opt.sack_ok {
         // Without SACK a window that grows would make no duplicate ACKs (RFC 5681, 2).
-        tcp_grow_window(sk, tp, len, skb.truesize, 0);
+        tcp_grow_window(sk, tp, len, if apart.is_some() { alone } else { joined }, 0);
     }
-    tcp_ofo_insert(sk, tp, skb);
+    if let Some(skb) = apart {
+        sk.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
+        tp.ofo.make().out_of_order_queue.insert(Seq(seq), skb);
+    }
     if tp.rx_opt.sack_ok {
         tcp_sack_new_ofo_skb(sk, tp, cb.seq, end);
     }
@@ -587,18 +599,13 @@ fn tcp_data_queue_ofo(sk: &Arc<Sock>, tp: &mut TcpSock, mut skb: Box<Skb>) {
     }
 }
 
-fn tcp_ofo_insert(sk: &Sock, tp: &mut TcpSock, mut skb: Box<Skb>) {
-    skb.orphan();
-    skb.dst = None;
+/// Joins a packet to the one before it out of order, or gives it back (`tcp_ooo_try_coalesce`).
+fn tcp_ofo_try_coalesce(sk: &Sock, tp: &mut TcpSock, skb: Box<Skb>) -> Option<Box<Skb>> {
     let seq = tcp_skb_cb(&skb).seq;
-    if let Some((_, prev)) = tp.ofo.make().out_of_order_queue.range_mut(..Seq(seq)).next_back() {
-        match tcp_try_coalesce(sk, prev, skb) {
-            Ok(()) => return,
-            Err(back) => skb = back,
-        }
+    match tp.ofo.make().out_of_order_queue.range_mut(..Seq(seq)).next_back() {
+        Some((_, prev)) => tcp_try_coalesce(sk, prev, skb).err(),
+        None => Some(skb),
     }
-    sk.rmem_alloc.fetch_add(skb.truesize as usize, AcqRel);
-    tp.ofo.make().out_of_order_queue.insert(Seq(seq), skb);
 }
 
 /// The peer's FIN has come, in order (RFC 9293, 3.10.7.4, eighth step; `tcp_fin`).
