@@ -62,6 +62,10 @@ fn tell_stories(args: &[String]) -> ExitCode {
         eprintln!("sockeye-packetdrill --differ FROM TO [DIR]: seeds are numbers");
         return ExitCode::FAILURE;
     };
+    if let Some(Err(e)) = args.get(2).map(std::fs::create_dir_all) {
+        eprintln!("sockeye-packetdrill: {}: {e}", args[2]);
+        return ExitCode::FAILURE;
+    }
     let next = AtomicU64::new(from);
     let counts: [AtomicU64; 3] = Default::default();
     std::thread::scope(|s| {
