@@ -53,9 +53,13 @@ pub fn tcp_sendmsg(sk: &Arc<Sock>, msg: &mut MsgHdr<'_>, wait: &mut Wait) -> Pol
     tp!(tcp_sendmsg, sk);
     let nonblock = msg.flags & MSG_DONTWAIT != 0;
     let now = || sk.net.kernel().ktime_get();
+    let waited = wait.has_started();
     wait.set_timeout(now, sk.sndtimeo(nonblock));
     let mut guard = sk.lock_sock();
-    tcp_rate_check_app_limited(sk, tcp_sk(&mut *guard));
+    if !waited {
+        // Who has waited for room is not what limits the connection.
+        tcp_rate_check_app_limited(sk, tcp_sk(&mut *guard));
+    }
     let zerocopy = match tcp_zerocopy_wanted(sk, tcp_sk(&mut *guard), msg) {
         Ok(yes) => yes,
         Err(e) => return Poll::Ready(Err(e)),

@@ -4,6 +4,7 @@
 //! Linux counterpart: `tools/testing/selftests/net/`, packetdrill.
 //! Locks and context: tests.
 
+mod app_limited;
 mod auth;
 mod bottleneck;
 mod buffers;
