@@ -4,6 +4,9 @@
 //! Linux counterpart: the same programs on Linux.
 //! Locks and context: each test is a process tree of its own; the host sees at most a published loopback port.
 
+#[path = "programs/ioctls.rs"]
+mod ioctls;
+
 use sockeye_tests::{in_netns, is_root, make_tap, output, sockeye, wait_for_port};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};

@@ -262,10 +262,10 @@ impl Skb {
         self.head.len() - self.tail as usize
     }
 
-    /// Bytes of the linear buffer, with what is free in it (`skb_end_offset`).
+    /// What it weighs without fragments (`SKB_TRUESIZE(skb_end_offset(skb))`).
     #[inline]
-    pub fn head_size(&self) -> u32 {
-        self.head.len() as u32
+    pub fn head_truesize(&self) -> u32 {
+        SKB_OVERHEAD + self.head.len() as u32
     }
 
     /// The linear part.

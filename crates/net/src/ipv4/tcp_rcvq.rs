@@ -20,7 +20,7 @@ use super::tcp_route::tcp_route_metric;
 use super::tcp_rtt::tcp_rcv_rtt_measure;
 use super::tcp_sock::*;
 use crate::core::dst_metrics::Rtax;
-use crate::core::skbuff::{SKB_OVERHEAD, Skb};
+use crate::core::skbuff::Skb;
 use crate::core::snmp::Mib;
 use crate::core::sock::{RCV_SHUTDOWN, Sock, SockFlags};
 use crate::hdr::{TcpHdr, tcp_flag};
@@ -166,7 +166,7 @@ fn tcp_ecn_check(sk: &Sock, tp: &mut TcpSock, skb: &Skb) {
 
 /// What a packet weighs once it is joined to another: without its head, if no byte is there (`truesize_adjust`).
 fn truesize_joined(skb: &Skb) -> u32 {
-    let head = if skb.headlen() == 0 { SKB_OVERHEAD + skb.head_size() } else { 0 };
+    let head = if skb.headlen() == 0 { skb.head_truesize() } else { 0 };
     skb.truesize.saturating_sub(head).max(1)
 }
 

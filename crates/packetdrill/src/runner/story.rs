@@ -7,8 +7,9 @@
 //! Segments of a peer, good and bad ones, and calls of a program, some time apart. Where a segment refers to what the stack has sent,
 //! two stacks that tell the same seed have been the same so far.
 //!
-//! There are three kinds: below a million the program is a server, and the peer has but TCP; from a million on it is a client, and
-//! routers have a say; from two million on it is a server again, with routers, with ECN, and with calls that few programs make.
+//! There are three kinds: below a million the program is a server, and all that comes is TCP; from a million on it is a client, from
+//! two million on a server of which half the peers have ECN. In both of these routers have a say, and there are calls that few
+//! programs make.
 
 use super::exec::{DEFAULTS, PORT, Variant};
 use super::packet::{Ends, Segment, build, build_icmp};
@@ -29,6 +30,8 @@ const URG: u16 = 32;
 const ECE: u16 = 64;
 const CWR: u16 = 128;
 const TCP: i32 = 6;
+const SIOCATMARK: u32 = 0x8905;
+const SIOCOUTQNSD: u32 = 0x894b;
 const PEER: u16 = 40_000;
 /// The peer's first sequence number.
 const ISN: u32 = 1000;
@@ -60,17 +63,18 @@ pub struct Line {
 /// What a story is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Server,
+    /// A server, and nothing but segments and the usual calls.
+    Plain,
     Client,
-    Rare,
+    Server,
 }
 
 impl Kind {
     fn of(seed: u64) -> Kind {
         match seed / 1_000_000 {
-            0 => Kind::Server,
+            0 => Kind::Plain,
             1 => Kind::Client,
-            _ => Kind::Rare,
+            _ => Kind::Server,
         }
     }
 }
@@ -213,7 +217,7 @@ impl Story<'_> {
         let t = self.target;
         let l = self.bound();
         t.listen(l, 8).expect("listening");
-        let ecn = self.kind == Kind::Rare && self.rng.one_in(2);
+        let ecn = self.kind == Kind::Server && self.rng.one_in(2);
         let (opts, ts) = self.syn_options();
         self.inject(SYN | if ecn { ECE | CWR } else { 0 }, 0, 0, 65535, 0, opts);
         self.listen(20_250);
@@ -276,7 +280,7 @@ impl Story<'_> {
 
     fn dial(&mut self) {
         let Some(fd) = self.fd else { return };
-        let r = self.target.connect(fd, &self.variant.sockaddr(self.ends.to.0, PEER));
+        let r = self.target.connect(fd, &self.variant.sockaddr(self.ends.to.0, PEER)).map(|()| 0);
         self.say(format!("connect = {r:?}"), 0);
     }
 
@@ -339,8 +343,8 @@ impl Story<'_> {
             }
             3 => ("inq".to_owned(), t.ioctl(fd, libc::FIONREAD as u32, 0).map(i64::from)),
             4 => ("outq".to_owned(), t.ioctl(fd, libc::TIOCOUTQ as u32, 0).map(i64::from)),
-            5 => ("outqnsd".to_owned(), t.ioctl(fd, 0x894b, 0).map(i64::from)),
-            6 => ("atmark".to_owned(), t.ioctl(fd, 0x8905, 0).map(i64::from)),
+            5 => ("outqnsd".to_owned(), t.ioctl(fd, SIOCOUTQNSD, 0).map(i64::from)),
+            6 => ("atmark".to_owned(), t.ioctl(fd, SIOCATMARK, 0).map(i64::from)),
             7 => {
                 let r = t.getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, 4);
                 ("error".to_owned(), r.map(|b| i64::from(b.first().copied().unwrap_or(0))))
@@ -354,11 +358,7 @@ impl Story<'_> {
             11 => ("clamp".to_owned(), set(TCP, TCP_WINDOW_CLAMP, self.rng.of(&[3000, 10_000, 0]))),
             12 => ("lowat".to_owned(), set(libc::SOL_SOCKET, libc::SO_RCVLOWAT, self.rng.of(&[1, 700, 3000]))),
             13 => ("oobinline".to_owned(), set(libc::SOL_SOCKET, libc::SO_OOBINLINE, self.rng.of(&[0, 1]))),
-            14 => {
-                // Of an association it would do away with itself, and no address is left to talk of.
-                let r = t.connect(fd, &self.variant.sockaddr(self.ends.to.0, PEER));
-                ("connect".to_owned(), r.map(|()| 0))
-            }
+            14 => return self.dial(),
             15 => ("read errors".to_owned(), t.recv(fd, &mut [0; 100], libc::MSG_ERRQUEUE).map(|n| n as i64)),
             _ => ("more".to_owned(), t.sendto(fd, &[0; 700], libc::MSG_MORE, None).map(|n| n as i64)),
         };
@@ -372,7 +372,7 @@ impl Story<'_> {
             0 => self.nxt,
             1 => self.una.wrapping_add(flight * self.rng.of(&[1, 2, 3, 4, 6]) / 8),
             // From before the connection: the kernel's header prediction takes data with that, RFC 5961 (5.2) does not.
-            2 if self.kind != Kind::Server && self.una < 100 => self.una,
+            2 if self.kind != Kind::Plain && self.una < 100 => self.una,
             2 => self.una.wrapping_sub(100),
             3 => self.nxt.wrapping_add(self.rng.of(&[1, 1000, 1 << 20])),
             _ => self.una,
@@ -501,13 +501,13 @@ pub fn tell(target: &dyn Target, variant: Variant, seed: u64) -> Vec<Line> {
     };
     let open = match kind {
         Kind::Client => s.connect(),
-        Kind::Server | Kind::Rare => s.serve(),
+        Kind::Plain | Kind::Server => s.serve(),
     };
     if !open {
         return s.record;
     }
     for _ in 0..18 {
-        let rare = kind != Kind::Server && s.rng.one_in(4);
+        let rare = kind != Kind::Plain && s.rng.one_in(4);
         match (s.rng.one_in(2), rare) {
             (true, false) => s.segment(),
             (true, true) => s.icmp(),

@@ -30,11 +30,12 @@ pub fn ioctl(st: &mut State, call: &Call) -> Option<Answer> {
         Ok((id, _)) => id,
         Err(a) => return Some(a),
     };
-    if INTERFACE.contains(&cmd) {
-        return Some(interface(st, call, cmd).into());
-    }
     pump::drain(st, id);
-    let r = st.sock(id).and_then(|s| s.ioctl(cmd)).and_then(|v| mem::write_value(call.tid, call.args[2], v));
+    // The socket first: `SIOCOUTQNSD` has a number among those about interfaces.
+    let r = match st.sock(id).and_then(|s| s.ioctl(cmd)) {
+        Err(Errno::ENOIOCTLCMD) if INTERFACE.contains(&cmd) => interface(st, call, cmd),
+        r => r.and_then(|v| mem::write_value(call.tid, call.args[2], v)),
+    };
     Some(r.into())
 }
 
